@@ -10,9 +10,8 @@ from cellbook.v1 import contact_pb2, router_pb2
 from server.cli import report
 from server.cli.access import Access, chosen_access
 from server.cli.client import Client
-from server.cli.cluster import DEFAULT_PORT_BASE, LOOPBACK
 from server.cli.ending import run
-from server.cli.options import json_option, router_option
+from server.cli.options import HERE, json_option, router_option
 from server.cli.reach import OPERATOR
 
 app = typer.Typer(help="Names and addresses of people: docs/privacy.md.", no_args_is_help=True, rich_markup_mode=None)
@@ -27,9 +26,7 @@ def contact() -> None:
 @app.command()
 def erase(
     user: Annotated[UUID, typer.Argument(metavar="USER", help="The person's id.")],
-    router: Annotated[
-        str, router_option("The router that knows the person's home.")
-    ] = f"{LOOPBACK}:{DEFAULT_PORT_BASE}",
+    router: Annotated[str, router_option("The router that knows the person's home.")] = HERE,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: Annotated[bool, json_option("Print JSON.")] = False,
 ) -> None:

@@ -13,7 +13,6 @@ import uvloop
 
 from server.cli import report
 from server.cli.client import CellNotListed, ClientError, LedgerRefusal
-from server.cli.cluster import ClusterError
 from server.cli.keys.authority import KeysInvalid
 from server.cli.screen import literal
 from server.shell.fields.texts import shown
@@ -22,6 +21,10 @@ from server.shell.identity.tls import TlsInvalid
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+
+
+class CommandError(Exception):
+    """The command has failed: exit code 1. The message, of one line or more, is shown as it is."""
 
 
 def run(work: Coroutine[Any, Any, None], codes: Mapping[int, int] = MappingProxyType({})) -> None:
@@ -36,7 +39,7 @@ def run(work: Coroutine[Any, Any, None], codes: Mapping[int, int] = MappingProxy
     except (ClientError, LedgerRefusal) as error:
         # Text from another process is shown as one line, however many it has.
         raise failure(shown(str(error)), EXIT_FAILED) from error
-    except (ClusterError, TlsInvalid, KeysInvalid) as error:
+    except (CommandError, TlsInvalid, KeysInvalid) as error:
         raise failure(str(error), EXIT_FAILED) from error
     except Exception as error:
         line = explained(error)

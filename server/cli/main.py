@@ -5,48 +5,29 @@ Exit codes: 0 all went well, 1 a check failed or something broke, 2 the command 
 `{"error": "..", "exit_code": 1}`; a command line that cannot be read is reported in words.
 """
 
-import json
 import signal
-import time
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cells.audit.verify.command import main as verify_main
+from lab.command import chaos, demo, replay, up
 from server.cli import report
-from server.cli.access import PLAIN, Access, access_by_files, access_by_keys, choose_access, chosen_access
+from server.cli.access import PLAIN, access_by_files, access_by_keys, choose_access, chosen_access
 from server.cli.audit.command import app as audit
-from server.cli.bidfile import BidFileError, read_lots
-from server.cli.chaos.command import NoSuchLink, chosen, run_cable_cut
-from server.cli.chaos.links import Link, LinkKind
-from server.cli.chaos.netns import ENTERED_FLAG
-from server.cli.checks import Check
-from server.cli.cluster import DEFAULT_PORT_BASE, Cluster
 from server.cli.contact import app as contact
-from server.cli.demo import run_demo
 from server.cli.doctor.command import examined, healthy
 from server.cli.doctor.command import tell as tell_findings
 from server.cli.ending import EXIT_FAILED, EXIT_USAGE, failure, run
 from server.cli.keys.command import app as keys
-from server.cli.market import Market
-from server.cli.options import json_option, router_option
-from server.cli.progress import Progress
-from server.cli.reach import reached
-from server.cli.replay import run_replay
-from server.cli.router import HERE
+from server.cli.options import HERE, json_option, router_option
 from server.cli.router import app as router_app
-from server.cli.run import Run, summary, tell
 from server.cli.saga.command import app as saga
 from server.cli.saga.worker import WorkerPlan, run_worker
-from server.cli.up import run_up, started
 from server.cli.witness import command as witness
 from server.shell.identity.tls import TlsFiles
 from server.shell.observability.logging import configure_logging
-
-Play = Callable[[Market, Progress], Awaitable[Run]]
 
 app = typer.Typer(
     help="Cellbook: an auditable ledger for marketplaces, in regional cells.",
@@ -56,9 +37,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-chaos = typer.Typer(
-    help="Break something while it runs, and check that nothing is lost.", no_args_is_help=True, rich_markup_mode=None
-)
 app.add_typer(chaos, name="chaos")
 app.add_typer(saga, name="saga")
 app.add_typer(contact, name="contact")
@@ -66,30 +44,10 @@ app.add_typer(audit, name="audit")
 app.add_typer(router_app, name="router")
 app.add_typer(keys, name="keys")
 app.command("witness")(witness)
-
-CUT_SECONDS = 27 * 60
-CUT_SECONDS_LEAST = 10
+for command in (up, demo, replay):
+    app.command()(command)
 
 Json = Annotated[bool, json_option("Print one JSON object instead of a report.")]
-Data = Annotated[
-    Path | None, typer.Option("--data", help="Keep data and logs in this folder. Default: a temporary one.")
-]
-Router = Annotated[
-    str,
-    router_option("Run on the idle cluster of this router; start nothing."),
-]
-Secure = Annotated[
-    bool, typer.Option("--secure", help="With TLS and proof of identity for every call, with keys of its own.")
-]
-PortBase = Annotated[
-    int,
-    typer.Option(
-        "--port-base",
-        min=1024,
-        max=65_500,
-        help="The router's port; the cells take the next.",
-    ),
-]
 
 
 @app.callback()
@@ -120,38 +78,6 @@ def access(
         choose_access(access_by_files(TlsFiles(tls_cert, tls_key, tls_ca), token_file))
     elif tls_cert or tls_key or tls_ca or token_file:
         raise failure("--tls-cert, --tls-key and --tls-ca belong together; --token-file needs them", EXIT_USAGE)
-
-
-@app.command()
-def up(
-    data: Data = None, port_base: PortBase = DEFAULT_PORT_BASE, as_json: Json = False, secure: Secure = False
-) -> None:
-    """Run a router and three cells until Ctrl-C."""
-    # A supervisor ends it by SIGTERM, which is no failure.
-    run(run_up(data, port_base, as_json=as_json, secure=secure), codes={signal.SIGTERM: 0})
-
-
-@app.command()
-def demo(as_json: Json = False, data: Data = None, router: Router = "", secure: Secure = False) -> None:
-    """Run a small market and check every cent."""
-    run(_market_run(run_demo, data, router, as_json=as_json, secure=secure))
-
-
-@app.command()
-def replay(
-    file: Annotated[Path, typer.Argument(help="CSV: auction, item, open_minor, bidder, bid_minor, ..")],
-    as_json: Json = False,
-    data: Data = None,
-    router: Router = "",
-    secure: Secure = False,
-) -> None:
-    """Play recorded bids and check every cent."""
-    try:
-        lots = read_lots(file)
-    except BidFileError as error:
-        raise failure(str(error), EXIT_USAGE) from error
-    play = partial(run_replay, lots)
-    run(_market_run(play, data, router, as_json=as_json, secure=secure))
 
 
 @app.command("saga-worker")
@@ -220,74 +146,8 @@ def doctor(
     run(work())
 
 
-@chaos.command("cable-cut")
-def cable_cut(
-    cut_seconds: Annotated[
-        int, typer.Option("--cut-seconds", min=CUT_SECONDS_LEAST, help="How long the link is cut.")
-    ] = CUT_SECONDS,
-    link: Annotated[
-        LinkKind,
-        typer.Option("--link", help="netns: network namespaces, takes root; proxy: TCP proxies; auto: either."),
-    ] = LinkKind.AUTO,
-    data: Data = None,
-    as_json: Json = False,
-    entered_from: Annotated[str, typer.Option(ENTERED_FLAG, hidden=True)] = "",
-) -> None:
-    """Cut the link between two regions while 47 settlements need it, restore it, and check every cent."""
-    try:
-        cable = chosen(link, entered_from=entered_from)
-    except NoSuchLink as error:
-        raise failure(str(error), EXIT_USAGE) from error
-    run(_cable_cut(cable, cut_seconds, data, as_json=as_json))
-
-
 def main() -> None:
     app()
-
-
-async def _cable_cut(link: Link, cut_seconds: int, data: Path | None, *, as_json: bool) -> None:
-    verdict = await run_cable_cut(link, cut_seconds, data, as_json=as_json)
-    _fail_unless_held(verdict.checks)
-
-
-async def _market_run(play: Play, data: Path | None, router: str, *, as_json: bool, secure: bool) -> None:
-    """Runs on the cluster of `router`, or on one of its own, and reports the result."""
-    started_s = time.monotonic()
-    progress = Progress(report.stderr())
-    if router and secure:
-        raise failure(
-            "--secure is for a cluster that the command starts; use cellbook --keys DIR with --router", EXIT_USAGE
-        )
-    if router:
-        # A wrong address, or a router with TLS, is reported at once and not after all retries.
-        async with reached(router, chosen_access()):
-            pass
-        run, summed = await _played(play, router, chosen_access(), progress, started_s)
-    else:
-        async with started(Cluster(data, port_base=None, secure=secure), progress) as cluster:
-            played = _played(play, cluster.router, cluster.access, progress, started_s)
-            run, summed = await cluster.while_alive(played)
-    if as_json:
-        print(json.dumps(summed, indent=2))
-    else:
-        with report.stdout() as console:
-            tell(run, console, summed)
-    _fail_unless_held(run.checks)
-
-
-def _fail_unless_held(checks: Sequence[Check]) -> None:
-    failed = "; ".join(f"{check.name}: {check.detail}" for check in checks if not check.held)
-    if failed:
-        raise failure(f"a check failed: {failed}", EXIT_FAILED)
-
-
-async def _played(
-    play: Play, router: str, access: Access, progress: Progress, started_s: float
-) -> tuple[Run, dict[str, object]]:
-    set_up_s = time.monotonic() - started_s
-    async with Market(router, access) as market:
-        run = await play(market, progress)
-        return run, summary(run, market, started_s, set_up_s)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,11 @@ import typer
 from server.cli import report
 from server.shell.settings.addresses import parse_address
 
+LOOPBACK = "127.0.0.1"
+# Where `cellbook up` has its router; its cells take the ports that follow.
+DEFAULT_PORT_BASE = 7400
+HERE = f"{LOOPBACK}:{DEFAULT_PORT_BASE}"
+
 
 def router_option(told: str) -> Any:  # noqa: ANN401 - as typer's own
     """`--router HOST:PORT`, or several addresses joined by +. An invalid address is wrong usage: exit code 2."""

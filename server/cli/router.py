@@ -16,16 +16,14 @@ from cellbook.v1 import router_pb2 as pb
 from server.cli import moving, report
 from server.cli.access import PLAIN, Access, chosen_access
 from server.cli.client import Client, ClientError, LedgerRefusal, new_command_id, unknown_in
-from server.cli.cluster import DEFAULT_PORT_BASE, LOOPBACK
 from server.cli.ending import run
-from server.cli.options import json_option, router_option
+from server.cli.options import HERE, json_option, router_option
 from server.cli.reach import ANSWER_S, OPERATOR
 from server.cli.screen import literal
 
 if TYPE_CHECKING:
     from cellbook.v1.router_pb2_grpc import RouterServiceAsyncStub
 
-HERE = f"{LOOPBACK}:{DEFAULT_PORT_BASE}"
 
 Reply = TypeVar("Reply", bound=Message)
 Method = Callable[..., Awaitable[Reply]]

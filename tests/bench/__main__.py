@@ -12,9 +12,9 @@ from pathlib import Path
 import uvloop
 from rich.console import Console
 
+from lab.member import ClusterError
 from server.__main__ import collect_garbage_seldom
 from server.cli.client import ClientError
-from server.cli.cluster import ClusterError
 from server.cli.progress import Progress
 from server.shell.observability.logging import configure_logging
 from server.shell.postgres.host import PostgresFailed

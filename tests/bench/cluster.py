@@ -3,7 +3,6 @@
 import random
 import shutil
 import tempfile
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,9 +10,10 @@ from pathlib import Path
 
 import asyncpg
 
-from server.cli.cluster import LOOPBACK, Member
+from lab.member import Member
+from lab.reaper import Reaper
+from server.cli.options import LOOPBACK
 from server.cli.progress import Progress
-from server.cli.reaper import Reaper
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.bench.calls import Bids
 from tests.bench.founding import commands_of, found
@@ -49,7 +49,7 @@ class Ground:
         server = self.member(name, postgres, **settings)
         try:
             self.reaper.watch(pid=server.start(), folder=server.folder)
-            await server.wait_until_ready(time.monotonic() + START_S)
+            await server.wait_until_ready(START_S)
             yield server
         finally:
             await server.stop()

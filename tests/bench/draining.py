@@ -9,10 +9,10 @@ import grpc.aio
 
 from cellbook.v1 import router_pb2
 from cellbook.v1.router_pb2_grpc import RouterServiceStub
+from lab.cluster import Cluster
+from lab.market import Market, Person
+from lab.play import side_by_side
 from server.cli.client import MARKET
-from server.cli.cluster import Cluster
-from server.cli.market import Market, Person
-from server.cli.play import side_by_side
 from tests.bench.checks import CheckFailed
 from tests.bench.measure import Bench
 from tests.bench.moves import HOME, OPERATOR, Watched, peak_memory

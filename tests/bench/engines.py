@@ -10,8 +10,9 @@ from pathlib import Path
 
 import asyncpg
 
-from server.cli.cluster import Cluster, Member, four
-from server.cli.market import Market
+from lab.cluster import Cluster, four
+from lab.market import Market
+from lab.member import Member
 from tests.bench.measure import Bench
 from tests.bench.report import Figure, compared
 from tests.bench.settlements import Town, settle_s, settled_people, won_auctions

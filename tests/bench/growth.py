@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from server.cli.cluster import Member
+from lab.member import Member
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.bench import past, takeover
 from tests.bench.checks import check

@@ -15,9 +15,10 @@ from cellbook.v1 import auction_pb2, ledger_pb2, router_pb2, types_pb2
 from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cellbook.v1.router_pb2_grpc import RouterServiceStub
+from lab.cluster import Cluster
+from lab.market import Market, Person
+from lab.member import Member
 from server.cli.client import new_command_id
-from server.cli.cluster import Cluster, Member
-from server.cli.market import Market, Person
 from tests.bench.checks import CheckFailed
 from tests.bench.growth import resident_mib
 from tests.bench.measure import Bench

@@ -12,8 +12,8 @@ from google.protobuf.message import Message
 
 from cellbook.v1 import ledger_pb2, types_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
+from lab.member import Member
 from server.cli.client import new_command_id
-from server.cli.cluster import Member
 from tests.bench.measure import Bench
 from tests.bench.report import Figure, compared
 

@@ -7,11 +7,11 @@ from itertools import cycle
 
 import asyncpg
 
-from server.cli.chaos.links import FAR, NEAR
-from server.cli.chaos.proxy import ProxyLink
-from server.cli.cluster import Cluster
-from server.cli.market import Market, OpenAuction
-from server.cli.play import side_by_side
+from lab.chaos.links import FAR, NEAR
+from lab.chaos.proxy import ProxyLink
+from lab.cluster import Cluster
+from lab.market import Market, OpenAuction
+from lab.play import side_by_side
 from tests.bench.measure import Bench
 from tests.bench.report import Figure
 from tests.bench.settlements import (

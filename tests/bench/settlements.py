@@ -11,9 +11,10 @@ from itertools import cycle
 
 import asyncpg
 
-from server.cli.cluster import CELLS, Cluster, Member
-from server.cli.market import Market, OpenAuction, Person
-from server.cli.play import side_by_side
+from lab.cluster import CELLS, Cluster
+from lab.market import Market, OpenAuction, Person
+from lab.member import Member
+from lab.play import side_by_side
 from tests.bench.measure import Bench
 from tests.bench.report import Figure, compared
 from tests.invariants import check_all

@@ -26,7 +26,7 @@ from cellbook.v1 import auction_pb2, ledger_pb2, settlement_pb2, types_pb2
 from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cellbook.v1.settlement_pb2_grpc import SettlementServiceStub
-from server.cli.cluster import Member
+from lab.member import Member
 from tests.bench.flood import SERVICE, Plan, Result
 from tests.bench.load import BANK
 from tests.invariants import check_cell
@@ -70,7 +70,7 @@ async def town(folder: Path) -> AsyncIterator[Town]:
     member = Member(name=CELL, module="server", address=address, folder=folder, settings=settings)
     member.start()
     try:
-        await member.wait_until_ready(time.monotonic() + START_S)
+        await member.wait_until_ready(START_S)
         async with grpc.aio.insecure_channel(address) as channel:
             users = await open_users(channel, 2 * AUCTIONS + 1)
             auctions = await open_auctions(

@@ -10,8 +10,8 @@ import grpc.aio
 
 from cellbook.v1 import ledger_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
-from server.cli.cluster import Cluster
-from server.cli.market import Market, Person
+from lab.cluster import Cluster
+from lab.market import Market, Person
 from tests.bench.measure import Bench
 from tests.bench.report import Figure, compared
 

@@ -6,7 +6,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from server.cli.cluster import CELLS, DATABASE
+from lab.cluster import CELLS
+from lab.member import DATABASE
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.invariants import check_all
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cellbook.v1 import auction_pb2, ledger_pb2, saga_pb2, types_pb2
+from lab.cluster import CELLS, Cluster, four
+from lab.market import Market, OpenAuction, Person
+from lab.member import Member
 from server.cli.client import MARKET, new_command_id
-from server.cli.cluster import CELLS, Cluster, Member, four
-from server.cli.market import Market, OpenAuction, Person
 from tests.e2e.cellbook_command import SECURE
 from tests.invariants import CellBooks, check_all
 from tests.local_cells import until_async

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import signal
-import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -26,7 +25,7 @@ from cellbook.v1.settlement_pb2_grpc import SettlementServiceStub
 from cells.domain.commands import CreditPending
 from cells.domain.values import Direction, LegId, Money
 from cells.store.ports import LegCall
-from server.cli.cluster import free_ports
+from lab.member import free_ports
 from server.cli.keys.authority import HOSTS, Authority
 from server.cli.keys.cluster import make_keys, settings_of
 from server.shell.calls.statuses import refusal_in
@@ -76,7 +75,7 @@ async def pair(folder: Path, dsn: str, authority: Authority | None = None) -> As
     try:
         for each in nodes:
             each.start()
-            await each.wait_until_ready(time.monotonic() + START_S)
+            await each.wait_until_ready(START_S)
         yield Pair(leader=nodes[0], standby=nodes[1])
     finally:
         await asyncio.gather(*(each.end() for each in nodes))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from server.cli.chaos import netns
-from server.cli.chaos.settlements import CAUGHT, DOOMED, LEGS, TOTAL
+from lab.chaos import netns
+from lab.chaos.settlements import CAUGHT, DOOMED, LEGS, TOTAL
 from tests.e2e.cellbook_command import begin, check_kept, processes_of, run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(300)]

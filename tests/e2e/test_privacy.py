@@ -12,9 +12,9 @@ import pytest
 
 from cellbook.v1 import auction_pb2, contact_pb2
 from cellbook.v1.contact_pb2_grpc import ContactServiceStub
+from lab.cluster import CELLS
+from lab.market import Person
 from server.cli.client import MARKET
-from server.cli.cluster import CELLS
-from server.cli.market import Person
 from tests.e2e.cellbook_command import run
 from tests.e2e.cluster import Town, Won, town
 from tests.local_cells import until, until_async

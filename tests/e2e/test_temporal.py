@@ -14,7 +14,7 @@ from temporalio.client import WorkflowExecutionStatus
 from temporalio.service import RPCError
 
 from cellbook.v1 import auction_pb2, saga_pb2
-from server.cli.cluster import CELLS
+from lab.cluster import CELLS
 from tests.e2e.cellbook_command import COMMAND, run
 from tests.e2e.cluster import AUCTION_CELL, Town, town
 from tests.local_cells import until_async

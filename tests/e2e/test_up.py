@@ -17,9 +17,10 @@ import pytest
 
 from cellbook.v1 import router_pb2
 from cellbook.v1.router_pb2_grpc import RouterServiceStub
+from lab.cluster import CELLS
+from lab.market import Market
+from lab.member import is_free
 from server.cli.access import PLAIN, Access, access_by_keys
-from server.cli.cluster import CELLS, _is_free
-from server.cli.market import Market
 from tests.e2e.cellbook_command import Running, begin, processes_of, run
 
 pytestmark = pytest.mark.e2e
@@ -49,7 +50,7 @@ def port_base() -> int:
     """
     ports = range(12_000, 20_000)
     for base in random.sample(ports, 100):
-        if all(_is_free(port) for port in range(base, base + 2 + len(CELLS))):
+        if all(is_free(port) for port in range(base, base + 2 + len(CELLS))):
             return base
     pytest.fail(f"no free ports in a row among {ports}")
 

@@ -14,8 +14,9 @@ import asyncpg
 
 from cellbook.v1 import auction_pb2, saga_pb2
 from cells.domain.sagas.settlement import SETTLEMENT_LEGS
-from server.cli.cluster import CELLS, Cluster, Member
-from server.cli.market import Market, Person
+from lab.cluster import CELLS, Cluster
+from lab.market import Market, Person
+from lab.member import Member
 from tests.e2e.cluster import AUCTION_CELL, FUNDS_MINOR, PRICE_MINOR, SELLER_CELL, WINNER_CELL, Town, Won
 from tests.faults.mesh import Mesh
 from tests.faults.rig import POWER_CUT, START_S

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from itertools import permutations
 from pathlib import Path
 
-from server.cli.chaos.proxy import CHUNK_BYTES, OneWay
-from server.cli.cluster import CELLS, Member, four
+from lab.chaos.proxy import CHUNK_BYTES, OneWay
+from lab.cluster import CELLS, four
+from lab.member import Member
 
 
 @dataclass(eq=False)

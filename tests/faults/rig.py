@@ -22,7 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from cellbook.v1 import auction_pb2, ledger_pb2, types_pb2
 from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
-from server.cli.cluster import Member, free_ports
+from lab.member import Member, free_ports
 from server.shell.channels.client import OWN_CONNECTIONS, SERVICE_CONFIG
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.invariants import check_cell
@@ -324,7 +324,7 @@ async def alone(folder: Path, dsn: str) -> AsyncIterator[Node]:
     cell = node(folder, "cell", dsn, port)
     try:
         cell.start()
-        await cell.wait_until_ready(time.monotonic() + START_S)
+        await cell.wait_until_ready(START_S)
         await cell.becomes("SERVING")
         yield cell
     finally:
@@ -339,7 +339,7 @@ async def pair(folder: Path, dsn: str) -> AsyncIterator[tuple[Node, Node]]:
     try:
         for each in (leader, standby):
             each.start()
-            await each.wait_until_ready(time.monotonic() + START_S)
+            await each.wait_until_ready(START_S)
         assert (await leader.health(), await standby.health()) == ("SERVING", "NOT_SERVING")
         yield leader, standby
     finally:

@@ -14,8 +14,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.cli.cluster import CELLS, DATABASE, ROUTER, Cluster, Member
-from server.cli.market import Market
+from lab.cluster import CELLS, Cluster
+from lab.market import Market
+from lab.member import DATABASE, Member
+from server.cli.keys.cluster import ROUTER
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.e2e.cluster import Town
 from tests.faults.mesh import Mesh, Way

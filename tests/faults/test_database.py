@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server.cli.cluster import free_ports
+from lab.member import free_ports
 from tests.faults.rig import Load, alone, check, database, loaded, node, power_cut, stubs, tell_processes
 from tests.integration.database import ask
 from tests.integration.wire import COMMIT, Wire, once

@@ -1,7 +1,6 @@
 """A cell is drained while it is used; what is known of people goes along; a directory that is behind yields."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,8 +13,8 @@ import pytest
 from cellbook.v1 import contact_pb2, ledger_pb2, router_pb2
 from cellbook.v1.contact_pb2_grpc import ContactServiceStub
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
+from lab.member import Member, free_ports
 from router.client import Client
-from server.cli.cluster import Member, free_ports
 from tests.e2e.cluster import Town, town
 from tests.faults.test_moves import EU, OPERATOR, PATIENCE_S, SHOP, US, check, home_of, living
 from tests.local_cells import until_async
@@ -86,7 +85,7 @@ async def fourth(here: Town, client: Client) -> AsyncIterator[None]:
     member = Member(name=FOURTH, module="server", address=address, folder=folder, settings=settings)
     try:
         member.start()
-        await member.wait_until_ready(time.monotonic() + PATIENCE_S)
+        await member.wait_until_ready(PATIENCE_S)
         request = router_pb2.RegisterCellRequest(name=FOURTH, region="us", endpoints=[address])
         await client.router.RegisterCell(request, timeout=10, metadata=OPERATOR)
         yield

@@ -2,14 +2,13 @@
 
 import asyncio
 import sys
-import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import asyncpg
 import pytest
 
-from server.cli.cluster import free_ports
+from lab.member import free_ports
 from server.cli.doctor.database import examine
 from server.cli.doctor.findings import State
 from server.shell.postgres.embedded import EmbeddedPostgres
@@ -83,7 +82,7 @@ async def test_nothing_acknowledged_is_lost_with_the_database(tmp_path: Path) ->
         stack.push_async_callback(before.end)
         stack.push_async_callback(after.end)
         before.start()
-        await before.wait_until_ready(time.monotonic() + START_S)
+        await before.wait_until_ready(START_S)
         async with stubs(before.address, after.address) as to, loaded(to) as load:
             await load.more()
             await run(LOSE, tmp_path / DATABASE)

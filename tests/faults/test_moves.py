@@ -18,9 +18,9 @@ from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, move_pb2, router_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cellbook.v1.move_pb2_grpc import MoveServiceStub
 from cells.domain.moves.home import Home
+from lab.chaos.proxy import OneWay
+from lab.market import OpenAuction, Person
 from router.client import Client
-from server.cli.chaos.proxy import OneWay
-from server.cli.market import OpenAuction, Person
 from tests.e2e.cluster import Town, town
 from tests.local_cells import until, until_async
 
@@ -237,7 +237,7 @@ async def restart(here: Town, cell: str, *failpoints: str) -> None:
     member.kill()
     await member.wait()
     here.start(cell, *failpoints)
-    await member.wait_until_ready(time.monotonic() + 30)
+    await member.wait_until_ready(30)
 
 
 HELD = ("depart", "arrive", "leave", "tell")
@@ -357,7 +357,7 @@ async def test_without_the_router_a_move_ends_and_the_user_is_served(tmp_path: P
             await until_async(partial(more, mover, done + 3), timeout_s=PATIENCE_S)
             await until_async(arrived, timeout_s=30)
             router.start()
-            await router.wait_until_ready(time.monotonic() + 30)
+            await router.wait_until_ready(30)
             moving.cancel()
             await asyncio.gather(moving, return_exceptions=True)
 

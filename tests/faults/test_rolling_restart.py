@@ -16,9 +16,9 @@ import pytest
 from cellbook.v1 import auction_pb2, ledger_pb2, router_pb2, saga_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cellbook.v1.router_pb2_grpc import RouterServiceStub
+from lab.member import free_ports
 from router.client import Client
 from server.cli.access import PLAIN
-from server.cli.cluster import free_ports
 from server.cli.reach import reached
 from server.shell.channels.client import open_cell_channel
 from tests.faults.rig import BANK, SERVICE, START_S, Node, database, deposit, open_auction, stubs, usd
@@ -130,7 +130,7 @@ async def town(folder: Path) -> AsyncIterator[Town]:
             stack.push_async_callback(node.end)
             node.start()
         for node in town.all:
-            await node.wait_until_ready(time.monotonic() + START_S)
+            await node.wait_until_ready(START_S)
         yield town
 
 
@@ -141,7 +141,7 @@ async def replaced(node: Node) -> float:
     assert await asyncio.wait_for(node.wait(), 30) == 0, node.failure("did not end in order")
     took_s = time.monotonic() - began_s
     node.start()
-    await node.wait_until_ready(time.monotonic() + START_S)
+    await node.wait_until_ready(START_S)
     return took_s
 
 

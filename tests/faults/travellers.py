@@ -14,8 +14,8 @@ import grpc.aio
 
 from cellbook.v1 import ledger_pb2, router_pb2
 from cellbook.v1.types_pb2 import Money
+from lab.market import Market, Person
 from server.cli.client import BANK, MARKET, LedgerRefusal, new_command_id, unknown_in
-from server.cli.market import Market, Person
 
 ATTEMPT_S = 2.0
 # Before a request is sent again, and between two that were done.

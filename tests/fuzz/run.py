@@ -13,8 +13,9 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cellbook.v1 import ledger_pb2, router_pb2, types_pb2
+from lab.cluster import CELLS, Cluster, four
+from lab.member import Member
 from server.cli.access import Access
-from server.cli.cluster import CELLS, Cluster, Member, four
 from server.cli.keys.authority import Authority
 from server.shell.identity.principal import Principal, Role
 from tests.e2e.cellbook_command import check_kept

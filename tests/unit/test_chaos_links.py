@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from server.cli.chaos import netns
-from server.cli.chaos.command import NoSuchLink, chosen
-from server.cli.chaos.links import FAR, NEAR, LinkKind
-from server.cli.chaos.netns import CABLES, NetnsLink
-from server.cli.chaos.proxy import OneWay, ProxyLink
+from lab.chaos import netns
+from lab.chaos.command import NoSuchLink, chosen
+from lab.chaos.links import FAR, NEAR, LinkKind
+from lab.chaos.netns import CABLES, NetnsLink
+from lab.chaos.proxy import OneWay, ProxyLink
 
 # How long the test listens for silence.
 SILENCE_S = 0.2

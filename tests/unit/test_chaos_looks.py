@@ -7,11 +7,11 @@ from uuid import uuid4
 
 from cellbook.v1 import event_pb2
 from cellbook.v1.types_pb2 import Posting
-from server.cli.chaos.observations import Bookkeeper
-from server.cli.chaos.verdict import double_effects
+from lab.chaos.observations import Bookkeeper
+from lab.chaos.verdict import double_effects
 
 if TYPE_CHECKING:
-    from server.cli.market import Market
+    from lab.market import Market
 
 HERE, THERE = "us-east", "eu-west"
 

@@ -3,8 +3,8 @@
 from collections import Counter
 
 from cells.domain.sagas.settlement import SETTLEMENT_LEGS
-from server.cli.chaos.links import ENDS
-from server.cli.chaos.settlements import DOOMED, LEGS, TOTAL, Shape, shapes
+from lab.chaos.links import ENDS
+from lab.chaos.settlements import DOOMED, LEGS, TOTAL, Shape, shapes
 
 
 def stop(shape: Shape) -> str:

@@ -8,14 +8,14 @@ from typing import Any, cast
 import pytest
 
 from cellbook.v1 import saga_pb2
-from server.cli.chaos.load import BIDS_PER_S, Bid, LocalLoad, Stall
-from server.cli.chaos.observations import Bookkeeper, Observation
-from server.cli.chaos.remote_bids import RemoteBids
-from server.cli.chaos.scenario import Scenario
-from server.cli.chaos.settlements import CAUGHT, DOOMED, Fleet, Settlement, shapes
-from server.cli.chaos.verdict import Verdict
-from server.cli.checks import Check
-from server.cli.cluster import CELLS
+from lab.chaos.load import BIDS_PER_S, Bid, LocalLoad, Stall
+from lab.chaos.observations import Bookkeeper, Observation
+from lab.chaos.remote_bids import RemoteBids
+from lab.chaos.scenario import Scenario
+from lab.chaos.settlements import CAUGHT, DOOMED, Fleet, Settlement, shapes
+from lab.chaos.verdict import Verdict
+from lab.checks import Check
+from lab.cluster import CELLS
 
 CUT_S, MENDED_S = 100, 130
 LOADED_S = 90

@@ -1,12 +1,11 @@
 """Files of recorded bids: valid ones are read, invalid ones refused with the line."""
 
-import io
 from pathlib import Path
 
 import pytest
 
-from server.cli import sample
-from server.cli.bidfile import BidFileError, Expected, FileBid, Lot, expected, funds_needed, read_lots
+from lab.demo import SAMPLE
+from lab.lots import BidFileError, Expected, FileBid, Lot, expected, funds_needed, read_lots
 
 HEAD = "auction,item,duration_days,open_minor,time_s,bidder,bid_minor\n"
 
@@ -98,16 +97,9 @@ def test_funds_are_enough_for_every_bid_at_once() -> None:
     assert funds_needed([dollars, yen]) == {(1, "USD"): 12, (1, "JPY"): 5}
 
 
-def test_the_sample_is_what_its_script_writes() -> None:
-    """The shipped file is the script's output, byte for byte, so it can be reproduced."""
-    made = io.StringIO()
-    sample.write(made)
-    assert sample.PATH.read_text() == made.getvalue()
-
-
 def test_the_sample_has_wins_and_refusals() -> None:
     """Two dozen auctions, each with a winner, and with accepted and refused bids."""
-    results = [expected(lot) for lot in read_lots(sample.PATH)]
+    results = [expected(lot) for lot in read_lots(SAMPLE)]
     assert len(results) == 24
     assert all(result.winner is not None for result in results)
     assert sum(result.refused for result in results) > 20

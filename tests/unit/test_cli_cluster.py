@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from server.cli import cluster as under_test
-from server.cli.cluster import Cluster, ClusterError, Member
+from lab.cluster import Cluster, four
+from lab.member import STOP_TIMEOUT_S, ClusterError, Member, _environment
 
 pytestmark = pytest.mark.asyncio
 
@@ -78,21 +78,19 @@ async def test_a_process_that_dies_at_the_start_is_shown_with_its_log() -> None:
     assert plan.alive() == []
 
 
-async def test_a_process_that_is_never_ready_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_process_that_is_never_ready_is_given_up() -> None:
     """The wait is bounded, and the error names the process."""
-    monkeypatch.setattr(under_test, "START_TIMEOUT_S", 0.5)
     plan = Plan("is never ready")
     with pytest.raises(ClusterError, match=r"second was not ready within (?s:.*)this one is never ready"):
-        await _of(plan).__aenter__()
+        await Cluster(None, port_base=None, plan=plan, start_timeout_s=3).__aenter__()
     assert plan.alive() == []
 
 
-async def test_a_process_that_ignores_the_request_to_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_process_that_ignores_the_request_to_end_is_killed() -> None:
     """If it ignores SIGTERM, it gets SIGKILL when its time is up."""
-    monkeypatch.setattr(under_test, "STOP_TIMEOUT_S", 0.2)
     plan = Plan("stays deaf")
     async with _of(plan):
-        pass
+        plan.members[1].stop_timeout_s = 0.2
     assert plan.alive() == []
     assert plan.members[1].ended() == -signal.SIGKILL
 
@@ -105,7 +103,7 @@ async def test_a_second_cancellation_hastens_the_stop() -> None:
     await asyncio.wait_for(plan.members[0].wait(), 10)
     stopping.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(stopping, under_test.STOP_TIMEOUT_S / 2)
+        await asyncio.wait_for(stopping, STOP_TIMEOUT_S / 2)
     assert plan.alive() == []
 
 
@@ -182,14 +180,14 @@ async def test_settings_of_ours_do_not_leak_in(monkeypatch: pytest.MonkeyPatch) 
     """A CELLBOOK_DSN in the shell would give all processes one database; other settings pass."""
     monkeypatch.setenv("CELLBOOK_DSN", "postgresql:///elsewhere")
     monkeypatch.setenv("CELLBOOK_FEE_BPS", "100")
-    environment = under_test._environment()
+    environment = _environment()
     assert "CELLBOOK_DSN" not in environment
     assert environment["CELLBOOK_FEE_BPS"] == "100"
 
 
 async def test_the_plan_of_four_lets_everybody_know_everybody(tmp_path: Path) -> None:
     """The router lists the three cells; each cell knows the router and the two others."""
-    router, *cells = under_test.four(tmp_path, [1, 2, 3, 4])
+    router, *cells = four(tmp_path, [1, 2, 3, 4])
     assert router.settings["cells"] == [
         "us-east=us=127.0.0.1:2", "eu-west=eu=127.0.0.1:3", "ap-tokyo=ap=127.0.0.1:4",
     ]  # fmt: skip

@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from server.cli import client, cluster, main
-from server.cli.checks import Check
+from lab import command as commands
+from lab.checks import Check
+from lab.cluster import Cluster
+from lab.demo import SAMPLE, Run
+from lab.market import Market
+from lab.member import ClusterError
+from lab.play import Cast
+from server.cli import client
 from server.cli.main import app
-from server.cli.market import Market
-from server.cli.play import Cast
 from server.cli.progress import Progress
-from server.cli.run import Run
-from server.cli.sample import PATH
 
 RUN = CliRunner()
 
@@ -43,7 +45,7 @@ def test_nobody_is_erased_by_a_slip() -> None:
     assert RUN.invoke(app, ["contact", "erase", "ann", "--yes"]).exit_code == 2
 
 
-@pytest.mark.parametrize("command", [["demo"], ["replay", str(PATH)]])
+@pytest.mark.parametrize("command", [["demo"], ["replay", str(SAMPLE)]])
 def test_a_router_that_is_not_there_is_told_at_once(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The message says what to do. The command used to retry for 90 s."""
     monkeypatch.setattr(client, "PATIENCE_S", 0.0)
@@ -55,7 +57,7 @@ def test_a_router_that_is_not_there_is_told_at_once(command: list[str], monkeypa
 
 def test_a_bad_file_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file is read before anything is started; the error has file and line, exit code 2."""
-    monkeypatch.setattr(cluster.Cluster, "__aenter__", lambda _: pytest.fail("a cluster was started"))
+    monkeypatch.setattr(Cluster, "__aenter__", lambda _: pytest.fail("a cluster was started"))
     file = tmp_path / "bids.csv"
     file.write_text("auction,item,open_minor,bidder,bid_minor\n1,bell,1,1,-3\n")
     result = RUN.invoke(app, ["replay", str(file), "--json"])
@@ -73,10 +75,10 @@ def test_a_missing_file_is_told() -> None:
 def test_a_cluster_that_does_not_start_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit code 1, and the reason on stderr."""
 
-    async def fail(_: cluster.Cluster) -> cluster.Cluster:
-        raise cluster.ClusterError("us-east ended with exit code 3")
+    async def fail(_: Cluster) -> Cluster:
+        raise ClusterError("us-east ended with exit code 3")
 
-    monkeypatch.setattr(cluster.Cluster, "__aenter__", fail)
+    monkeypatch.setattr(Cluster, "__aenter__", fail)
     for command in ("demo", "up"):
         result = RUN.invoke(app, [command])
         assert (result.exit_code, result.stdout) == (1, "")
@@ -97,10 +99,10 @@ def _run_with(check: Check) -> object:
 @pytest.mark.parametrize("arguments", [["demo"], ["demo", "--json"]])
 def test_a_check_that_fails_is_the_commands_failure(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The report is still printed, stderr names the check, and the exit code is 1; if it holds, 0."""
-    monkeypatch.setattr(main, "reached", lambda *_: nullcontext())
+    monkeypatch.setattr(commands, "reached", lambda *_: nullcontext())
     monkeypatch.setattr(Market, "__aenter__", _entered)
     failed = Check(name="money conserved over all cells", held=False, detail="5 USD short")
-    monkeypatch.setattr(main, "run_demo", _run_with(failed))
+    monkeypatch.setattr(commands, "run_demo", _run_with(failed))
     result = RUN.invoke(app, [*arguments, "--router", "127.0.0.1:1"])
     assert result.exit_code == 1
     assert "a check failed: money conserved over all cells: 5 USD short" in result.stderr
@@ -110,5 +112,5 @@ def test_a_check_that_fails_is_the_commands_failure(arguments: list[str], monkey
     else:
         assert "NO money conserved over all cells (5 USD short)" in result.stdout
 
-    monkeypatch.setattr(main, "run_demo", _run_with(Check(name="all", held=True, detail="well")))
+    monkeypatch.setattr(commands, "run_demo", _run_with(Check(name="all", held=True, detail="well")))
     assert RUN.invoke(app, [*arguments, "--router", "127.0.0.1:1"]).exit_code == 0

@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
-from server.cli.bidfile import FileBid, Lot
-from server.cli.market import Person
-from server.cli.play import Place, featured_index, places, side_by_side
+from lab.lots import FileBid, Lot
+from lab.market import Person
+from lab.play import Place, featured_index, places, side_by_side
 
 pytestmark = pytest.mark.asyncio
 

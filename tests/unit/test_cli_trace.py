@@ -4,8 +4,9 @@ import pytest
 
 from cellbook.v1 import event_pb2
 from cellbook.v1.types_pb2 import HlcStamp, Posting
-from server.cli.checks import order
-from server.cli.trace import account_text, amount_text, hlc_text, trace_rows
+from lab.checks import order
+from lab.report import trace_rows
+from server.cli.texts import account_text, amount_text, hlc_text
 
 
 def event(cell: str, position: int, at: tuple[int, int], cause: str = "", **more: object) -> event_pb2.Event:

@@ -63,7 +63,7 @@ def test_the_owners_are_there() -> None:
         ("server.mail.sender", "import asyncio as a\na.ensure_future(run())", True),
         ("router.probes", "async def f(group):\n    group.create_task(run())", True),
         ("cells.writer.writer", "import asyncio\nasyncio.create_task(commit())", False),
-        ("server.cli.play", "import asyncio\nasyncio.create_task(bid())", False),
+        ("lab.play", "import asyncio\nasyncio.create_task(bid())", False),
         ("tests.unit.test_x", "import asyncio\nasyncio.create_task(run())", False),
     ],
 )

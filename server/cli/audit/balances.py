@@ -17,7 +17,7 @@ from server.cli.audit.statement import BUCKETS, buckets
 from server.cli.client import CellStubs, ClientError
 from server.cli.reach import Reach
 from server.cli.screen import literal
-from server.cli.trace import amount_text
+from server.cli.texts import amount_text
 
 PAGE = 1_000
 SHOWN_MAX = 40

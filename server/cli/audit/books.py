@@ -20,7 +20,7 @@ from server.cli.client import CellStubs, ClientError, LedgerRefusal, unknown_in
 from server.cli.progress import Progress, Stage
 from server.cli.reach import OPERATOR, Reach
 from server.cli.screen import literal
-from server.cli.trace import stamp_text
+from server.cli.texts import stamp_text
 
 Reply = TypeVar("Reply", audit_pb2.ReconcileResponse, audit_pb2.RebuildResponse)
 Finding: TypeAlias = audit_pb2.AuditFinding

@@ -27,9 +27,8 @@ from server.cli.audit import (
 )
 from server.cli.audit.restore import keys_from
 from server.cli.client import ClientError
-from server.cli.cluster import DEFAULT_PORT_BASE, LOOPBACK
 from server.cli.ending import EXIT_USAGE, failure, run
-from server.cli.options import json_option, router_option
+from server.cli.options import HERE, json_option, router_option
 from server.cli.reach import Reach, reached
 from server.shell.observability.logging import configure_logging
 
@@ -41,7 +40,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-HERE = f"{LOOPBACK}:{DEFAULT_PORT_BASE}"
 Router = Annotated[str, router_option("The router of the cells to ask.")]
 Cell = Annotated[str, typer.Option("--cell", help="Ask this cell.")]
 At = Annotated[str, typer.Option("--at", metavar="MOMENT", help=moment.HELP)]

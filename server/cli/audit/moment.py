@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from cellbook.v1 import types_pb2
 from server.cli.client import ClientError
-from server.cli.trace import stamp_text
+from server.cli.texts import stamp_text
 
 HELP = (
     "A time in UTC (2026-11-22 14:23, or with its offset), how long ago (90s, 15m, 2h, 3d), @POSITION, or MS+COUNTER."

@@ -18,7 +18,7 @@ from server.cli.client import CellStubs, ClientError, LedgerRefusal
 from server.cli.reach import Reach
 from server.cli.saga.show import span_text, time_text
 from server.cli.screen import literal
-from server.cli.trace import amount_text
+from server.cli.texts import amount_text
 
 _NAME = re.compile(r"cells/([a-z0-9-]{1,32})/")
 _ELSEWHERE = "AT_HOME_ELSEWHERE"

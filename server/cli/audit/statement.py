@@ -21,7 +21,7 @@ from server.cli.audit.past import home_of, plain
 from server.cli.client import CellStubs, ClientError
 from server.cli.reach import Reach
 from server.cli.screen import literal
-from server.cli.trace import account_text, amount_text, stamp_text
+from server.cli.texts import account_text, amount_text, stamp_text
 from server.shell.fields.texts import shown
 
 PAGE = 1_000

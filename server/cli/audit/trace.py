@@ -14,7 +14,7 @@ from server.cli.audit.ask import first_answer
 from server.cli.client import ClientError
 from server.cli.reach import Reach
 from server.cli.screen import literal
-from server.cli.trace import account_text, amount_text, stamp_text, wall_text
+from server.cli.texts import account_text, amount_text, stamp_text, wall_text
 
 # The maximum indentation: chains of causes may be of any length.
 INDENT_MAX = 8

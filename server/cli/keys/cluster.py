@@ -2,28 +2,19 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Protocol
 
 from cryptography import x509
 
-from server.cli.access import Access, access_by_keys
-from server.cli.keys.authority import AUDIENCE, HOSTS, ISSUER, Authority
+from server.cli.keys.authority import AUDIENCE, ISSUER, Authority
 from server.shell.identity.principal import Principal, Role
 from server.shell.identity.tokens import BELOW
 
 Settings = dict[str, str | dict[str, str] | list[str]]
 
 
-class Process(Protocol):
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def settings(self) -> Settings: ...
-
-
 ROUTER = "router"
+# The cells of `cellbook up`.
+DEV_CELLS = ("us-east", "eu-west", "ap-tokyo")
 OPERATOR = "operator"
 # `make_keys` renews a certificate that has less time left.
 _RENEWED = timedelta(days=30)
@@ -49,16 +40,6 @@ def _is_good(authority: Authority, name: str) -> bool:
         return False
     certificate = x509.load_pem_x509_certificate(files.cert.read_bytes())
     return certificate.not_valid_after_utc > datetime.now(UTC) + _RENEWED
-
-
-def secure(processes: Sequence[Process], folder: Path, *, public: str) -> Access:
-    """Gives all processes, the router first, their keys; returns how to call them. Raises KeysInvalid."""
-    authority = Authority(folder)
-    make_keys(authority, [process.name for process in processes[1:]], HOSTS)
-    for process in processes:
-        process.settings.update(settings_of(authority, process.name))
-    processes[0].settings["public_listen"] = public
-    return access_by_keys(folder)
 
 
 def settings_of(authority: Authority, name: str) -> Settings:

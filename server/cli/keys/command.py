@@ -14,10 +14,9 @@ from cells.audit.verify.note import LOG_KEY
 from cells.domain.refusals import PrincipalInvalid
 from server.audit.keys import write_once
 from server.cli import report
-from server.cli.cluster import CELLS, ROUTER
 from server.cli.ending import EXIT_USAGE, failure
 from server.cli.keys.authority import AUDIENCE, HOSTS, ISSUER, Authority, KeysInvalid
-from server.cli.keys.cluster import make_keys
+from server.cli.keys.cluster import DEV_CELLS, ROUTER, make_keys
 from server.cli.options import json_option
 from server.shell.identity.principal import Principal, parse_principal
 
@@ -43,14 +42,14 @@ def dev(
     """
     authority = Authority(folder)
     try:
-        made = make_keys(authority, cell or [each.name for each in CELLS], host or HOSTS)
+        made = make_keys(authority, cell or DEV_CELLS, host or HOSTS)
     except KeysInvalid as problem:
         raise failure(str(problem), EXIT_USAGE) from problem
     settings = {"jwt_keys": str(authority.jwks), "jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
     if as_json:
         print(json.dumps({"folder": str(folder), "made": made, "settings": settings}))
         return
-    report.line(f"{folder} has certificates for {ROUTER}, {', '.join(cell or [c.name for c in CELLS])} and operator")
+    report.line(f"{folder} has certificates for {ROUTER}, {', '.join(cell or DEV_CELLS)} and operator")
     report.line(f"made now: {', '.join(made) or 'nothing, all were there'}")
     report.line("settings of a cell: " + " ".join(f"{name}={value}" for name, value in settings.items()))
 

@@ -12,9 +12,8 @@ from cellbook.v1 import saga_pb2
 from server.cli import report
 from server.cli.access import chosen_access
 from server.cli.client import ClientError
-from server.cli.cluster import DEFAULT_PORT_BASE, LOOPBACK
 from server.cli.ending import run
-from server.cli.options import json_option, router_option
+from server.cli.options import HERE, json_option, router_option
 from server.cli.reach import Reach, reached
 from server.cli.saga import ask, show
 from server.cli.screen import literal
@@ -38,7 +37,6 @@ Router = Annotated[str, router_option("The router of the cells to ask.")]
 Cell = Annotated[str, typer.Option("--cell", help="Ask this cell alone.")]
 Json = Annotated[bool, json_option("Print JSON instead of tables.")]
 Note = Annotated[str, typer.Option("--note", help="The reason, for the log: at most 200 characters.")]
-HERE = f"{LOOPBACK}:{DEFAULT_PORT_BASE}"
 
 
 @app.command("list")

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from cellbook.v1 import event_pb2, saga_pb2
 from server.cli.screen import literal
-from server.cli.trace import account_text, amount_text, hlc_text
+from server.cli.texts import account_text, amount_text, hlc_text
 
 _KIND = saga_pb2.SagaKind
 _STATE = saga_pb2.SagaState

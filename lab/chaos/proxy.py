@@ -10,8 +10,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from server.cli.chaos.links import FAR, NEAR, LinkKind
-from server.cli.cluster import LOOPBACK, Member, four
+from lab.chaos.links import FAR, NEAR, LinkKind
+from lab.cluster import four
+from lab.member import Member
+from server.cli.options import LOOPBACK
 
 CHUNK_BYTES = 64 * 1024
 

@@ -5,15 +5,15 @@ from collections import Counter
 from collections.abc import Sequence
 
 from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, saga_pb2
-from server.cli import checks as log_checks
-from server.cli.books import ESCROW, Logs, clearing_left
-from server.cli.chaos.links import Link
-from server.cli.chaos.load import Window
-from server.cli.chaos.scenario import Scenario
-from server.cli.chaos.settlements import CURRENCY, DOOMED, FUNDS_MINOR, LEGS, TOTAL, Settlement, spread_text
-from server.cli.checks import Check, found
-from server.cli.market import Market
-from server.cli.play import side_by_side
+from lab import checks as log_checks
+from lab.books import ESCROW, Logs, clearing_left
+from lab.chaos.links import Link
+from lab.chaos.load import Window
+from lab.chaos.scenario import Scenario
+from lab.chaos.settlements import CURRENCY, DOOMED, FUNDS_MINOR, LEGS, TOTAL, Settlement, spread_text
+from lab.checks import Check, found
+from lab.market import Market
+from lab.play import side_by_side
 
 RECOVERY_MAX_S = 30.0
 RATE_RATIO_LEAST = 0.9

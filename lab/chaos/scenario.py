@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cellbook.v1 import saga_pb2
-from server.cli.chaos.links import FAR, NEAR, Link
-from server.cli.chaos.load import BIDS_PER_S, LocalLoad
-from server.cli.chaos.observations import Bookkeeper, Observation
-from server.cli.chaos.remote_bids import RemoteBids
-from server.cli.chaos.settlements import CURRENCY, DOOMED, LEGS, TOTAL, Fleet, spread_text
-from server.cli.chaos.timeline import Timeline
-from server.cli.market import UNDER_WAY, Market
-from server.cli.trace import amount_text
+from lab.chaos.links import FAR, NEAR, Link
+from lab.chaos.load import BIDS_PER_S, LocalLoad
+from lab.chaos.observations import Bookkeeper, Observation
+from lab.chaos.remote_bids import RemoteBids
+from lab.chaos.settlements import CURRENCY, DOOMED, LEGS, TOTAL, Fleet, spread_text
+from lab.chaos.timeline import Timeline
+from lab.market import UNDER_WAY, Market
+from server.cli.texts import amount_text
 
 # Bids before the cut, for comparison.
 BASELINE_S = 6.0

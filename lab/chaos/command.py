@@ -6,20 +6,22 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from rich.console import Console
+
+from lab.chaos import netns
+from lab.chaos.links import ENDS, FAR, NEAR, Link, LinkKind
+from lab.chaos.netns import NetnsLink
+from lab.chaos.proxy import ProxyLink
+from lab.chaos.scenario import Scenario, play
+from lab.chaos.timeline import Timeline
+from lab.chaos.verdict import Verdict, summary
+from lab.cluster import Cluster, started
+from lab.market import Market
+from lab.member import Member
+from lab.report import section, tell_verdict
 from server.cli import report
-from server.cli.chaos import netns
-from server.cli.chaos.links import ENDS, FAR, NEAR, Link, LinkKind
-from server.cli.chaos.netns import NetnsLink
-from server.cli.chaos.proxy import ProxyLink
-from server.cli.chaos.scenario import Scenario, play
-from server.cli.chaos.timeline import Timeline
-from server.cli.chaos.verdict import Verdict, summary
-from server.cli.cluster import Cluster, Member
-from server.cli.market import Market
 from server.cli.progress import Progress
-from server.cli.report import Report
 from server.cli.screen import Screen
-from server.cli.up import started
 
 HOLDS = "failpoints"
 
@@ -58,8 +60,8 @@ async def run_cable_cut(link: Link, cut_seconds: int, data: Path | None, *, as_j
     if as_json:
         print(json.dumps(summed, indent=2))
     else:
-        with report.stdout() as told:
-            _tell(verdict, Report(told), summed)
+        with report.stdout() as console:
+            _tell(verdict, console, summed)
     return verdict
 
 
@@ -93,14 +95,12 @@ async def _played(cluster: Cluster, link: Link, cut_seconds: int, timeline: Time
         return verdict
 
 
-def _tell(verdict: Verdict, told: Report, summed: dict[str, object]) -> None:
-    told.section("Checks, from what the cells answer and from their logs alone")
-    told.checks(verdict.checks)
-    failed = sum(not check.held for check in verdict.checks)
-    said = f"{failed} of {len(verdict.checks)} checks failed" if failed else f"All {len(verdict.checks)} checks held"
-    told.verdict(
-        f"{said}: {summed['in_flight']} in flight, cut for {summed['cut_seconds']:.0f} s, {summed['completed']} "
+def _tell(verdict: Verdict, console: Console, summed: dict[str, object]) -> None:
+    section(console, "Checks, from what the cells answer and from their logs alone")
+    tell_verdict(
+        console,
+        verdict.checks,
+        f"{summed['in_flight']} in flight, cut for {summed['cut_seconds']:.0f} s, {summed['completed']} "
         f"completed and {summed['compensated']} compensated, all {summed['recovery_s']:.1f} s after the link's "
         f"return; {summed['double_effects']} double effects, {summed['events']:,} events; {summed['elapsed_s']:.0f} s.",
-        held=verdict.held,
     )

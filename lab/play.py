@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from cellbook.v1 import auction_pb2, ledger_pb2, saga_pb2
-from server.cli.bidfile import Lot, expected, funds_needed
+from lab.lots import Lot, expected, funds_needed
+from lab.market import Market, OpenAuction, Person
 from server.cli.client import ClientError, LedgerRefusal
-from server.cli.market import Market, OpenAuction, Person
 from server.cli.progress import Progress
 
 AUCTIONS_AT_ONCE = 64

@@ -5,7 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from server.cli.cluster import Member
+from lab.member import Member
 
 # The two regions whose link is cut. Each orchestrates sagas across it.
 NEAR, FAR = "us-east", "eu-west"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from cellbook.v1 import saga_pb2
 from cells.domain.sagas.settlement import SETTLEMENT_LEGS
-from server.cli.chaos.links import ENDS
+from lab.chaos.links import ENDS
+from lab.cluster import CELLS
+from lab.market import UNDER_WAY, Market, OpenAuction, Person
+from lab.play import side_by_side
 from server.cli.client import ClientError
-from server.cli.cluster import CELLS
-from server.cli.market import UNDER_WAY, Market, OpenAuction, Person
-from server.cli.play import side_by_side
 
 CURRENCY = "USD"
 FUNDS_MINOR = 1_000_000

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from cellbook.v1 import event_pb2, ledger_pb2
-from server.cli.books import BUCKETS, ESCROW, Books, Logs, clearing_left, money_rows, over_all
+from lab.books import BUCKETS, ESCROW, Books, Logs, clearing_left, money_rows, over_all
 
 EXAMPLES_MAX = 3
 IN_EACH_CELL = "money conserved in each cell"

@@ -10,8 +10,8 @@ from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
 from cellbook.v1 import event_pb2
-from server.cli.books import Books, clearing_legs, money_rows, over_all
-from server.cli.market import Market
+from lab.books import Books, clearing_legs, money_rows, over_all
+from lab.market import Market
 
 EVERY_S = 1.0
 

@@ -8,48 +8,27 @@ owner left behind is stopped through its data folder. If this process itself is 
 
 import asyncio
 import fcntl
-import json
 import os
-import random
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Self, TypeVar
 
-from server.cli.access import Access
-from server.cli.keys.cluster import secure
-from server.cli.reaper import Reaper
-from server.shell.postgres.embedded import EmbeddedPostgres
+from lab.member import START_TIMEOUT_S, ClusterError, Member, ending, free_ports, is_free
+from lab.reaper import Reaper
+from server.cli.access import Access, access_by_keys
+from server.cli.keys.authority import HOSTS, Authority
+from server.cli.keys.cluster import ROUTER, make_keys, settings_of
+from server.cli.options import LOOPBACK
+from server.cli.progress import Progress
 
-LOOPBACK = "127.0.0.1"
-DEFAULT_PORT_BASE = 7400
-START_TIMEOUT_S = 90.0
-STOP_TIMEOUT_S = 20.0
-LOG_TAIL_LINES = 25
-_POLL_S = 0.02
 _WATCH_S = 0.2
-# Below the range from which systems take the ports of outgoing connections, so none of these is taken by chance.
-_FREE_PORTS = range(20_000, 32_000)
-_FREE_PORT_ATTEMPTS = 1000
-# Set only here: a CELLBOOK_DSN meant for something else would give all four processes one database.
-_OWN_SETTINGS = (
-    "cell", "region", "listen", "dsn", "data", "router", "peers", "cells", "ready_file", "config",
-    "public_listen", "tls_cert", "tls_key", "tls_ca", "jwt_keys", "jwt_issuer", "jwt_audience",
-)  # fmt: skip
+KEYS = "keys"
 
 Result = TypeVar("Result")
-
-
-class ClusterError(Exception):
-    """The cluster did not start or did not stay up. The message says what to look at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,115 +42,6 @@ CELLS = (
     CellPlan(name="eu-west", region="eu"),
     CellPlan(name="ap-tokyo", region="ap"),
 )
-ROUTER = "router"
-KEYS = "keys"
-DATABASE = "cellbook"
-
-
-@dataclass(slots=True, kw_only=True)
-class Member:
-    """One process of the cluster."""
-
-    name: str
-    module: str
-    address: str
-    folder: Path
-    settings: dict[str, str | dict[str, str] | list[str]]
-    # Runs the process, for example in its own network. It must exec, so that the process keeps its id.
-    runner: tuple[str, ...] = ()
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def log(self) -> Path:
-        return self.folder / f"{self.name}.log"
-
-    @property
-    def ready_file(self) -> Path:
-        return self.folder / "ready.json"
-
-    @property
-    def postgres(self) -> EmbeddedPostgres:
-        return EmbeddedPostgres(self.folder)
-
-    @property
-    def pid(self) -> int | None:
-        return self.process.pid if self.process is not None else None
-
-    @property
-    def metrics(self) -> str:
-        """The metrics address of a member that is ready."""
-        return str(json.loads(self.ready_file.read_text())["metrics"])
-
-    async def dsn(self) -> str:
-        """The DSN of the database of a member that is ready."""
-        postgres = self.postgres
-        await postgres.start()
-        return postgres.dsn(DATABASE)
-
-    def set_failpoints(self, *names: str) -> None:
-        """At its next start the process has these faults: lab/failpoints.py."""
-        self.module = "lab.cell"
-        self.settings["failpoints"] = ",".join(names)
-
-    def start(self) -> int:
-        """Starts the process and returns its id."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.ready_file.unlink(missing_ok=True)
-        config = self.folder / "settings.toml"
-        config.write_text(_toml({**self.settings, "ready_file": str(self.ready_file)}))
-        with self.log.open("ab") as log:
-            # Not asyncio's: if that were cancelled midway, an untracked process would be left.
-            self.process = subprocess.Popen(
-                [*self.runner, sys.executable, "-P", "-m", self.module, "--config", str(config)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=_environment(),
-                # Ctrl-C in the terminal must reach only this process, which stops the members in order.
-                start_new_session=True,
-            )
-        return self.process.pid
-
-    def ended(self) -> int | None:
-        """The exit code, once the process has ended."""
-        return self.process.poll() if self.process is not None else None
-
-    async def wait(self) -> int:
-        while (code := self.ended()) is None:  # noqa: ASYNC110 - what is awaited is another process
-            await asyncio.sleep(_POLL_S)
-        return code
-
-    async def wait_until_ready(self, deadline_s: float) -> None:
-        """Raises ClusterError when the process ends first or the deadline passes."""
-        while not self.ready_file.exists():
-            if (code := self.ended()) is not None:
-                raise self.failure(f"ended with {ending(code)} before it was ready")
-            if time.monotonic() > deadline_s:
-                raise self.failure(f"was not ready within {START_TIMEOUT_S:.0f} s")
-            await asyncio.sleep(_POLL_S)
-
-    async def stop(self) -> None:
-        """Stops it by SIGTERM, then by a kill, then stops its database. Safe to call in any state."""
-        if self.process is not None and self.ended() is None:
-            self.process.terminate()
-            try:
-                async with asyncio.timeout(STOP_TIMEOUT_S):
-                    await self.wait()
-            except TimeoutError:
-                self.kill()
-                await self.wait()
-        await self.postgres.stop()
-        self.ready_file.unlink(missing_ok=True)
-
-    def kill(self) -> None:
-        """Kills the process and its group. Its PostgreSQL is not in that group: see stop."""
-        if self.process is not None and self.ended() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-
-    def failure(self, what: str) -> ClusterError:
-        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
-        tail = "\n".join(f"    {line}" for line in lines[-LOG_TAIL_LINES:]) or "    (empty)"
-        return ClusterError(f"{self.name} {what}. The end of its log, {self.log}:\n{tail}")
 
 
 class Cluster:
@@ -190,7 +60,9 @@ class Cluster:
         port_base: int | None,
         plan: Callable[[Path, Sequence[int]], list[Member]] | None = None,
         secure: bool = False,
+        start_timeout_s: float = START_TIMEOUT_S,
     ) -> None:
+        self._start_timeout_s = start_timeout_s
         self._kept = data
         self._secure = secure
         # How to call its processes.
@@ -224,14 +96,13 @@ class Cluster:
         try:
             self.members = self._plan(self.folder, ports)
             if self._secure:
-                self.access = secure(self.members, self.folder / KEYS, public=f"{LOOPBACK}:{ports[-1]}")
-            deadline_s = time.monotonic() + START_TIMEOUT_S
+                self.access = _secure(self.members, self.folder / KEYS, public=f"{LOOPBACK}:{ports[-1]}")
             self._reaper = Reaper()
             if self._kept is None:
                 self._reaper.inherit(self.folder)
             for member in self.members:
                 self._reaper.watch(pid=member.start(), folder=member.folder)
-            await _all_or_first_failure(member.wait_until_ready(deadline_s) for member in self.members)
+            await _all_or_first_failure(member.wait_until_ready(self._start_timeout_s) for member in self.members)
         except BaseException:
             await self.stop()
             raise
@@ -305,10 +176,6 @@ class Cluster:
             self._lock_fd = -1
 
 
-def ending(code: int) -> str:
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-
-
 def four(folder: Path, ports: Sequence[int]) -> list[Member]:
     """The router first, then the cells; every cell knows the router and the others."""
     addresses = [f"{LOOPBACK}:{port}" for port in ports[: 1 + len(CELLS)]]
@@ -358,42 +225,27 @@ async def _all_or_first_failure(waits: Iterable[Coroutine[None, None, None]]) ->
 def _fixed_ports(base: int, count: int) -> list[int]:
     ports = list(range(base, base + count))
     for port in ports:
-        if not _is_free(port):
+        if not is_free(port):
             raise ClusterError(f"port {port} of {LOOPBACK} is taken: stop what uses it, or choose others: --port-base")
     return ports
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on. Raises ClusterError."""
-    free = filter(_is_free, random.sample(_FREE_PORTS, _FREE_PORT_ATTEMPTS))
-    if len(found := list(islice(free, count))) == count:
-        return found
-    raise ClusterError(f"no {count} free ports among {_FREE_PORTS.start} to {_FREE_PORTS.stop - 1}")
+def _secure(members: Sequence[Member], folder: Path, *, public: str) -> Access:
+    """Gives all processes, the router first, their keys; returns how to call them. Raises KeysInvalid."""
+    authority = Authority(folder)
+    make_keys(authority, [member.name for member in members[1:]], HOSTS)
+    for member in members:
+        member.settings.update(settings_of(authority, member.name))
+    members[0].settings["public_listen"] = public
+    return access_by_keys(folder)
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
-    return True
-
-
-def _environment() -> dict[str, str]:
-    own = {f"CELLBOOK_{name.upper()}" for name in _OWN_SETTINGS}
-    kept = {name: value for name, value in os.environ.items() if name.upper() not in own}
-    # Our own import path and (-P) not the current folder, which may contain a `server` of its own.
-    return {**kept, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-
-
-def _toml(settings: dict[str, str | dict[str, str] | list[str]]) -> str:
-    """Strings, lists and tables of strings in JSON notation, which TOML reads the same way."""
-    flat = [f"{name} = {json.dumps(value)}" for name, value in settings.items() if not isinstance(value, dict)]
-    tables = [
-        f"\n[{name}]\n" + "\n".join(f"{json.dumps(key)} = {json.dumps(text)}" for key, text in value.items())
-        for name, value in settings.items()
-        if isinstance(value, dict)
-    ]
-    return "# Written at each start.\n" + "\n".join([*flat, *tables]) + "\n"
+@asynccontextmanager
+async def started(cluster: Cluster, progress: Progress) -> AsyncIterator[Cluster]:
+    """The running cluster; progress is shown while it starts."""
+    with progress.stage("starting a router and three cells, each with its PostgreSQL", 0):
+        await cluster.__aenter__()
+    try:
+        yield cluster
+    finally:
+        await cluster.stop()

@@ -22,8 +22,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Never
 
-from server.cli.chaos.links import FAR, NEAR, LinkKind
-from server.cli.cluster import CELLS, ROUTER, CellPlan, ClusterError, Member, four
+from lab.chaos.links import FAR, NEAR, LinkKind
+from lab.cluster import CELLS, CellPlan, four
+from lab.member import ClusterError, Member
+from server.cli.keys.cluster import ROUTER
 
 # Followed by the namespace that the command comes from.
 ENTERED_FLAG = "--entered-from"

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from grpc import aio
 
 from cellbook.v1 import auction_pb2
-from server.cli.books import Logs
-from server.cli.chaos.links import ENDS, FAR, NEAR
-from server.cli.chaos.settlements import CURRENCY
-from server.cli.checks import Check, found
+from lab.books import Logs
+from lab.chaos.links import ENDS, FAR, NEAR
+from lab.chaos.settlements import CURRENCY
+from lab.checks import Check, found
+from lab.cluster import CELLS
+from lab.market import Market, OpenAuction, Person, bid_request
+from lab.play import side_by_side
 from server.cli.client import LedgerRefusal, unknown_in
-from server.cli.cluster import CELLS
-from server.cli.market import Market, OpenAuction, Person, bid_request
-from server.cli.play import side_by_side
 
 FUNDS_MINOR = 10**9
 # How long a bidder waits for the first answer.

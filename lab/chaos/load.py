@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from server.cli.chaos.settlements import CURRENCY
+from lab.chaos.settlements import CURRENCY
+from lab.market import Market, OpenAuction, Person
 from server.cli.client import ClientError, LedgerRefusal
-from server.cli.market import Market, OpenAuction, Person
 
 BIDS_PER_S = 10
 AUCTIONS_PER_CELL = 4

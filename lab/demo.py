@@ -1,0 +1,288 @@
+"""`cellbook demo` and `cellbook replay`: a market over three cells, from registration to the last check."""
+
+import json
+from collections import Counter
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from cellbook.v1 import auction_pb2, audit_pb2, event_pb2, ledger_pb2, saga_pb2
+from lab import checks as log_checks
+from lab.books import Books, Logs, add_up
+from lab.checks import Check, found, order
+from lab.lots import FileBid, Lot, expected, read_lots
+from lab.market import Market, Person
+from lab.play import (
+    AUCTIONS_AT_ONCE,
+    Cast,
+    Featured,
+    Sale,
+    close,
+    close_featured,
+    featured_index,
+    gather_cast,
+    places,
+    play_bids,
+    settled,
+    side_by_side,
+)
+from server.cli.audit.trace import problems
+from server.cli.client import LedgerRefusal, new_command_id
+from server.cli.progress import Progress
+
+SAMPLE = Path(__file__).parent / "data" / "sample_bids.csv"
+# Yen have no minor unit: 180000 is 180,000 JPY.
+YEN_CELL = "ap-tokyo"
+YEN_LOT = Lot(
+    key="1900",
+    item="woodblock print",
+    opening_minor=180_000,
+    currency="JPY",
+    bids=tuple(
+        FileBid(bidder=bidder, amount_minor=amount_minor)
+        for bidder, amount_minor in (
+            (3, 180_000),
+            (7, 195_000),
+            (5, 195_000),
+            (3, 210_000),
+            (8, 240_000),
+            (5, 260_000),
+        )
+    ),
+)
+CALLED_OFF = Lot(key="1901", item="signal flags", opening_minor=4_000, bids=())
+UNSOLD = Lot(key="1902", item="umbrella stand", opening_minor=900_000, bids=())
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """The sales that were played, and the evidence from the logs."""
+
+    cast: Cast
+    sales: list[Sale]
+    featured: Featured | None
+    logs: dict[str, list[event_pb2.Event]] = field(default_factory=dict)
+    books: list[Books] = field(default_factory=list)
+    trace: list[event_pb2.Event] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+
+    @property
+    def held(self) -> bool:
+        return all(check.held for check in self.checks)
+
+
+async def play(market: Market, lots: Sequence[Lot], progress: Progress) -> Run:
+    """Plays every lot. The sale that crosses the most cells is closed last and alone, so that it can be examined."""
+    cast = await gather_cast(market, lots, progress)
+    spread = places(lots, market.cell_names, cast.sellers)
+    special = featured_index(lots, spread, cast.bidders)
+
+    async def one(index: int) -> Sale:
+        sale = await play_bids(market, lots[index], spread[index], cast.bidders, stage.advance)
+        return sale if index == special else await close(market, sale, cast.bidders)
+
+    with progress.stage(f"{len(lots)} auctions: bids", sum(len(lot.bids) for lot in lots)) as stage:
+        sales = await side_by_side(range(len(lots)), one, limit=AUCTIONS_AT_ONCE)
+    with progress.stage("settling", 0) as stage:
+        await market.wait_until_quiet(stage.left)
+    sales = await side_by_side(sales, lambda sale: settled(market, sale))
+    featured = None
+    if special is not None:
+        with progress.stage("settling one more, to be traced", 1):
+            sales[special], featured = await close_featured(market, sales[special], cast.bidders)
+    return Run(cast=cast, sales=sales, featured=featured)
+
+
+async def examine(market: Market, run: Run, progress: Progress) -> None:
+    """Reads the logs of all cells and checks them, and the sales, from outside."""
+    with progress.stage("reading the logs and checking them", 0):
+        await market.wait_until_quiet()
+        run.logs = await market.log()
+        run.books = add_up(run.logs)
+        run.checks += log_checks.check_log(run.logs, run.books)
+        run.checks.append(log_checks.balances_agree(run.books, await _told_balances(market, run)))
+        run.checks += await _sale_checks(market, run)
+        if run.featured is not None:
+            traced = await market.trace(run.featured.sale.saga_id)
+            run.trace = sorted((each.event for each in traced.events), key=order)
+            run.checks.append(featured_paid(run.featured, run.trace))
+            run.checks.append(featured_traced(run.featured, traced, run.logs))
+
+
+async def _told_balances(market: Market, run: Run) -> dict[str, dict[str, dict[str, ledger_pb2.Balance]]]:
+    # The new home reports the balance of users who have moved: here they must have nothing left.
+    users = [(own.cell, user) for own in run.books for user in own.users() - own.left]
+    answers = await side_by_side(users, lambda user: market.balances(*user))
+    told: dict[str, dict[str, dict[str, ledger_pb2.Balance]]] = {}
+    for (cell, user_id), answer in zip(users, answers, strict=True):
+        told.setdefault(cell, {})[user_id] = answer
+    return told
+
+
+async def _sale_checks(market: Market, run: Run) -> list[Check]:
+    assets = await side_by_side(run.sales, lambda sale: market.asset(sale.auction))
+    by_name = {asset.name: asset for asset in assets}
+    return [all_settled(run.sales), assets_owned(run.sales, by_name)]
+
+
+async def run_replay(lots: Sequence[Lot], market: Market, progress: Progress) -> Run:
+    run = await play(market, lots, progress)
+    run.checks.append(sold_as_expected(run.sales))
+    await examine(market, run, progress)
+    return run
+
+
+def lots(cells: list[str]) -> list[Lot]:
+    """The sample's lots, with one in yen when Tokyo's turn comes."""
+    sample = read_lots(SAMPLE)
+    turn = cells.index(YEN_CELL) if YEN_CELL in cells else len(sample)
+    return [*sample[:turn], YEN_LOT, *sample[turn:]]
+
+
+async def run_demo(market: Market, progress: Progress) -> Run:
+    run = await play(market, lots(market.cell_names), progress)
+    as_expected = sold_as_expected(run.sales)
+    with progress.stage("one auction cancelled, one without a bid that stands", 2) as stage:
+        run.sales.append(await _called_off(market, run))
+        stage.advance()
+        run.sales.append(await _unsold(market, run))
+        stage.advance()
+    run.checks += [as_expected, await _same_command_twice(market, run)]
+    await _withdraw_proceeds(market, run)
+    await examine(market, run, progress)
+    return run
+
+
+async def _called_off(market: Market, run: Run) -> Sale:
+    """Two bids are accepted, then the auction is cancelled and a third bid is refused; all get their money back."""
+    cells = market.cell_names
+    seller, bidders = run.cast.sellers[0], list(run.cast.bidders.values())[:3]
+    auction = await market.open_auction(cells[1], seller, CALLED_OFF.item, "USD", CALLED_OFF.opening_minor)
+    for bidder, amount_minor in zip(bidders[:2], (4_000, 4_500), strict=True):
+        await market.bid(bidder, auction, "USD", amount_minor)
+    await market.cancel(auction)
+    sale = Sale(lot=CALLED_OFF, auction=auction, accepted=2, state=auction_pb2.AUCTION_STATE_CANCELLED)
+    return await _refused(sale, market.bid(bidders[2], auction, "USD", 5_000))
+
+
+async def _unsold(market: Market, run: Run) -> Sale:
+    """Every bid breaks a rule: nobody wins, and the asset stays with its seller."""
+    cells = market.cell_names
+    seller, regular = run.cast.sellers[1], next(iter(run.cast.bidders.values()))
+    await market.deposit(seller, "USD", 2_000_000)
+    auction = await market.open_auction(cells[0], seller, UNSOLD.item, "USD", UNSOLD.opening_minor)
+    sale = Sale(lot=UNSOLD, auction=auction)
+    poor = await market.register("somebody with no money", cells[0])
+    await market.deposit(poor, "USD", 100)
+    for bidder, currency, amount_minor in (
+        (poor, "USD", 900_000),
+        (seller, "USD", 1_000_000),
+        (regular, "USD", 1_000),
+    ):
+        sale = await _refused(sale, market.bid(bidder, auction, currency, amount_minor))
+    await market.deposit(poor, "EUR", 2_000_000)
+    sale = await _refused(sale, market.bid(poor, auction, "EUR", 1_500_000))
+    return await close(market, sale, run.cast.bidders)
+
+
+async def _refused(sale: Sale, bid: Awaitable[object]) -> Sale:
+    """The sale with one more refusal; an accepted bid is recorded too, and the checks then report it."""
+    try:
+        await bid
+    except LedgerRefusal as refusal:
+        refusals = sale.refusals + Counter([refusal.reason])
+        return replace(sale, refusals=refusals, examples={**sale.examples, refusal.reason: refusal.message})
+    return replace(sale, accepted=sale.accepted + 1)
+
+
+async def _same_command_twice(market: Market, run: Run) -> Check:
+    """A repeat gets the first answer and moves nothing; the same id for another request is refused."""
+    person = next(iter(run.cast.bidders.values()))
+    command_id = new_command_id()
+    first = await market.deposit(person, "USD", 1_000, command_id=command_id)
+    again = await market.deposit(person, "USD", 1_000, command_id=command_id)
+    now = (await market.balances(person.cell, person.user_id))["USD"].available_minor
+    wrong = []
+    if not again.receipt.replayed or again.receipt.token != first.receipt.token:
+        wrong.append("the repeat was not told the first answer")
+    if now != first.balance.available_minor:
+        wrong.append(f"{first.balance.available_minor} after the first, {now} after the repeat")
+    try:
+        await market.deposit(person, "USD", 2_000, command_id=command_id)
+        wrong.append("another request under the same id was taken")
+    except LedgerRefusal as refusal:
+        if refusal.reason != "COMMAND_ID_REUSED":
+            wrong.append(f"another request under the same id was refused with {refusal.reason}")
+    return found("the same command twice is done once", wrong, "a deposit sent twice")
+
+
+async def _withdraw_proceeds(market: Market, run: Run) -> None:
+    """The traced sale's seller withdraws everything that is available."""
+    if run.featured is None:
+        return
+    seller: Person = run.featured.sale.auction.seller
+    proceeds = run.featured.after.seller
+    await market.withdraw(seller, proceeds.currency, proceeds.available_minor)
+
+
+def sold_as_expected(sales: Sequence[Sale]) -> Check:
+    """Each auction ended as an ascending auction must: `expected` is computed from the bids alone."""
+    wrong = []
+    for sale in sales:
+        due = expected(sale.lot)
+        got = (sale.accepted, sale.refused, sale.winner_number, sale.price_minor)
+        wanted = (due.accepted, due.refused, due.winner, due.price_minor)
+        if got != wanted:
+            wrong.append(f"auction {sale.lot.key}: (accepted, refused, winner, price) {got}, not {wanted}")
+    return found("every auction sold as its bids demand", wrong, f"{len(sales)} auctions")
+
+
+def all_settled(sales: Sequence[Sale]) -> Check:
+    won = [sale for sale in sales if sale.winner]
+    wrong = [
+        f"auction {sale.lot.key}: {auction_pb2.AuctionState.Name(sale.state)},"
+        f" saga {saga_pb2.SagaState.Name(sale.saga_state)}"
+        for sale in won
+        if sale.state != auction_pb2.AUCTION_STATE_SETTLED or sale.saga_state != saga_pb2.SAGA_STATE_COMPLETED
+    ]
+    return found("every win settled", wrong, f"{len(won)} settlements completed")
+
+
+def assets_owned(sales: Sequence[Sale], assets: Mapping[str, auction_pb2.Asset]) -> Check:
+    """`assets`: by resource name. Each belongs to the winner, or still to the seller, and is not locked."""
+    wrong = []
+    for sale in sales:
+        owner, asset = sale.winner or sale.auction.seller, assets[sale.auction.asset]
+        if (asset.owner_user_id, asset.owner_cell, asset.locked_by) != (owner.user_id, owner.cell, ""):
+            held = f"{asset.owner_user_id} in {asset.owner_cell}, locked by {asset.locked_by or 'nothing'}"
+            wrong.append(f"{sale.lot.item}: {held}, not {owner.label}'s")
+    return found("every asset with its winner or its seller", wrong, f"{len(sales)} assets")
+
+
+def featured_paid(featured: Featured, trace: Sequence[event_pb2.Event]) -> Check:
+    """The winner paid the price; the seller received the price less the fee in the log."""
+    price = featured.sale.price_minor
+    fee = sum(
+        int(json.loads(event.payload_json)["fee_minor"]) for event in trace if event.event_type == "PENDING_SETTLED"
+    )
+    paid = _all(featured.before.winner) - _all(featured.after.winner)
+    earned = _all(featured.after.seller) - _all(featured.before.seller)
+    wrong = [
+        *([f"the winner paid {paid}, the price is {price}"] if paid != price else []),
+        *([f"the seller got {earned}, due are {price} less {fee}"] if earned != price - fee else []),
+    ]
+    return found("winner and seller moved by the price", wrong, f"{price:,} paid, {fee:,} of it fee")
+
+
+def featured_traced(featured: Featured, traced: audit_pb2.TraceResponse, logs: Logs) -> Check:
+    """The trace is complete, and holds every event of the settlement that is in any log."""
+    told = {each.event.event_id for each in traced.events}
+    of_saga = {
+        event.event_id for events in logs.values() for event in events if event.correlation_id == featured.sale.saga_id
+    }
+    wrong = [*problems(traced), *(f"event {event_id} is not in it" for event_id in sorted(of_saga - told))]
+    return found("the settlement's trace is what the logs say", wrong, f"{len(told)} events, {len(of_saga)} of its own")
+
+
+def _all(balance: ledger_pb2.Balance) -> int:
+    return balance.available_minor + balance.reserved_minor + balance.pending_minor

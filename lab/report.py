@@ -1,0 +1,241 @@
+"""The report of a market for people, and its summary for programs."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from cellbook.v1 import auction_pb2, event_pb2, saga_pb2
+from lab.books import MoneyRow, clearing_left, money_rows, over_all
+from lab.checks import CONSERVATION, Check
+from lab.demo import Run
+from lab.market import Market
+from lab.play import Featured, Sale
+from server.cli.report import table
+from server.cli.screen import literal
+from server.cli.texts import ID_TAIL, account_text, amount_text, hlc_text
+
+SALES_SHOWN_MAX = 40
+_STATES = {
+    auction_pb2.AUCTION_STATE_SETTLED: "settled",
+    auction_pb2.AUCTION_STATE_UNSOLD: "no bid stood",
+    auction_pb2.AUCTION_STATE_CANCELLED: "cancelled",
+    auction_pb2.AUCTION_STATE_SETTLEMENT_FAILED: "rolled back",
+}
+
+
+def summary(run: Run, market: Market, started_s: float, set_up_s: float) -> dict[str, object]:
+    """The one JSON object of --json."""
+    left = clearing_left(run.logs)
+    failed = {check.name for check in run.checks if not check.held}
+    return {
+        "ok": run.held,
+        "auctions": len(run.sales),
+        "bids_accepted": sum(sale.accepted for sale in run.sales),
+        "bids_refused": sum(sale.refused for sale in run.sales),
+        "settlements_completed": _sagas(run, saga_pb2.SAGA_STATE_COMPLETED),
+        "settlements_compensated": _sagas(run, saga_pb2.SAGA_STATE_COMPENSATED),
+        "conservation_ok": not failed.intersection(CONSERVATION),
+        "clearing_in_transit_minor": sum(abs(amount) for amount in left.values()),
+        "elapsed_s": round(time.monotonic() - started_s, 3),
+        "set_up_s": round(set_up_s, 3),
+        "events": sum(len(events) for events in run.logs.values()),
+        "retries": market.client.retries,
+        "checks": [{"name": c.name, "held": c.held, "detail": c.detail} for c in run.checks],
+        "results": [_result(sale) for sale in run.sales],
+    }
+
+
+def _sagas(run: Run, state: "saga_pb2.SagaState.ValueType") -> int:
+    return sum(sale.saga_state == state for sale in run.sales)
+
+
+def _result(sale: Sale) -> dict[str, object]:
+    return {
+        "auction": sale.lot.key,
+        "accepted": sale.accepted,
+        "refused": sale.refused,
+        "winner": sale.winner_number,
+        "price_minor": sale.price_minor,
+        "currency": sale.lot.currency,
+        "state": auction_pb2.AuctionState.Name(sale.state).removeprefix("AUCTION_STATE_"),
+        "name": sale.auction.name,
+    }
+
+
+def tell(run: Run, console: Console, summed: dict[str, object]) -> None:
+    """Prints the report, on a terminal or to a file."""
+    section(console, "Who won what, for how much")
+    console.print(_sales_table(run.sales[:SALES_SHOWN_MAX]))
+    if len(run.sales) > SALES_SHOWN_MAX:
+        console.print(f"... and {len(run.sales) - SALES_SHOWN_MAX:,} more; --json lists all")
+    section(console, "Bids refused")
+    console.print(_refusals_table(run.sales))
+    if run.featured is not None:
+        _tell_featured(run, run.featured, console)
+    rows = money_rows(run.books)
+    section(
+        console,
+        "Money in each cell and over all, added up from the event logs",
+        "deposits - withdrawals = with users + escrow + fees + clearing (sent to other cells, less received)",
+    )
+    console.print(_money_table([*rows, *over_all(rows)]))
+    section(console, "Checks, from the logs alone and against what the cells answer")
+    tell_verdict(
+        console,
+        run.checks,
+        f"{summed['auctions']:,} auctions, {summed['bids_accepted']:,} bids accepted and "
+        f"{summed['bids_refused']:,} refused, {summed['settlements_completed']:,} settlements completed and "
+        f"{summed['settlements_compensated']:,} rolled back, {summed['events']:,} events; "
+        f"{summed['elapsed_s']:.1f} s, {summed['set_up_s']:.1f} s of it to start.",
+    )
+
+
+def section(console: Console, title: str, said: str = "") -> None:
+    console.print()
+    console.print(f"[bold]{literal(title)}[/bold]")
+    if said:
+        console.print(literal(said))
+
+
+def tell_verdict(console: Console, checks: Sequence[Check], said: str) -> None:
+    """Each check, and all of the run in one line."""
+    for check in checks:
+        console.print(f"{_mark(held=check.held)} {literal(check.name)} [dim]({literal(check.detail)})[/dim]")
+    failed, count = sum(not check.held for check in checks), len(checks)
+    result = f"{failed} of {count} checks failed" if failed else f"All {count} checks held"
+    console.print()
+    console.print(f"{_mark(held=not failed)} [bold]{literal(f'{result}: {said}')}[/bold]", soft_wrap=True)
+
+
+def _tell_featured(run: Run, featured: Featured, console: Console) -> None:
+    sale = featured.sale
+    people = {user_id: person.label for user_id, person in run.cast.by_user_id().items()}
+    section(
+        console,
+        f"One settlement, event by event: {sale.lot.item} ({sale.auction.name})",
+        f"saga {sale.saga_id}: {featured.winner.label} at {featured.winner.cell} pays "
+        f"{sale.auction.seller.label} at {sale.auction.seller.cell}; merged by HLC, then by cell.",
+    )
+    console.print(_trace_table(trace_rows(run.trace, people)))
+    section(console, "Winner and seller, before the close and after the settlement")
+    console.print(_balances_table(featured))
+
+
+def _sales_table(sales: Sequence[Sale]) -> Table:
+    columns = ("auction", "item", "sold in", "seller (home)", "winner (home)", "price", "bids", "refused")
+    made = table(*columns, "outcome", right=(5, 6, 7))
+    for sale in sales:
+        seller = sale.auction.seller
+        texts = (
+            sale.lot.key,
+            sale.lot.item,
+            sale.auction.cell,
+            f"{seller.label} ({seller.cell})",
+            f"{sale.winner.label} ({sale.winner.cell})" if sale.winner else "-",
+            amount_text(sale.price_minor, sale.lot.currency) if sale.winner else "-",
+            str(sale.accepted),
+            str(sale.refused),
+            _STATES.get(sale.state, auction_pb2.AuctionState.Name(sale.state)),
+        )
+        made.add_row(*map(literal, texts))
+    return made
+
+
+def _refusals_table(sales: Sequence[Sale]) -> Table:
+    reasons = sum((sale.refusals for sale in sales), Counter[str]())
+    examples = {reason: text for sale in sales for reason, text in sale.examples.items()}
+    made = table("reason", "bids", "for example", right=(1,))
+    for reason, count in reasons.most_common():
+        made.add_row(literal(reason), f"{count:,}", literal(examples[reason]))
+    return made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceRow:
+    number: int
+    cell: str
+    position: int
+    hlc: str
+    event_type: str
+    # The saga leg that the event belongs to, if any.
+    leg: str
+    event_id: str
+    # Number of the event that caused this one; None if it is outside the flow.
+    cause: int | None
+    # The end of the cause's id; empty if a client began the flow.
+    cause_id: str
+    postings: tuple[str, ...]
+
+
+def trace_rows(events: Sequence[event_pb2.Event], names: Mapping[str, str]) -> list[TraceRow]:
+    """`events` in order, the flow's first event first. `names`: user id -> label."""
+    numbers = {event.event_id: number for number, event in enumerate(events, start=1)}
+    return [
+        TraceRow(
+            number=number,
+            cell=event.cell,
+            position=event.position,
+            hlc=hlc_text(event.hlc.physical_ms, event.hlc.logical),
+            event_type=event.event_type,
+            leg=str(json.loads(event.payload_json).get("leg", "")),
+            event_id=event.event_id[-ID_TAIL:],
+            cause=numbers.get(event.causation_id),
+            cause_id=event.causation_id[-ID_TAIL:],
+            postings=tuple(
+                f"{account_text(posting.account, names)} "
+                f"{amount_text(posting.amount_minor, posting.currency, signed=True)}"
+                for posting in event.postings
+            ),
+        )
+        for number, event in enumerate(events, start=1)
+    ]
+
+
+def _trace_table(rows: Sequence[TraceRow]) -> Table:
+    made = table("#", "HLC (UTC)", "cell/position", "id", "caused by", "event, leg, postings", right=(0,))
+    for column in made.columns[:-1]:
+        column.no_wrap = True
+    for row in rows:
+        cause = f"#{row.cause}" if row.cause else "a client" if not row.cause_id else "before"
+        event = f"[bold]{literal(row.event_type)}[/bold]{literal(f' {row.leg}' if row.leg else '')}"
+        made.add_row(
+            str(row.number),
+            row.hlc,
+            literal(f"{row.cell}/{row.position}"),
+            literal(row.event_id),
+            literal(f"{cause} {row.cause_id}".strip()),
+            "\n    ".join([event, *map(literal, row.postings)]),
+        )
+    return made
+
+
+def _balances_table(featured: Featured) -> Table:
+    currency = featured.sale.lot.currency
+    made = table("who", "when", "available", "reserved", "pending", right=(2, 3, 4))
+    for role, person, before, after in (
+        ("winner", featured.winner, featured.before.winner, featured.after.winner),
+        ("seller", featured.sale.auction.seller, featured.before.seller, featured.after.seller),
+    ):
+        for who, when, balance in ((f"{role}: {person.label} ({person.cell})", "before", before), ("", "after", after)):
+            amounts = (balance.available_minor, balance.reserved_minor, balance.pending_minor)
+            made.add_row(literal(who), when, *(amount_text(amount, currency) for amount in amounts))
+    return made
+
+
+def _money_table(rows: Sequence[MoneyRow]) -> Table:
+    amounts = ("deposits", "withdrawals", "with users", "escrow", "fees", "clearing")
+    made = table("cell", "currency", *amounts, "conserved", right=range(2, 8))
+    for row in rows:
+        columns = (row.deposited, row.withdrawn, row.users, row.escrow, row.fees, row.clearing)
+        texts = (amount_text(amount, row.currency).rpartition(" ")[0] for amount in columns)
+        made.add_row(literal(row.cell), literal(row.currency), *texts, _mark(held=row.held))
+    return made
+
+
+def _mark(*, held: bool) -> str:
+    return "[green]ok[/green]" if held else "[red bold]NO[/red bold]"
