@@ -5,7 +5,6 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TypeAlias
-from uuid import UUID
 
 from cellbook.v1 import router_pb2 as pb
 from cellbook.v1 import router_pb2_grpc
@@ -27,15 +26,13 @@ from server.shell.fields.bounds import (
     ENDPOINTS,
     EPOCH,
     MOVES_A_SECOND,
-    NEW_USER,
     WEIGHT,
     invalid,
-    is_derived,
     items_in,
     number_in,
     region_in,
 )
-from server.shell.fields.parse import NIL, parse_cell, parse_page_size, parse_uuid
+from server.shell.fields.parse import NIL, parse_cell, parse_new_user, parse_page_size, parse_uuid
 from server.shell.identity.principal import Role
 from server.shell.rpc import Context
 from server.shell.settings.addresses import parse_address
@@ -60,7 +57,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     moves: Moves
 
     async def RegisterUser(self, request: pb.RegisterUserRequest, _context: Context) -> pb.RegisterUserResponse:
-        user_id, region = _parse_new_user(request.user_id), region_in(request.region)
+        user_id, region = parse_new_user(request.user_id, "user_id"), region_in(request.region)
         home = await self.registration.register(user_id, region, timeout_s=current_call().timeout_s)
         return pb.RegisterUserResponse(home=_home_to_proto(home), cell=_cell_to_proto(self._as_seen(home)))
 
@@ -141,7 +138,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         directory = self.registration.directory
         principal, epoch = current_call().principal, number_in(request.epoch, "epoch", EPOCH)
         if principal.role is Role.OPERATOR:
-            user_id = _parse_new_user(request.user_id)
+            user_id = parse_new_user(request.user_id, "user_id")
             await directory.put_home(user_id, cell, epoch, region)
         else:
             await directory.adopt(user_id, cell, epoch, region, by=principal.name)
@@ -190,13 +187,6 @@ def _command(request: CellRequest) -> OperatorCommand | None:
     content = request.DESCRIPTOR.full_name.encode() + b"/" + request.SerializeToString(deterministic=True)
     command_id = parse_uuid(request.command_id, "command_id")
     return OperatorCommand(str(current_call().principal), command_id, sha256(content).digest())
-
-
-def _parse_new_user(text: str) -> UUID:
-    user_id = parse_uuid(text, "user_id")
-    if is_derived(user_id):
-        raise invalid("user_id", f"must be {NEW_USER}", text)
-    return user_id
 
 
 def _parse_entry(request: pb.RegisterCellRequest) -> CellEntry:

@@ -11,9 +11,9 @@ from cells.domain.commands import Command, Deposit, Withdraw
 from cells.store.unusable import CannotServe
 from server.process.settings import ServerSettings
 from server.shell.fields.bounds import SIGNATURE, bytes_in
+from server.shell.fields.parse import parse_uuid
 from server.shell.identity.denials import SignatureInvalid, SignatureMissing
 from server.shell.identity.principal import authority_text
-from server.wire.fields import parse_uuid
 from server.wire.requests import Mutating, Sender
 
 _METHODS = {Deposit: METHODS["DEPOSITED"], Withdraw: METHODS["WITHDRAWN"]}

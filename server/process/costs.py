@@ -10,7 +10,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from server.shell.calls.policy import Cost
-from server.wire.pages import parse_page_size
+from server.shell.fields.parse import parse_page_size
 
 # Rows of a page.
 ROWS_A_COST = 10

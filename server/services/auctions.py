@@ -12,10 +12,11 @@ from cells.store.ports import Clock
 from server.services.audit_parts import Context
 from server.services.commands import Executor, then_or_now
 from server.shell.fields.bounds import DESCRIPTION, text_in
+from server.shell.fields.parse import parse_page_size, parse_uuid
 from server.wire import auctions as wire
 from server.wire.convert import answered
-from server.wire.fields import asset_name, auction_name, parse_local_id, parse_uuid
-from server.wire.pages import BY_ID, parse_page_size
+from server.wire.fields import asset_name, auction_name, parse_local_id
+from server.wire.pages import BY_ID
 
 PLACE_BID = "/cellbook.v1.AuctionService/PlaceBid"
 

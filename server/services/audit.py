@@ -20,11 +20,10 @@ from cells.store.ports import EventRow
 from server.services.audit_parts import AuditParts, Context, map_store_errors, note_access
 from server.shell.calls.call import current_call
 from server.shell.fields.bounds import EVENTS_A_SECOND, NOTE, number_in, text_in
+from server.shell.fields.parse import parse_optional_uuid, parse_page_size, parse_uuid
 from server.shell.identity.principal import Role
 from server.wire import audit, history, trace
 from server.wire.convert import to_proto
-from server.wire.fields import parse_optional_uuid, parse_uuid
-from server.wire.pages import parse_page_size
 from server.wire.requests import asker_of, parse_author
 
 T = TypeVar("T")

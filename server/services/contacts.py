@@ -14,8 +14,8 @@ from server.mail.confirmations import Confirmations
 from server.services.audit_parts import Context, note_access
 from server.shell.calls.call import current_call
 from server.shell.fields.bounds import CODE, text_in
+from server.shell.fields.parse import parse_uuid
 from server.wire import contacts as wire
-from server.wire.fields import parse_uuid
 
 # A move takes some ten milliseconds; SetContact waits this long for its end.
 POLL_S = 0.05

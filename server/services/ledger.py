@@ -19,9 +19,9 @@ from server.services.audit_parts import Context, note_access
 from server.services.commands import Executor, command, then_or_now
 from server.shell.calls.call import current_call
 from server.shell.fields.bounds import PRINCIPAL_OR_NONE, text_in
+from server.shell.fields.parse import parse_uuid
 from server.wire import ledger as wire
 from server.wire.convert import parser
-from server.wire.fields import parse_uuid
 from server.wire.requests import asker_of
 
 DEPOSIT = "/cellbook.v1.LedgerService/Deposit"

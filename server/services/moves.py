@@ -11,9 +11,8 @@ from server.services.audit_parts import Context, note_access
 from server.services.commands import Executor, command
 from server.shell.calls.call import current_call
 from server.shell.fields.bounds import HASH, bytes_in
+from server.shell.fields.parse import parse_page_size, parse_uuid
 from server.wire import moves as wire
-from server.wire.fields import parse_uuid
-from server.wire.pages import parse_page_size
 
 
 class MoveServicer(MoveServiceServicer):

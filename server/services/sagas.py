@@ -13,10 +13,9 @@ from cells.sagas.admin import HISTORY_MAX, SagaAdmin, SagaView
 from cells.sagas.engine import SagaEngine
 from server.services.audit_parts import Context, map_store_errors
 from server.services.commands import Executor, command
+from server.shell.fields.parse import parse_page_size, parse_uuid
 from server.wire import sagas as wire
-from server.wire.fields import parse_uuid
 from server.wire.history import parse_moment
-from server.wire.pages import parse_page_size
 
 # An operator's command does not wait behind bids.
 URGENT = Lane.URGENT

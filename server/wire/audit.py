@@ -28,8 +28,8 @@ from server.shell.fields.bounds import (
     number_in,
     text_in,
 )
+from server.shell.fields.parse import parse_optional_uuid, parse_uuid
 from server.wire.convert import parse, parse_reply, to_proto
-from server.wire.fields import parse_optional_uuid, parse_uuid
 from server.wire.trace import missing_to_proto
 
 

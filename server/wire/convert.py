@@ -37,6 +37,7 @@ from server.shell.fields.bounds import (
     number_in,
     text_in,
 )
+from server.shell.fields.parse import parse_cell, parse_new_user, parse_optional_uuid, parse_uuid
 from server.wire import fields
 
 V = TypeVar("V")
@@ -175,10 +176,10 @@ def _check_of(hint: Hint, declared: Field, bound: bounds.Bound | None) -> Check:
 
 _MESSAGES: dict[Hint, Check] = {Money: fields.parse_money, Stamp: fields.parse_stamp}
 _CHECKS: dict[bounds.Bound | None, Check] = {
-    bounds.UUID: fields.parse_uuid,
-    bounds.OPTIONAL_UUID: fields.parse_optional_uuid,
-    bounds.NEW_USER: fields.parse_new_user,
-    bounds.CELL: fields.parse_cell,
+    bounds.UUID: parse_uuid,
+    bounds.OPTIONAL_UUID: parse_optional_uuid,
+    bounds.NEW_USER: parse_new_user,
+    bounds.CELL: parse_cell,
     bounds.CELL._replace(may_be_empty=True): fields.parse_optional_cell,
     bounds.REGION._replace(may_be_empty=True): bounds.region_in,
     bounds.CURRENCY: fields.parse_currency,

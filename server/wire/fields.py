@@ -11,42 +11,14 @@ from cells.domain.time.hlc import Stamp
 from cells.domain.time.vector import CELL_NAME
 from cells.domain.values import CURRENCY_EXPONENTS, Money, money
 from cells.encoding.codec import canonical, parsed
-from cells.uuids import uuid_from
 from server.shell.fields import bounds
 from server.shell.fields.bounds import SHOWN_MAX, invalid, number_in
-from server.shell.fields.spelling import LENGTH, spelled
+from server.shell.fields.parse import parse_cell, parse_uuid
 
 CODE_LENGTH = 3
-NIL = uuid_from(bytes(16))
 _NAME = re.compile(rf"cells/({CELL_NAME.pattern})/(assets|auctions)/([0-9A-Fa-f-]{{36}})")
 # As JSON escapes it. A plain text may look the same.
 _NUL = "\\u0000"
-
-
-def parse_uuid(text: str, field: str) -> UUID:
-    if not text:
-        raise invalid(field, "is missing")
-    try:
-        found = uuid_from(text if len(text) == LENGTH else spelled(text))
-    except ValueError:
-        raise invalid(field, "is not a UUID", text) from None
-    # The parser accepts more than the spellings of a UUID.
-    if str(found) != text and str(found) != spelled(text):
-        raise invalid(field, "is not a UUID", text)
-    if found == NIL:
-        raise invalid(field, "must not be the nil UUID", text)
-    return found
-
-
-def parse_optional_uuid(text: str, field: str) -> UUID | None:
-    return parse_uuid(text, field) if text else None
-
-
-def parse_new_user(text: str, field: str) -> UUID:
-    user_id = parse_uuid(text, field)
-    if bounds.is_derived(user_id):
-        raise invalid(field, f"must be {bounds.NEW_USER}", text)
-    return user_id
 
 
 def parse_money(message: types_pb2.Money, field: str = "amount") -> Money:
@@ -80,14 +52,6 @@ def parse_stamp(message: types_pb2.HlcStamp, field: str) -> Stamp:
         number_in(message.physical_ms, f"{field}.physical_ms", bounds.STAMP),
         number_in(message.logical, f"{field}.logical", bounds.LOGICAL),
     )
-
-
-def parse_cell(text: str, field: str) -> str:
-    if not text:
-        raise invalid(field, "is missing")
-    if CELL_NAME.fullmatch(text) is None:
-        raise invalid(field, "is not a cell's name", text)
-    return text
 
 
 def parse_optional_cell(text: str, field: str) -> str:

@@ -21,8 +21,9 @@ from cells.requests import Read
 from cells.store.ports import POSITION_MAX, AccountEntryRow
 from cells.uuids import uuid_from
 from server.shell.fields.bounds import PAST_POSITION, STAMP, invalid, number_in
+from server.shell.fields.parse import NIL
 from server.wire.convert import to_proto
-from server.wire.fields import CODE_LENGTH, NIL, parse_currency, parse_stamp
+from server.wire.fields import CODE_LENGTH, parse_currency, parse_stamp
 from server.wire.pages import Tokens, cut
 
 _UUID_BYTES, _POSITION_BYTES = 16, 8

@@ -24,9 +24,10 @@ from server.shell.fields.bounds import (
     items_in,
     number_in,
 )
+from server.shell.fields.parse import parse_cell, parse_uuid
 from server.wire.convert import parse, to_proto
 from server.wire.events import event_to_proto
-from server.wire.fields import parse_cell, parse_currency, parse_money, parse_uuid
+from server.wire.fields import parse_currency, parse_money
 from server.wire.pages import cut
 
 # --- the arrival ------------------------------------------------------------------------------------------------------

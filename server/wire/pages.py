@@ -6,19 +6,10 @@ from typing import Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 from cells.uuids import uuid_from
-from server.shell.fields.bounds import PAGE_SIZE, invalid, number_in
-
-PAGE_DEFAULT = 100
-PAGE_MAX = 1_000
+from server.shell.fields.bounds import invalid
 
 P = TypeVar("P")
 T = TypeVar("T")
-
-
-def parse_page_size(size: int) -> int:
-    """A page size above the maximum is reduced, as in AIP-158."""
-    number_in(size, "page_size", PAGE_SIZE)
-    return min(size, PAGE_MAX) or PAGE_DEFAULT
 
 
 def cut(rows: Sequence[T], size: int) -> tuple[Sequence[T], T | None]:

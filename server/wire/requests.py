@@ -11,9 +11,9 @@ from cells.known_commands import Asker
 from cells.requests import Author, CommandRequest, Lane
 from cells.uuids import uuid_from
 from server.shell.calls.call import Call
+from server.shell.fields.parse import parse_uuid
 from server.shell.fields.spelling import respell
 from server.shell.identity.principal import Principal, Role
-from server.wire.fields import parse_uuid
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message

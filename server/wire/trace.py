@@ -12,9 +12,10 @@ from cells.encoding.codec import canonical
 from cells.store.ports import EventRow
 from server.shell.calls.statuses import of_status, to_status
 from server.shell.fields.bounds import EVENT_MAX, number_in
+from server.shell.fields.parse import parse_uuid
 from server.wire.convert import members, parse, parse_reply, to_proto
 from server.wire.events import audited_event_to_proto
-from server.wire.fields import parse_name, parse_uuid
+from server.wire.fields import parse_name
 from server.wire.history import command_in
 
 _ROLES = members(pb.TraceRole.DESCRIPTOR, Role)

@@ -198,7 +198,7 @@ async def test_no_user_sits_where_a_settlement_is_to_begin(rig: Rig, monkeypatch
     opening = ledger_pb2.OpenAccountRequest(command_id=new_id(), user_id=str(taken), home_epoch=1)
     refused = await refusal_of(rig.ledger.OpenAccount(opening, metadata=OPERATOR, timeout=TIMEOUT_S))
     assert (refused.reason, refused.facts["field"]) == ("FIELD_INVALID", "user_id")
-    monkeypatch.setattr("server.shell.fields.bounds.is_derived", lambda _: False)
+    monkeypatch.setattr("server.shell.fields.parse.is_derived", lambda _: False)
     await rig.ledger.OpenAccount(opening, metadata=OPERATOR, timeout=TIMEOUT_S)
     close = auction_pb2.CloseAuctionRequest(command_id=new_id(), auction=name)
     with pytest.raises(grpc.aio.AioRpcError):

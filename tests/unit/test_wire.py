@@ -17,12 +17,13 @@ from cells.domain.values import Money
 from cells.requests import CommandState, CommandStatus, Lane, Outcome, Read
 from server.shell.calls.call import Call
 from server.shell.fields.bounds import REFERENCE, Text, text_in
+from server.shell.fields.parse import parse_page_size, parse_uuid
 from server.shell.fields.spelling import spelled
 from server.shell.identity.principal import Principal, Role
 from server.wire import auctions, fields, ledger, requests, sagas
 from server.wire.convert import parse
 from server.wire.fields import Name, parse_name
-from server.wire.pages import BY_ID, parse_page_size
+from server.wire.pages import BY_ID
 from server.wire.requests import fingerprint
 
 CELL = "us-east"
@@ -61,7 +62,7 @@ def refusal_of(action: Callable[[], object]) -> Invalid:
 )
 def test_what_is_not_a_uuid_is_refused(text: str, problem: str) -> None:
     """Only spellings of RFC 9562 are ids, and never the nil one."""
-    refused = refusal_of(lambda: fields.parse_uuid(text, "user_id"))
+    refused = refusal_of(lambda: parse_uuid(text, "user_id"))
     assert refused.facts == {"field": "user_id", "problem": problem, "value": text[:80]}
 
 
@@ -70,7 +71,7 @@ def test_what_is_not_a_uuid_is_refused(text: str, problem: str) -> None:
 def test_a_uuid_has_several_spellings_and_one_meaning(form: str, digits: str) -> None:
     """In capitals or not."""
     text = form.format(digits)
-    assert fields.parse_uuid(text, "user_id") == fields.parse_uuid(text.upper(), "user_id") == U1
+    assert parse_uuid(text, "user_id") == parse_uuid(text.upper(), "user_id") == U1
     assert spelled(text) == spelled(text.upper()) == str(U1)
 
 

@@ -4,7 +4,7 @@ from uuid import UUID
 
 from cells.domain.time.vector import CELL_NAME
 from cells.uuids import uuid_from
-from server.shell.fields.bounds import PAGE_SIZE, invalid, number_in
+from server.shell.fields.bounds import NEW_USER, PAGE_SIZE, invalid, is_derived, number_in
 from server.shell.fields.spelling import LENGTH, spelled
 
 PAGE_DEFAULT = 100
@@ -26,6 +26,18 @@ def parse_uuid(text: str, field: str) -> UUID:
     if parsed == NIL:
         raise invalid(field, "must not be the nil UUID", text)
     return parsed
+
+
+def parse_optional_uuid(text: str, field: str) -> UUID | None:
+    return parse_uuid(text, field) if text else None
+
+
+def parse_new_user(text: str, field: str) -> UUID:
+    """The id of a user who may be registered: none of those that are derived from others."""
+    user_id = parse_uuid(text, field)
+    if is_derived(user_id):
+        raise invalid(field, f"must be {NEW_USER}", text)
+    return user_id
 
 
 def parse_cell(text: str, field: str) -> str:
