@@ -41,13 +41,12 @@ class StuckAlarm:
         fresh = [saga_id for saga_id in stuck if saga_id not in self._told]
         for saga_id in fresh[:LOG_MAX]:
             run = stuck[saga_id]
-            spec = run.saga.current
             log.error(
                 "saga_stuck",
                 saga_id=str(saga_id),
                 state=run.saga.state.value,
-                leg=spec.leg if spec is not None else "",
-                peer=run.saga.cell_of(spec) if spec is not None else "",
+                leg=run.leg_id.leg,
+                peer=run.cell,
                 attempts=run.attempts,
                 stuck_s=round(now_s - (run.since_s or now_s)),
                 problem=run.last_error or f"{run.waits_for} does not answer",

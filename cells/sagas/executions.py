@@ -9,7 +9,8 @@ from uuid import UUID
 from cells.domain.evolve import evolve
 from cells.domain.sagas.saga import Saga, SagaState
 from cells.domain.sagas.saga_events import SagaPaused, SagaResumed, SagaStarted, begun_by
-from cells.domain.values import Kind
+from cells.domain.sagas.saga_rules import leg_id_of
+from cells.domain.values import Kind, LegId
 from cells.store.ports import Store
 from cells.writer.batch import Commit, Committed
 
@@ -27,6 +28,7 @@ UNFINISHED = tuple(state.value for state in SagaState if state not in {SagaState
 class SagaExecution:
     """A saga as this process drives it."""
 
+    saga_id: UUID
     saga: Saga
     # The stream version that `saga` includes.
     version: int = 0
@@ -46,6 +48,15 @@ class SagaExecution:
     # Copy progress of a moving user's history.
     copied: "CopyProgress | None" = None
     _seen: UUID | None = None
+
+    @property
+    def leg_id(self) -> LegId:
+        return leg_id_of(self.saga, self.saga_id)
+
+    @property
+    def cell(self) -> str:
+        """The cell of the current leg; empty if there is none."""
+        return self.saga.cell_of(self.saga.current) if self.saga.current is not None else ""
 
     def now_is(self, saga: Saga, version: int) -> None:
         """Updates the saga's state. The count of failed attempts restarts with each leg and direction."""
@@ -108,7 +119,7 @@ class SagaExecutions:
         if not isinstance(saga, Saga):
             return False
         if run is None:
-            self._add(saga_id, SagaExecution(saga=saga, version=event.row.stream_version))
+            self._add(SagaExecution(saga_id=saga_id, saga=saga, version=event.row.stream_version))
             return True
         run.now_is(saga, event.row.stream_version)
         if saga.ended:
@@ -125,7 +136,7 @@ class SagaExecutions:
             page = await store.list_states(Kind.SAGA, states=UNFINISHED, after=after, limit=PAGE)
             for saga_id, entry in page:
                 if isinstance(entry.state, Saga) and saga_id not in self._by_id:
-                    self._add(saga_id, SagaExecution(saga=entry.state, version=entry.stream_version))
+                    self._add(SagaExecution(saga_id=saga_id, saga=entry.state, version=entry.stream_version))
                     for event in self._early:
                         if event.aggregate.id == saga_id and event.row.stream_version > entry.stream_version:
                             self._take(event)
@@ -136,8 +147,8 @@ class SagaExecutions:
                 return
             after = page[-1][0]
 
-    def _add(self, saga_id: UUID, run: SagaExecution) -> None:
-        self._by_id[saga_id] = run
+    def _add(self, run: SagaExecution) -> None:
+        self._by_id[run.saga_id] = run
         user_id = begun_by(run.saga.facts)
         if user_id is not None:
             self.begun[user_id] += 1

@@ -46,7 +46,7 @@ log = structlog.get_logger()
 ATTEMPT_TIMEOUT_S = 5.0
 BACKOFF_FIRST_S = 0.2
 # The bound is short, so that a leg is retried soon after a long fault ends. An unreachable cell costs nothing by that
-# (gates.py).
+# (circuit_breaker.py).
 BACKOFF_MAX_S = 2.0
 BACKOFF_FACTOR = 2.0
 BEST_EFFORT_ATTEMPTS_MAX = 3
@@ -95,7 +95,7 @@ class Steps:
     # The sagas whose legs these are, as the engine counts them.
     executions: SagaExecutions = field(default_factory=SagaExecutions)
 
-    async def execute_leg(self, saga_id: UUID, run: SagaExecution) -> float:
+    async def execute_leg(self, run: SagaExecution) -> float:
         """Executes the current leg once. Returns the pause before the next attempt, in seconds.
 
         The pause is 0 if the leg has moved, or the deadline has passed meanwhile.
@@ -108,23 +108,22 @@ class Steps:
         """
         spec = run.saga.current
         if spec is None:
-            message = f"saga {saga_id} has neither ended nor a leg left"
+            message = f"saga {run.saga_id} has neither ended nor a leg left"
             raise LookupError(message)
         before, too_late = run.saga, self._too_late(run.saga)
         run.next_attempt_ms = 0
         run.sample(self.clock.monotonic_s())
         try:
             if too_late:
-                await self._progress(run, saga_id, _failure(before, saga_id, DEADLINE_EXCEEDED, "", {}))
+                await self._progress(run, _failure(run, DEADLINE_EXCEEDED, "", {}))
             else:
-                await self._attempt(saga_id, run, spec)
+                await self._attempt(run, spec)
             if run.saga is before and self._given_up(run, spec):
-                skip = SkipLeg(leg_id=leg_id_of(before, saga_id), failure_reason=run.last_error)
-                await self._progress(run, saga_id, skip)
+                await self._progress(run, SkipLeg(leg_id=run.leg_id, failure_reason=run.last_error))
         finally:
             run.under_way, run.waits_for = False, ""
         if run.saga is before:
-            pause_s = 0.0 if self._too_late(before) and not too_late else self._pause_s(run, spec)
+            pause_s = 0.0 if self._too_late(before) and not too_late else self._pause_s(run)
             run.next_attempt_ms = self.clock.wall_ms() + int(pause_s * 1_000) if pause_s else 0
             return pause_s
         return 0.0
@@ -139,26 +138,26 @@ class Steps:
             return math.inf
         return (saga.deadline_ms - self.clock.wall_ms()) / 1_000
 
-    async def _attempt(self, saga_id: UUID, run: SagaExecution, spec: LegSpec) -> None:
+    async def _attempt(self, run: SagaExecution, spec: LegSpec) -> None:
         before = run.saga
         try:
-            await self._take(saga_id, run, spec)
+            await self._take(run, spec)
             self.tally[Attempt.DONE] += 1
         except NotLeading:
             raise
         except WrongCell as error:
-            await self._sent_after(saga_id, run, before, spec, error)
+            await self._sent_after(run, before, error)
         except Refused as error:
-            if not (_is_no(error) and await self._start_compensation(saga_id, run, error)):
-                self._note(saga_id, run, spec, f"{error.reason}: {error.message}", answered=True)
+            if not (_is_no(error) and await self._start_compensation(run, error)):
+                self._note(run, f"{error.reason}: {error.message}", answered=True)
             else:
                 self.tally[Attempt.REFUSED] += 1
         except PeerSilent as error:
-            run.last_error = run.last_error or f"{run.saga.cell_of(spec)}: {error}"
+            run.last_error = run.last_error or f"{run.cell}: {error}"
         except PeerUnknown as error:
-            self._note(saga_id, run, spec, str(error), answered=error.answered)
+            self._note(run, str(error), answered=error.answered)
         except StoreError as error:
-            self._note(saga_id, run, spec, str(error), answered=True)
+            self._note(run, str(error), answered=True)
         except Exception as error:
             # A bug, which the engine logs. Record it here for operators who inspect this saga.
             run.attempts += 1
@@ -170,61 +169,54 @@ class Steps:
         late = self._left_s(run.saga) <= 0
         return spec.best_effort and (run.answers >= BEST_EFFORT_ATTEMPTS_MAX or late)
 
-    async def _take(self, saga_id: UUID, run: SagaExecution, spec: LegSpec) -> None:
-        saga = run.saga
-        direction = _direction(saga)
+    async def _take(self, run: SagaExecution, spec: LegSpec) -> None:
+        direction = run.saga.direction
         await self.failpoints.hold(spec.leg, direction)
-        with self.traced(saga_id, spec.leg, direction.value):
-            await self._taken(saga_id, run, spec, direction)
+        with self.traced(run.saga_id, spec.leg, direction.value):
+            await self._taken(run, spec, direction)
 
-    async def _taken(self, saga_id: UUID, run: SagaExecution, spec: LegSpec, direction: Direction) -> None:
-        saga, cell = run.saga, run.saga.cell_of(spec)
+    async def _taken(self, run: SagaExecution, spec: LegSpec, direction: Direction) -> None:
+        saga, cell, leg_id = run.saga, run.cell, run.leg_id
         self.failpoints.hit("before-send", spec.leg, direction)
         if cell == self.cell:
             async with self._slots:
                 run.under_way = True
-                if await self._pack(run, saga_id, direction):
-                    await self._take_here(saga, saga_id, direction)
+                if await self._pack(run, direction):
+                    await self._take_here(run, direction)
             return
         run.waits_for = cell
         async with self._breaker(cell).call(min(self._left_s(saga), self.patience_s)):
             run.under_way, run.waits_for = True, ""
-            answer = await self._ask(cell, saga, saga_id, direction)
+            answer = await self._ask(cell, run, direction)
         self.failpoints.hit("before-record", spec.leg, direction)
-        record = RecordLeg(
-            leg_id=leg_id_of(saga, saga_id),
-            direction=direction,
-            result=answer.result.value,
-            effect_id=answer.event_id,
-        )
+        record = RecordLeg(leg_id=leg_id, direction=direction, result=answer.result.value, effect_id=answer.event_id)
         async with self._slots:
-            await self._progress(run, saga_id, record, causation_id=answer.event_id)
+            await self._progress(run, record, causation_id=answer.event_id)
 
     def ask_now(self, run: SagaExecution) -> None:
         """Probes the cell of the current leg at once if it is silent."""
-        spec = run.saga.current
-        if spec is not None:
-            self._breaker(run.saga.cell_of(spec)).ask_now()
+        if run.saga.current is not None:
+            self._breaker(run.cell).ask_now()
 
     def _breaker(self, cell: str) -> CircuitBreaker:
         return self.breakers.setdefault(cell, CircuitBreaker(random=self.random))
 
-    async def _take_here(self, saga: Saga, saga_id: UUID, direction: Direction) -> None:
+    async def _take_here(self, run: SagaExecution, direction: Direction) -> None:
         """Executes a leg in this cell: its effect and the saga's progress are one commit."""
-        leg_id, action = leg_id_of(saga, saga_id), action_of(saga, saga_id)
+        leg_id, action = run.leg_id, action_of(run.saga, run.saga_id)
         command: Command
         if direction is Direction.ACTION:
             command = ApplyLeg(leg_id=leg_id, action=action, orchestrator=self.cell)
         else:
             command = CompensateLeg(leg_id=leg_id, action=action, orchestrator=self.cell)
-        await self.execute(self._request(command, saga, saga_id, leg_id.command_id(direction), saga.last_event_id))
+        await self.execute(self._request(command, run, leg_id.command_id(direction), run.saga.last_event_id))
 
-    async def _pack(self, run: SagaExecution, saga_id: UUID, direction: Direction) -> bool:
+    async def _pack(self, run: SagaExecution, direction: Direction) -> bool:
         """Copies a moving user's data before the departure. False: one attempt could not copy all of it."""
-        saga = run.saga
-        if not isinstance(saga.facts, MoveFacts) or saga.current is None or self.history_exporter is None:
+        saga, saga_id = run.saga, run.saga_id
+        if not isinstance(saga.facts, MoveFacts) or self.history_exporter is None:
             return True
-        match saga.current.leg, direction:
+        match run.leg_id.leg, direction:
             case "close", Direction.ACTION:
                 try:
                     return await self.history_exporter.copy(saga_id, saga.facts)
@@ -240,69 +232,55 @@ class Steps:
                 pass
         return True
 
-    async def _contents(self, saga: Saga, saga_id: UUID, direction: Direction) -> LegAction:
-        action = action_of(saga, saga_id)
-        facts = saga.facts
+    async def _contents(self, run: SagaExecution, direction: Direction) -> LegAction:
+        action, facts = action_of(run.saga, run.saga_id), run.saga.facts
         if not isinstance(action, ArriveUser) or not isinstance(facts, MoveFacts) or self.history_exporter is None:
             return action
-        arrival = await self.history_exporter.with_beginning(saga_id, facts, action)
-        return (
-            await self.history_exporter.with_contents(saga_id, facts, arrival)
-            if direction is Direction.ACTION
-            else arrival
-        )
+        arrival = await self.history_exporter.with_beginning(run.saga_id, facts, action)
+        if direction is Direction.COMPENSATION:
+            return arrival
+        return await self.history_exporter.with_contents(run.saga_id, facts, arrival)
 
-    async def _ask(self, cell: str, saga: Saga, saga_id: UUID, direction: Direction) -> LegAnswer:
+    async def _ask(self, cell: str, run: SagaExecution, direction: Direction) -> LegAnswer:
+        saga = run.saga
         call = LegCall(
-            leg_id=leg_id_of(saga, saga_id),
-            action=await self._contents(saga, saga_id, direction),
+            leg_id=run.leg_id,
+            action=await self._contents(run, direction),
             orchestrator=self.cell,
-            causation_id=saga.last_event_id or saga_id,
+            causation_id=saga.last_event_id or run.saga_id,
             user_id=on_behalf_of(saga),
         )
-        if direction is Direction.ACTION:
-            return await self.peers.apply_leg(cell, call, timeout_s=ATTEMPT_TIMEOUT_S)
-        return await self.peers.compensate_leg(cell, call, timeout_s=ATTEMPT_TIMEOUT_S)
+        ask = self.peers.apply_leg if direction is Direction.ACTION else self.peers.compensate_leg
+        return await ask(cell, call, timeout_s=ATTEMPT_TIMEOUT_S)
 
-    async def _sent_after(
-        self, saga_id: UUID, run: SagaExecution, before: Saga, spec: LegSpec, error: WrongCell
-    ) -> None:
+    async def _sent_after(self, run: SagaExecution, before: Saga, error: WrongCell) -> None:
         """Records the new home if the leg's user has moved, so that the next attempt calls it."""
         user_id = user_in_refusal(error)
         if user_id is not None:
-            cell, epoch = str(error.facts["cell"]), int(error.facts.get("epoch", 0))
             news = MoveParty(
-                leg_id=leg_id_of(before, saga_id),
-                direction=_direction(before),
+                leg_id=leg_id_of(before, run.saga_id),
+                direction=before.direction,
                 user_id=user_id,
-                cell=cell,
-                epoch=epoch,
+                cell=str(error.facts["cell"]),
+                epoch=int(error.facts.get("epoch", 0)),
             )
-            await self._progress(run, saga_id, news)
+            await self._progress(run, news)
         if run.saga is before:
-            self._note(saga_id, run, spec, f"{error.reason}: {error.message}", answered=True)
+            self._note(run, f"{error.reason}: {error.message}", answered=True)
 
-    async def _start_compensation(self, saga_id: UUID, run: SagaExecution, error: Refused) -> bool:
+    async def _start_compensation(self, run: SagaExecution, error: Refused) -> bool:
         """Starts compensation for a definite refusal before the pivot. All other legs are only retried."""
         if run.saga.state is not SagaState.RUNNING or run.saga.deadline_ms is None:
             return False
         facts = {name: str(value) for name, value in error.facts.items()}
-        failure = _failure(run.saga, saga_id, error.reason, error.message, facts, covers_leg=not error.stable)
-        await self._progress(run, saga_id, failure)
+        await self._progress(run, _failure(run, error.reason, error.message, facts, covers_leg=not error.stable))
         return True
 
-    async def _progress(
-        self,
-        run: SagaExecution,
-        saga_id: UUID,
-        command: SagaProgress,
-        *,
-        causation_id: UUID | None = None,
-    ) -> None:
+    async def _progress(self, run: SagaExecution, command: SagaProgress, *, causation_id: UUID | None = None) -> None:
         cause = causation_id or run.saga.last_event_id
         run.under_way = True
         try:
-            await self.execute(self._request(command, run.saga, saga_id, self.ids.event_id(), cause))
+            await self.execute(self._request(command, run, self.ids.event_id(), cause))
         except NotLeading:
             raise
         except Refused as error:
@@ -310,29 +288,30 @@ class Steps:
             run.last_error = error.message
 
     def _request(
-        self, command: Command, saga: Saga, saga_id: UUID, command_id: UUID, causation_id: UUID | None
+        self, command: Command, run: SagaExecution, command_id: UUID, causation_id: UUID | None
     ) -> CommandRequest:
         return request_of_cell(
             self.cell,
             command,
             command_id,
-            correlation_id=saga_id,
+            correlation_id=run.saga_id,
             causation_id=causation_id,
-            user_id=on_behalf_of(saga),
+            user_id=on_behalf_of(run.saga),
         )
 
-    def _note(self, saga_id: UUID, run: SagaExecution, spec: LegSpec, error: str, *, answered: bool) -> None:
+    def _note(self, run: SagaExecution, error: str, *, answered: bool) -> None:
         run.attempts += 1
         run.answers += answered
         run.last_error = error
         self.tally[Attempt.FAILED] += 1
         level = log.error if run.is_stuck(self.clock.monotonic_s()) else log.info
-        level("saga_attempt_failed", saga_id=str(saga_id), leg=spec.leg, attempts=run.attempts, problem=error)
+        leg = run.leg_id.leg
+        level("saga_attempt_failed", saga_id=str(run.saga_id), leg=leg, attempts=run.attempts, problem=error)
 
-    def _pause_s(self, run: SagaExecution, spec: LegSpec) -> float:
+    def _pause_s(self, run: SagaExecution) -> float:
         """Exponential backoff with jitter, at most up to the saga's deadline."""
         left_s = self._left_s(run.saga)
-        if left_s > 0 and self._breaker(run.saga.cell_of(spec)).silent:
+        if left_s > 0 and self._breaker(run.cell).silent:
             # The leg waits for its turn at the gate, and proceeds as soon as the peer answers any call.
             return min(self.silence_pause_s, left_s + 0.001)
         ceiling = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * BACKOFF_FACTOR ** min(run.attempts, 20))
@@ -345,10 +324,6 @@ def _is_no(error: Refused) -> bool:
     return error.final and not isinstance(error, CommandIdReused)
 
 
-def _direction(saga: Saga) -> Direction:
-    return Direction.COMPENSATION if saga.state is SagaState.COMPENSATING else Direction.ACTION
-
-
 def user_in_refusal(error: WrongCell) -> UUID | None:
     """The user who lives elsewhere; None if the refusal is about something other than a user."""
     kind, _, name = str(error.facts.get("resource", "")).partition(" ")
@@ -356,16 +331,10 @@ def user_in_refusal(error: WrongCell) -> UUID | None:
 
 
 def _failure(
-    saga: Saga,
-    saga_id: UUID,
-    reason: str,
-    message: str,
-    facts: dict[str, str],
-    *,
-    covers_leg: bool = True,
+    run: SagaExecution, reason: str, message: str, facts: dict[str, str], *, covers_leg: bool = True
 ) -> FailSaga:
     return FailSaga(
-        leg_id=leg_id_of(saga, saga_id),
+        leg_id=run.leg_id,
         failure_reason=reason,
         failure_message=message,
         failure_facts=facts,

@@ -5,7 +5,7 @@ started twice, or again after it was terminated, finds the remaining work in the
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -22,11 +22,8 @@ from temporalio.worker import Worker
 from cells.background import BackgroundTask
 from cells.domain.sagas.saga import Saga
 from cells.domain.values import Kind, Ref
-from cells.sagas.executions import SagaExecution
-from cells.sagas.steps import Steps
+from cells.sagas.engine import SagaEngine
 from cells.sagas.temporal_workflow import ADVANCE, RETRY_NOW, SagaWorkflow, Step
-from cells.store.ports import Store
-from cells.writer.batch import Commit
 
 log = structlog.get_logger()
 
@@ -48,11 +45,9 @@ STOP_MAX_S = 5.0
 
 
 @dataclass(slots=True, kw_only=True)
-class TemporalEngine:
+class TemporalEngine(SagaEngine):
     """`connect` opens a connection to the Temporal server. No two cells may share a task queue."""
 
-    store: Store
-    steps: Steps
     connect: Callable[[], Awaitable[Client]]
     task_queue: str
     # Whether this process executes the legs itself; otherwise `cellbook saga-worker` requests them.
@@ -67,28 +62,20 @@ class TemporalEngine:
         # After any error the sagas wait and the cell continues.
         self.background = BackgroundTask(name="temporal", work=self._serve, every_s=AGAIN_S, outages=(Exception,))
 
-    def follow(self, commit: Commit) -> None:
-        if self.background.running:
-            for saga_id in self.steps.executions.follow(commit):
-                self._unstarted.put_nowait(saga_id)
-
     async def start(self) -> None:
         """Does not wait for the Temporal server: without it the cell serves and its sagas wait."""
         self.background.start()
-        async for saga_id in self.steps.executions.load(self.store):
-            self._unstarted.put_nowait(saga_id)
+        await SagaEngine.start(self)
 
-    async def stop(self) -> None:
+    def _changed(self, saga_id: UUID) -> None:
+        self._unstarted.put_nowait(saga_id)
+
+    async def _stopped(self) -> None:
         # A worker that cannot shut down while its server is unreachable runs no more legs: this process does not lead.
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_MAX_S):
                 await self.background.stop()
         self._unstarted = asyncio.Queue()
-        self.steps.executions.clear()
-
-    @property
-    def in_flight(self) -> Mapping[UUID, SagaExecution]:
-        return self.steps.executions.all
 
     def retry_now(self, saga_id: UUID) -> None:
         run = self.steps.executions.get(saga_id)
@@ -142,7 +129,7 @@ class TemporalEngine:
             return await self._ended(UUID(saga_id))
         if run.saga.paused:
             return Step(ended=False, pause_s=PAUSED_LOOK_S)
-        pause_s = await self.steps.execute_leg(UUID(saga_id), run)
+        pause_s = await self.steps.execute_leg(run)
         return Step(ended=run.saga.ended, pause_s=pause_s)
 
     async def _ended(self, saga_id: UUID) -> Step:

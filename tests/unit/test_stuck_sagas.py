@@ -1,5 +1,6 @@
 """A saga that can neither proceed nor compensate is stuck, and is logged at ERROR."""
 
+from functools import partial
 from typing import Any
 from unittest.mock import Mock
 from uuid import uuid4
@@ -50,14 +51,15 @@ LATE = {"since_s": -STUCK_AFTER_S}
 )
 def test_what_is_stuck(saga: Saga, how: dict[str, float], *, stuck: bool) -> None:
     """A compensation or a leg past the pivot, failed so many times or due for so long, and not paused."""
-    assert SagaExecution(saga=saga, **{"since_s": 0.0, **how}).is_stuck(0.0) is stuck  # type: ignore[arg-type]
-    assert not SagaExecution(saga=saga, since_s=0.0, attempts=STUCK_AFTER_ATTEMPTS - 1).is_stuck(STUCK_AFTER_S - 1)
-    assert not SagaExecution(saga=saga).is_stuck(STUCK_AFTER_S)
+    execution = partial(SagaExecution, saga_id=uuid4(), saga=saga)
+    assert execution(**{"since_s": 0.0, **how}).is_stuck(0.0) is stuck  # type: ignore[arg-type]
+    assert not execution(since_s=0.0, attempts=STUCK_AFTER_ATTEMPTS - 1).is_stuck(STUCK_AFTER_S - 1)
+    assert not execution().is_stuck(STUCK_AFTER_S)
 
 
 def test_whatever_happens_begins_a_new_count() -> None:
     """A leg that was reached late is not itself late."""
-    run = SagaExecution(saga=settlement(SagaState.COMPENSATING, "pin"))
+    run = SagaExecution(saga_id=uuid4(), saga=settlement(SagaState.COMPENSATING, "pin"))
     run.sample(5.0)
     run.sample(6.0)
     assert run.since_s == 5.0
@@ -105,7 +107,7 @@ async def test_thousands_that_are_stuck_do_not_flood_the_log(monkeypatch: pytest
     """The first few are logged one by one, then their number."""
     monkeypatch.setattr(alarm, "LOG_MAX", 2)
 
-    stuck = {uuid4(): SagaExecution(saga=release(), since_s=0.0, attempts=99) for _ in range(7)}
+    stuck = {uuid4(): SagaExecution(saga_id=uuid4(), saga=release(), since_s=0.0, attempts=99) for _ in range(7)}
     engine: Any = Mock(in_flight=stuck)
     with capture_logs() as logs:
         await StuckAlarm(engine=engine, clock=SystemClock()).poll()

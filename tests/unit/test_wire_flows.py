@@ -230,7 +230,7 @@ def test_a_saga_shows_its_legs() -> None:
         started_ms=4,
     )
     message = sagas.saga_to_proto(
-        SagaView(U4, saga, 6, SagaExecution(saga=saga, attempts=3, last_error="no answer"), stuck=False)
+        SagaView(U4, saga, 6, SagaExecution(saga_id=U4, saga=saga, attempts=3, last_error="no answer"), stuck=False)
     )
     assert message.auction == f"cells/eu-west/auctions/{U1}"
     assert (message.amount.amount_minor, message.deadline_ms, message.attempts) == (8, 0, 3)
