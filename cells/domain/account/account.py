@@ -82,8 +82,9 @@ def evolve_account(state: Account | None, event: AccountEvents) -> Account:
     balances = state.balances
     if movement is not None:
         balances = {**balances, movement.currency: state.balance(movement.currency).moved(movement)}
-    holds = _evolve_holds(state.holds, event) if isinstance(event, HOLDS) else state.holds
-    state = replace(state, balances=balances, holds=holds)
+    if isinstance(event, HOLDS):
+        return replace(state, balances=balances, holds=_evolve_holds(state.holds, event))
+    state = replace(state, balances=balances)
     return _evolve_move(state, event) if isinstance(event, MOVES) else state
 
 
