@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from cellbook.v1 import router_pb2 as pb
 from cellbook.v1 import router_pb2_grpc
-from cells.domain.audit.claim_refusals import HomeNotVouched
+from cells.domain.audit.refusals import HomeNotVouched
 from cells.domain.refusals import UserNotFound
 from router.directory.cells import CellEntry, CellStore, OperatorCommand
 from router.directory.follower import Follower

@@ -5,7 +5,7 @@ and move users in its own name. The cell that drives a saga takes all other legs
 """
 
 from cells.domain.account.barrier import LegCommand
-from cells.domain.audit.claim_refusals import ForeignLeg
+from cells.domain.audit.refusals import ForeignLeg
 from cells.domain.commands import NotifyParty, PinHold, ReleaseBid, SendToEscrow
 from cells.domain.decision import Context, View
 from cells.domain.sagas.definition import EFFECTS, leg_names

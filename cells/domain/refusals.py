@@ -43,8 +43,13 @@ class Refused(Exception):
     # None: waiting does not help, or it is not known how long.
     retry_after_ms: int | None = None
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, **traits: bool | str | int) -> None:
+        """`traits` are values of the attributes above: `class BidTooLow(BusinessRefusal, stable=True)`."""
         cls.reason = _WORD.sub("_", cls.__name__).upper()
+        for name, value in traits.items():
+            if not hasattr(Refused, name):
+                raise TypeError(f"a refusal has no {name}")
+            setattr(cls, name, value)
         REFUSALS[cls.reason] = cls
 
     def __init__(self, **facts: Fact) -> None:
@@ -97,6 +102,10 @@ class RequestUnreadable(Invalid):
     """the bytes sent to {method} are not a message of its request type: generate the client from the protos again"""
 
 
+class TimeTooFar(Invalid):
+    """{field}: {time_ms} ms is more than {days} days after now, which is {now_ms} ms"""
+
+
 class BusinessRefusal(Refused):
     """A rule of the ledger refused it."""
 
@@ -112,44 +121,40 @@ class BalanceOverflow(BusinessRefusal):
     """an account holds at most 2^62 - 1 minor units of a currency, which {amount_minor} {currency} more would exceed"""
 
 
-class BidTooLow(BusinessRefusal):
+class BidTooLow(BusinessRefusal, stable=True):
     """the bid of {amount_minor} is below the least acceptable bid, {least_minor} {currency} minor units"""
 
-    stable = True
 
-
-class AuctionNotActive(BusinessRefusal):
+class AuctionNotActive(BusinessRefusal, stable=True):
     """auction {auction_id} accepts no bids: it is {state}"""
 
-    stable = True
 
-
-class WrongCurrency(BusinessRefusal):
+class WrongCurrency(BusinessRefusal, stable=True):
     """auction {auction_id} is held in {expected}, not in {currency}"""
-
-    stable = True
 
 
 class HeldInAnotherCurrency(BusinessRefusal):
     """{expected} is held for auction {auction_id}: a bid in {currency} has to wait until it is released"""
 
 
-class BidOnOwnAuction(BusinessRefusal):
+class BidOnOwnAuction(BusinessRefusal, stable=True):
     """the seller cannot bid in auction {auction_id}"""
 
-    stable = True
 
-
-class BidExpired(BusinessRefusal):
+class BidExpired(BusinessRefusal, stable=True):
     """the bid was valid until {valid_until_ms} ms and it is {now_ms} ms"""
 
-    stable = True
 
-
-class TransferExpired(BusinessRefusal):
+class TransferExpired(BusinessRefusal, stable=True):
     """the transfer was valid until {valid_until_ms} ms and it is {now_ms} ms"""
 
-    stable = True
+
+class EndTimeInPast(BusinessRefusal, stable=True):
+    """the auction would end at {end_time_ms} ms and it is already {now_ms} ms"""
+
+
+class ExpireTimeInPast(BusinessRefusal, stable=True):
+    """the hold would expire at {expire_time_ms} ms and it is already {now_ms} ms"""
 
 
 class AssetLocked(BusinessRefusal):
@@ -160,10 +165,8 @@ class NotTheOwner(BusinessRefusal):
     """asset {asset_id} does not belong to user {user_id}"""
 
 
-class SameAccount(BusinessRefusal):
+class SameAccount(BusinessRefusal, stable=True):
     """user {user_id} cannot pay itself"""
-
-    stable = True
 
 
 class HoldExpired(BusinessRefusal):
@@ -194,10 +197,8 @@ class PendingTooSmall(BusinessRefusal):
     """user {user_id} has {pending_minor} pending, less than the {amount_minor} minor units to be taken"""
 
 
-class LegCancelled(BusinessRefusal):
+class LegCancelled(BusinessRefusal, stable=True):
     """leg {leg} of saga {saga_id} was compensated before it was applied: it can no longer be applied"""
-
-    stable = True
 
 
 class RefusedByFailpoint(BusinessRefusal):
@@ -219,11 +220,9 @@ class NotFound(Refused):
     stored = True
 
 
-class UserNotFound(NotFound):
+# It depends on the cell: the user may be at home elsewhere, or be registered a moment later.
+class UserNotFound(NotFound, stored=False):
     """no user {user_id} is registered"""
-
-    # It depends on the cell: the user may be at home elsewhere, or be registered a moment later.
-    stored = False
 
 
 class PayeeNotFound(NotFound):
@@ -238,16 +237,12 @@ class AssetNotFound(NotFound):
     """no asset {asset_id} lives in cell {cell}"""
 
 
-class SagaNotFound(NotFound):
+class SagaNotFound(NotFound, stored=False):
     """no saga {saga_id} is orchestrated by cell {cell}"""
 
-    stored = False
 
-
-class CommandNotFound(NotFound):
+class CommandNotFound(NotFound, stored=False):
     """cell {cell} has done nothing under command_id {command_id}"""
-
-    stored = False
 
 
 class Conflict(Refused):
@@ -310,10 +305,8 @@ class Busy(Refused):
             self.retry_after_ms = int(wait_ms)
 
 
-class QueueFull(Busy):
+class QueueFull(Busy, retry_after_ms=100):
     """the cell is overloaded: {queued} of your commands ({queued_bytes} bytes) are waiting: send it again later"""
-
-    retry_after_ms = 100
 
 
 class DeadlinePassed(Busy):
@@ -324,10 +317,28 @@ class NoticeNotSent(Busy):
     """the notice could not be sent: {problem}"""
 
 
-class ClockAtBound(Busy):
+class ClockAtBound(Busy, retry_after_ms=100):
     """the clock has issued every stamp before {bound_ms} ms, the latest time promised durably: try again"""
 
-    retry_after_ms = 100
+
+class TooManyFlows(Busy, retry_after_ms=500):
+    """user {user_id} has {open_count} bids and transfers to other cells under way, the limit is {most}: wait"""
+
+
+class TooManyHolds(Busy):
+    """{open_count} holds of the account are open, the limit is {most}: release some, or wait for auctions"""
+
+
+class TooManyBids(Busy, retry_after_ms=500):
+    """{open_count} bids of one bidder in auction {auction_id} are open, the limit is {most}: wait for an answer"""
+
+
+class TooManyRefusals(Busy):
+    """{problem}; not final, because {whose} was refused too often to store it. Send it again in {wait_ms} ms"""
+
+
+class HouseAccountFull(Busy):
+    """{accounts}: a house account holds at most 2^63 - 1 minor units, which this command would exceed; wait"""
 
 
 class ClockRefusal(Refused):
@@ -346,22 +357,16 @@ class Unknown(Refused):
     """The outcome is not known."""
 
 
-class InProgress(Unknown):
+class InProgress(Unknown, retry_after_ms=500):
     """command {command_id} is still under way: ask again with the same id"""
 
-    retry_after_ms = 500
 
-
-class Unavailable(Unknown):
+class Unavailable(Unknown, retry_after_ms=200):
     """the cell cannot tell whether the command was stored: {problem}; ask again with the same command_id"""
 
-    retry_after_ms = 200
 
-
-class NotLeading(Unknown):
+class NotLeading(Unknown, retry_after_ms=200):
     """this process does not lead cell {cell}: ask another one"""
-
-    retry_after_ms = 200
 
 
 class DataLost(Unknown):

@@ -8,10 +8,8 @@ from uuid import UUID
 from cells.domain.refusals import (
     AmountNotPositive,
     AmountTooLarge,
-    UnknownCurrency,
-)
-from cells.domain.time.time_refusals import (
     TimeTooFar,
+    UnknownCurrency,
 )
 
 AMOUNT_MAX_MINOR = 2**63 - 1

@@ -9,7 +9,7 @@ import structlog
 from cells.background import BackgroundTask
 from cells.domain.account.account import Account
 from cells.domain.account.barrier import barrier_id
-from cells.domain.audit.claim_refusals import HomeNotVouched
+from cells.domain.audit.refusals import HomeNotVouched
 from cells.domain.commands import ApplyLeg, CompensateLeg
 from cells.domain.moves.commands import ArriveUser, LeaveUser
 from cells.domain.moves.refusals import BaggageMissing, NotMovingThere

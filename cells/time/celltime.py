@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import structlog
 
-from cells.domain.audit.claim_refusals import BeyondHead, TooManyCells
+from cells.domain.audit.refusals import BeyondHead, TooManyCells
 from cells.domain.refusals import ClockOffsetExceeded, DataLost
 from cells.domain.time.clock_watch import ClockWatch
 from cells.domain.time.hlc import HybridLogicalClock, Stamp

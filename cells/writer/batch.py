@@ -15,12 +15,11 @@ from cells.domain.event import Movement
 from cells.domain.events import AnyEvent, AssetRegistered, AuctionCreated
 from cells.domain.evolve import evolve, marked
 from cells.domain.moves.events import AccountArrived
-from cells.domain.refusals import Refused, Unstorable
+from cells.domain.refusals import HouseAccountFull, Refused, Unstorable
 from cells.domain.sagas.leg import LegBarrier, UsedReference
 from cells.domain.sagas.saga_events import SagaStarted, begun_by
 from cells.domain.time.hlc import Stamp
 from cells.domain.values import Kind, LegTag, Ref
-from cells.domain.work_refusals import HouseAccountFull
 from cells.encoding import codec
 from cells.encoding.derived import PROJECTED, UsesReferences, account_entry, clearing_entries, reference_rows
 from cells.requests import CommandRequest, Outcome

@@ -13,9 +13,8 @@ from cells.buckets import Buckets
 from cells.domain.decide import decide
 from cells.domain.decision import Context, Decision, LedgerPolicy
 from cells.domain.needs import needs
-from cells.domain.refusals import Refused
+from cells.domain.refusals import Refused, TooManyRefusals
 from cells.domain.values import Ref
-from cells.domain.work_refusals import TooManyRefusals
 from cells.requests import CommandRequest, CommandState, Outcome
 from cells.store.outcomes import (
     begun_elsewhere,

@@ -12,7 +12,7 @@ import structlog
 
 from cellbook.v1 import move_pb2, move_pb2_grpc
 from cells.background import BackgroundTask
-from cells.domain.audit.claim_refusals import HomeNotVouched
+from cells.domain.audit.refusals import HomeNotVouched
 from cells.domain.refusals import Refused, Unavailable
 from cells.store.ports import PeerUnknown
 from server.contacts.vault import SQL, Vault

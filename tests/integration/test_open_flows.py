@@ -9,7 +9,7 @@ import pytest
 from cellbook.v1 import auction_pb2, ledger_pb2
 from cells.domain.account import ledger_rules
 from cells.domain.decision import LedgerPolicy
-from cells.domain.work_refusals import TooManyBids, TooManyFlows, TooManyHolds
+from cells.domain.refusals import TooManyBids, TooManyFlows, TooManyHolds
 from server.shell.calls.statuses import of_status
 from tests.integration.services_rig import SHOP, THERE, Rig, new_id, refusal_of, serving, usd
 from tests.local_cells import open_auction, until

@@ -7,8 +7,7 @@ import pytest
 
 from cellbook.v1 import auction_pb2, ledger_pb2
 from cells.buckets import Buckets
-from cells.domain.refusals import BidTooLow, InsufficientFunds
-from cells.domain.work_refusals import TooManyRefusals
+from cells.domain.refusals import BidTooLow, InsufficientFunds, TooManyRefusals
 from tests.integration.services_rig import BANK, SHOP, Pairs, Rig, new_id, refusal_of, serving, usd
 
 KEPT, TRIED = 20, 100

@@ -8,13 +8,13 @@ import pytest
 from cells.domain.commands import Transfer, Withdraw
 from cells.domain.record import replace
 from cells.domain.refusals import (
+    HouseAccountFull,
     InsufficientFunds,
     NotLeading,
     Unavailable,
     Unstorable,
 )
 from cells.domain.values import BALANCE_MAX_MINOR, Money
-from cells.domain.work_refusals import HouseAccountFull
 from cells.requests import CommandState, Outcome
 from cells.store.ports import Batch, StoreUnavailable
 from tests.doubles.store import Fault, MemoryStore

@@ -10,7 +10,7 @@ from cellbook.v1 import saga_pb2
 from cells.audit.accesses import AccessLog
 from cells.buckets import Buckets
 from cells.cell import Cell
-from cells.domain.audit.claim_refusals import HomeNotVouched
+from cells.domain.audit.refusals import HomeNotVouched
 from cells.domain.commands import OpenAccount, RecordAccesses
 from cells.domain.decision import LedgerPolicy
 from cells.domain.moves.commands import BeginMove

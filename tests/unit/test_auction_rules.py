@@ -29,18 +29,16 @@ from cells.domain.refusals import (
     AuctionNotFound,
     BidOnOwnAuction,
     BidTooLow,
+    EndTimeInPast,
     HeldInAnotherCurrency,
     InsufficientFunds,
     NotTheOwner,
     Refused,
+    TimeTooFar,
     UserNotFound,
     WrongCurrency,
 )
 from cells.domain.sagas.saga_events import ReleaseFacts, RemoteBidFacts, SagaLegCompleted, SagaStarted, SettlementFacts
-from cells.domain.time.time_refusals import (
-    EndTimeInPast,
-    TimeTooFar,
-)
 from cells.domain.values import Kind, Money
 from tests.unit.given import NOON_MS, World, uid, usd
 

@@ -17,7 +17,7 @@ from cells.audit.verify.tree import Tree, leaf_hash
 from cells.audit.witness.cosignatures import Cosignatures
 from cells.audit.witness.cosigner import Witness
 from cells.audit.witness.follower import Follower
-from cells.domain.audit.proof_refusals import CheckpointNotFound, NotSignedYet
+from cells.domain.audit.refusals import CheckpointNotFound, NotSignedYet
 from cells.domain.refusals import FieldInvalid
 from cells.store.ports import PeerUnknown
 from cells.time.clocks import SystemClock

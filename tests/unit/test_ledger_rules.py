@@ -33,6 +33,7 @@ from cells.domain.refusals import (
     AlreadyOpen,
     BalanceOverflow,
     CaptureTooLarge,
+    ExpireTimeInPast,
     ExternalReferenceUsed,
     HoldBacksBids,
     HoldExpired,
@@ -40,11 +41,8 @@ from cells.domain.refusals import (
     InsufficientFunds,
     Refused,
     SameAccount,
-    UserNotFound,
-)
-from cells.domain.time.time_refusals import (
-    ExpireTimeInPast,
     TimeTooFar,
+    UserNotFound,
 )
 from cells.domain.values import BALANCE_MAX_MINOR, Kind
 from tests.unit.given import NOON_MS, World, uid, usd

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cells.domain.audit.claim_refusals import BeyondHead, TooManyCells
+from cells.domain.audit.refusals import BeyondHead, TooManyCells
 from cells.domain.refusals import DataLost
 from cells.domain.time.hlc import HybridLogicalClock, Stamp
 from cells.domain.time.vector import CELLS_MAX

@@ -18,7 +18,7 @@ from cells.audit.verify.tree import Tree, leaf_hash
 from cells.audit.witness.cosigner import Asked, Witness
 from cells.audit.witness.cosigning import Cosigning
 from cells.cell import Cell
-from cells.domain.audit.proof_refusals import (
+from cells.domain.audit.refusals import (
     CheckpointsRenumbered,
     LogForked,
     LogKeyChanged,

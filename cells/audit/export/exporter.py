@@ -13,7 +13,7 @@ from cells.audit.export import lines
 from cells.audit.proofs.ports import ProofStore
 from cells.audit.proofs.tree import Span, TreeIncomplete, TreeReader, consistency_spans, nodes_of
 from cells.audit.verify.tree import TILE_WIDTH
-from cells.domain.audit.proof_refusals import EventNotFound
+from cells.domain.audit.refusals import EventNotFound
 from cells.domain.refusals import Unavailable
 from cells.moves.user_bundle import MovedEvent
 from cells.store.outcomes import NO_OUTCOME, OutcomePlace, outcome_place

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from cells.audit.proofs.ports import ProofStore, SignedCheckpoint
 from cells.audit.proofs.tree import Span, TreeIncomplete, TreeReader, consistency_spans, inclusion_spans
 from cells.audit.verify.tree import is_consistent, is_included
-from cells.domain.audit.proof_refusals import CheckpointNotFound, EventNotFound, LogTampered, NotSignedYet
+from cells.domain.audit.refusals import CheckpointNotFound, EventNotFound, LogTampered, NotSignedYet
 from cells.domain.refusals import Unavailable
 from cells.encoding.codec import leaf_bytes, leaf_hash
 from cells.store.ports import Store, StoreError

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from cells.audit.proofs.ports import ProofStore
 from cells.audit.verify.note import Malformed, VerifierKey, check_cosignature
-from cells.domain.audit.proof_refusals import CheckpointNotFound
+from cells.domain.audit.refusals import CheckpointNotFound
 from cells.domain.refusals import FieldInvalid, Unavailable
 from cells.store.ports import Clock, StoreError
 

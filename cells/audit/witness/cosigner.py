@@ -24,7 +24,7 @@ from cells.audit.verify.note import (
     verifier_key,
 )
 from cells.audit.verify.tree import is_consistent
-from cells.domain.audit.proof_refusals import (
+from cells.domain.audit.refusals import (
     CheckpointsRenumbered,
     LogForked,
     LogKeyChanged,

@@ -13,7 +13,7 @@ from cells.audit.proofs.tree import TreeIncomplete, TreeReader, consistency_span
 from cells.audit.verify.note import KEY_ID_BYTES, Malformed, VerifierKey, checkpoint_in, unbase64
 from cells.audit.witness.cosigner import Asked, told_size
 from cells.background import BackgroundTask, note_failure
-from cells.domain.audit.proof_refusals import LogShrunk, WitnessedOtherwise
+from cells.domain.audit.refusals import LogShrunk, WitnessedOtherwise
 from cells.domain.refusals import Refused
 from cells.store.ports import PeerUnknown, StoreError
 

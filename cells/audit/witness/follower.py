@@ -12,7 +12,7 @@ import structlog
 from cells.audit.proofs.keys import origin_of
 from cells.audit.verify.note import Malformed, checkpoint_in
 from cells.audit.witness.cosigner import Asked, Witness
-from cells.domain.audit.proof_refusals import (
+from cells.domain.audit.refusals import (
     CheckpointNotFound,
     CheckpointsRenumbered,
     LogForked,

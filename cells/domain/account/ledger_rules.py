@@ -29,6 +29,7 @@ from cells.domain.refusals import (
     AlreadyOpen,
     BalanceOverflow,
     CaptureTooLarge,
+    ExpireTimeInPast,
     ExternalReferenceUsed,
     HeldInAnotherCurrency,
     HoldBacksBids,
@@ -36,9 +37,8 @@ from cells.domain.refusals import (
     HoldNotFound,
     InsufficientFunds,
     SameAccount,
-)
-from cells.domain.time.time_refusals import (
-    ExpireTimeInPast,
+    TooManyBids,
+    TooManyHolds,
 )
 from cells.domain.values import (
     ACCOUNT,
@@ -50,7 +50,6 @@ from cells.domain.values import (
     reference_ref,
     require_near,
 )
-from cells.domain.work_refusals import TooManyBids, TooManyHolds
 
 # Each command on an account writes the account with all its holds, and each hold with all its bids.
 HOLDS_MAX = 500

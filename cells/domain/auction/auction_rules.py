@@ -29,14 +29,12 @@ from cells.domain.refusals import (
     AuctionNotFound,
     BidOnOwnAuction,
     BidTooLow,
+    EndTimeInPast,
     NotTheOwner,
     WrongCurrency,
 )
 from cells.domain.sagas.saga_events import ReleaseFacts, SettlementFacts
 from cells.domain.sagas.saga_start import started
-from cells.domain.time.time_refusals import (
-    EndTimeInPast,
-)
 from cells.domain.values import ACCOUNT, AMOUNT_MAX_MINOR, AUCTION, Kind, Ref, derived_id, require_near
 
 BASIS_POINTS = 10_000

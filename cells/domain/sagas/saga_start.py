@@ -4,10 +4,10 @@ from uuid import UUID
 
 from cells.domain.decision import Context, UncommittedEvent, View
 from cells.domain.events import AnyEvent
+from cells.domain.refusals import TooManyFlows
 from cells.domain.sagas.definition import SAGAS, version_of
 from cells.domain.sagas.saga_events import SagaFacts, SagaLegCompleted, SagaStarted
 from cells.domain.values import Direction, Kind, LegId, LegTag, Ref
-from cells.domain.work_refusals import TooManyFlows
 
 
 def require_room_for_flow(user_id: UUID, view: View, context: Context) -> None:

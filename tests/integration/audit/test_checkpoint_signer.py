@@ -12,7 +12,7 @@ from cells.audit.proofs.store import PostgresProofs
 from cells.audit.proofs.tree import Span, TreeIncomplete, TreeReader
 from cells.audit.verify.note import checkpoint_in
 from cells.audit.verify.tree import Frontier, Tile, Tree, is_consistent, is_included, leaf_hash, split
-from cells.domain.audit.proof_refusals import CheckpointNotFound, EventNotFound, LogTampered, NotSignedYet
+from cells.domain.audit.refusals import CheckpointNotFound, EventNotFound, LogTampered, NotSignedYet
 from cells.domain.refusals import DataLost, Refused
 from server.shell.postgres.database import connect
 from tests.integration.audit.proof_rig import KEYS, CheckpointInMemory, proving

@@ -15,7 +15,7 @@ from cellbook.v1 import audit_pb2
 from cells.audit.export.exporter import Exporter, Piece, Wanted
 from cells.audit.verify.command import BAD, GOOD, USAGE
 from cells.audit.verify.command import main as verify
-from cells.domain.audit.proof_refusals import LogForked
+from cells.domain.audit.refusals import LogForked
 from cells.domain.refusals import Unavailable
 from server.audit.keys import verifier_keys
 from server.audit.restore import Where

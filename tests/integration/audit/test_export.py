@@ -17,7 +17,7 @@ from cells.audit.proofs.keys import new_keys
 from cells.audit.proofs.store import PostgresProofs
 from cells.audit.verify.export import Findings, check_export
 from cells.audit.verify.tree import is_consistent, leaf_hash
-from cells.domain.audit.proof_refusals import EventNotFound
+from cells.domain.audit.refusals import EventNotFound
 from cells.domain.commands import OpenAccount
 from cells.domain.record import replace
 from cells.domain.refusals import CommandIdReused, ExternalReferenceUsed
