@@ -20,7 +20,7 @@ from cells.domain.record import replace
 from cells.domain.refusals import Refused
 from cells.domain.sagas.definition import SagaKind
 from cells.domain.sagas.saga import TERMINAL, Saga, SagaState
-from cells.domain.sagas.saga_events import MoveFacts, RemoteBidFacts, TransferFacts
+from cells.domain.sagas.saga_events import MoveFacts
 from cells.domain.values import Kind, Ref
 from cells.encoding import codec
 from cells.moves.user_bundle import MovedEvent, UserBundle
@@ -43,8 +43,8 @@ SLICE_S = 1.0
 SINCE = timedelta(seconds=5)
 PAGE = 1_000
 RUNNING = tuple(state for state in SagaState if state not in TERMINAL)
-# Flows that a user begins here, and whose end is reported to the user here.
-OWN_FLOWS = (SagaKind.REMOTE_BID, SagaKind.TRANSFER)
+# Flows that a user begins here, and whose end is reported to the user here: the fact that names the user.
+OWN_FLOWS = {SagaKind.REMOTE_BID: "bidder_id", SagaKind.TRANSFER: "from_user_id"}
 
 
 class CopyProgress(NamedTuple):
@@ -160,9 +160,9 @@ class HistoryExporter:
 
     async def _require_no_flows(self, user_id: UUID) -> None:
         """The user can begin no flow once the move is announced: if there is none now, there will be none."""
-        for kind in OWN_FLOWS:
+        for kind, beginner in OWN_FLOWS.items():
             async for facts in self._unfinished(kind):
-                if user_id in _beginners(facts):
+                if getattr(facts, beginner) == user_id:
                     raise UserHasFlows(user_id=str(user_id))
 
     async def _unfinished(self, kind: SagaKind) -> "AsyncIterator[object]":
@@ -308,13 +308,3 @@ def _size_bytes(item: MovedEvent | OutcomeRow) -> int:
     row = item.row if isinstance(item, MovedEvent) else item
     texts = (row.payload, row.metadata, row.vector_clock) if isinstance(row, EventRow) else (row.outcome,)
     return ITEM_BYTES + sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
-
-
-def _beginners(facts: object) -> tuple[UUID, ...]:
-    match facts:
-        case RemoteBidFacts():
-            return (facts.bidder_id,)
-        case TransferFacts():
-            return (facts.from_user_id,)
-        case _:
-            return ()

@@ -14,6 +14,28 @@ class AccountMoveEvent(Event, frozen=True, kw_only=True):
     kind = Kind.ACCOUNT
 
 
+class BalanceMoved(AccountMoveEvent, frozen=True, kw_only=True):
+    """The contents of all buckets in one currency, from or to another cell."""
+
+    saga_id: UUID
+    currency: str
+    available_minor: int
+    reserved_minor: int
+    pending_minor: int
+    clearing_id: UUID
+
+    def with_cell(self, cell: str, sign: int) -> Movement:
+        """`sign`: 1 if the money comes in from the cell, -1 if it goes out to it."""
+        total = self.available_minor + self.reserved_minor + self.pending_minor
+        return Movement(
+            currency=self.currency,
+            available=sign * self.available_minor,
+            reserved=sign * self.reserved_minor,
+            pending=sign * self.pending_minor,
+            house=((clearing_account(cell), -sign * total),),
+        )
+
+
 class AccountMoveAnnounced(AccountMoveEvent, frozen=True, kw_only=True):
     """In the old home, which is `from_cell`. `epoch` is that of the new home.
 
@@ -54,25 +76,11 @@ class AccountDeparted(AccountMoveEvent, frozen=True, kw_only=True):
     to_cell: str
 
 
-class BalanceDeparted(AccountMoveEvent, frozen=True, kw_only=True):
-    """The contents of all buckets in one currency."""
-
-    saga_id: UUID
+class BalanceDeparted(BalanceMoved, frozen=True, kw_only=True):
     to_cell: str
-    currency: str
-    available_minor: int
-    reserved_minor: int
-    pending_minor: int
-    clearing_id: UUID
 
     def movement(self) -> Movement:
-        return Movement(
-            currency=self.currency,
-            available=-self.available_minor,
-            reserved=-self.reserved_minor,
-            pending=-self.pending_minor,
-            house=((clearing_account(self.to_cell), self.available_minor + self.reserved_minor + self.pending_minor),),
-        )
+        return self.with_cell(self.to_cell, -1)
 
 
 class AccountReturned(AccountMoveEvent, frozen=True, kw_only=True):
@@ -82,19 +90,13 @@ class AccountReturned(AccountMoveEvent, frozen=True, kw_only=True):
     holds: dict[UUID, Hold]
 
 
-class BalanceReturned(AccountMoveEvent, frozen=True, kw_only=True):
+class BalanceReturned(BalanceMoved, frozen=True, kw_only=True):
     """Undoes BalanceDeparted."""
 
-    saga_id: UUID
     from_cell: str
-    currency: str
-    available_minor: int
-    reserved_minor: int
-    pending_minor: int
-    clearing_id: UUID
 
     def movement(self) -> Movement:
-        return _coming_in(self, self.from_cell)
+        return self.with_cell(self.from_cell, 1)
 
 
 class AccountLeft(AccountMoveEvent, frozen=True, kw_only=True):
@@ -124,17 +126,11 @@ class AccountArrived(AccountMoveEvent, frozen=True, kw_only=True):
     home_since_ms: int = 0
 
 
-class BalanceArrived(AccountMoveEvent, frozen=True, kw_only=True):
-    saga_id: UUID
+class BalanceArrived(BalanceMoved, frozen=True, kw_only=True):
     from_cell: str
-    currency: str
-    available_minor: int
-    reserved_minor: int
-    pending_minor: int
-    clearing_id: UUID
 
     def movement(self) -> Movement:
-        return _coming_in(self, self.from_cell)
+        return self.with_cell(self.from_cell, 1)
 
 
 class ReferencesCarried(AccountMoveEvent, frozen=True, kw_only=True):
@@ -159,17 +155,6 @@ class LegCarried(Event, frozen=True, kw_only=True):
     from_cell: str
     # The leg's effect, in the log of the cell that took it.
     effect_id: UUID
-
-
-def _coming_in(event: BalanceReturned | BalanceArrived, from_cell: str) -> Movement:
-    total = event.available_minor + event.reserved_minor + event.pending_minor
-    return Movement(
-        currency=event.currency,
-        available=event.available_minor,
-        reserved=event.reserved_minor,
-        pending=event.pending_minor,
-        house=((clearing_account(from_cell), -total),),
-    )
 
 
 AccountMoveEvents = (
