@@ -1,7 +1,7 @@
 """A real cell behind a real gRPC server on a free port, with the real interceptor and policies."""
 
 import os
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -149,15 +149,31 @@ class Rig:
     def audit(self) -> "AuditServiceAsyncStub":
         return AuditServiceStub(self.channel)
 
-    async def call(self, path: str, request: Message, *, timeout_s: float = TIMEOUT_S) -> Message:
-        """Calls by path, as whoever may. Of a stream, the first answer."""
+    async def ask(
+        self,
+        rpc: str,
+        content: Mapping[str, object] | None = None,
+        *,
+        by: Pairs = (),
+        timeout_s: float = TIMEOUT_S,
+        **fields: object,
+    ) -> Any:  # noqa: ANN401 - any answer
+        """Calls by name, `by` a principal that may: ids in any form; a command gets a new id unless it has one."""
+        kind = GetMessageClass(METHODS[path_of(rpc)].input_type)
+        own = {"command_id": new_id()} if "command_id" in kind.DESCRIPTOR.fields_by_name else {}
+        said: Any = {**own, **(content or {}), **fields}
+        request = kind(**{name: str(value) if isinstance(value, UUID) else value for name, value in said.items()})
+        return await self.call(path_of(rpc), request, by=by, timeout_s=timeout_s)
+
+    async def call(self, path: str, request: Message, *, by: Pairs = (), timeout_s: float = TIMEOUT_S) -> Message:
+        """Calls by path, as a principal that may. Of a stream, the first answer."""
         method = METHODS[path]
         open_call = self.channel.unary_stream if method.server_streaming else self.channel.unary_unary
         call: Any = open_call(
             path,
             request_serializer=GetMessageClass(method.input_type).SerializeToString,
             response_deserializer=GetMessageClass(method.output_type).FromString,
-        )(request, metadata=principal_for(path), timeout=timeout_s)
+        )(request, metadata=by or principal_for(path), timeout=timeout_s)
         if not method.server_streaming:
             answer: Message = await call
             return answer
@@ -169,28 +185,19 @@ class Rig:
 
     async def auction(self, *, increment_minor: int = 0) -> str:
         """The name of a new auction by ann, over the wire: from 1.00 USD, ending in an hour."""
-        registered = await self.auctions.RegisterAsset(
-            auction_pb2.RegisterAssetRequest(command_id=new_id(), owner_user_id=str(self.ann), description="a lamp"),
-            metadata=SHOP,
-        )
-        created = await self.auctions.CreateAuction(
-            auction_pb2.CreateAuctionRequest(
-                command_id=new_id(),
-                asset=registered.asset,
-                seller_user_id=str(self.ann),
-                opening_price=usd(100),
-                increment_minor=increment_minor,
-                end_time_ms=self.cell.time.clock.wall_ms() + 3_600_000,
-            ),
-            metadata=SHOP,
-        )
-        return created.auction
+        asset = (await self.ask("RegisterAsset", owner_user_id=self.ann, description="a lamp")).asset
+        return await self.auction_of(asset, increment_minor=increment_minor)
+
+    async def auction_of(self, asset: str, **terms: object) -> str:
+        own = {"asset": asset, "seller_user_id": self.ann, "opening_price": usd(100)}
+        ends = {"end_time_ms": self.cell.time.clock.wall_ms() + 3_600_000}
+        return str((await self.ask("CreateAuction", {**own, **ends, **terms})).auction)
 
     async def bid(self, auction: str, bidder: UUID, amount_minor: int) -> auction_pb2.PlaceBidResponse:
-        request = auction_pb2.PlaceBidRequest(
-            command_id=new_id(), auction=auction, bidder_user_id=str(bidder), amount=usd(amount_minor)
+        placed: auction_pb2.PlaceBidResponse = await self.ask(
+            "PlaceBid", auction=auction, bidder_user_id=bidder, amount=usd(amount_minor)
         )
-        return await self.auctions.PlaceBid(request, metadata=SHOP)
+        return placed
 
 
 async def refusal_of(call: Awaitable[object]) -> Refused:

@@ -21,8 +21,8 @@ from cells.store.ports import Batch
 from cells.store.postgres import PostgresStore
 from lab.failpoints import Failpoints
 from tests.integration.database import ask, records
+from tests.integration.moves.moves_rig import asked
 from tests.integration.played import HERE, THERE, Played, Town, corrupt, serving, superuser
-from tests.integration.test_moves import asked
 from tests.invariants import check_all
 from tests.local_cells import request, under_way, until, until_async
 

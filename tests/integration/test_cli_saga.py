@@ -16,8 +16,8 @@ from server.cli.client import Client, ClientError, LedgerRefusal
 from server.cli.main import app
 from server.cli.reach import Reach
 from server.cli.saga import ask, command, show
+from tests.integration.services.test_services_sagas import stranded
 from tests.integration.services_rig import HERE, THERE, Rig, serving
-from tests.integration.test_services_sagas import stranded
 from tests.local_cells import until_async
 
 NOWHERE = "127.0.0.1:1"

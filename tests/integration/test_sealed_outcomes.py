@@ -12,8 +12,8 @@ from cells.domain.values import Money
 from cells.encoding.outcome_seal import OutcomeSeal
 from cells.store.postgres import PostgresStore
 from tests.integration.database import ask
+from tests.integration.moves.moves_rig import asked
 from tests.integration.played import HERE, THERE, Played, serving
-from tests.integration.test_moves import asked
 from tests.integration.test_reconcile import about, reconciled
 from tests.local_cells import deposit, request
 

@@ -4,7 +4,7 @@ import pytest
 
 from cells.store.ports import CommitUnknown, StoreUnavailable
 from tests.doubles.store import Fault, MemoryStore
-from tests.integration.history_copy_conformance import HistoryCopyConformance
+from tests.integration.moves.history_copy_conformance import HistoryCopyConformance
 from tests.integration.outcomes_conformance import OutcomesConformance
 from tests.integration.rows import batch_on, event_row
 from tests.integration.saga_list_conformance import SagaListConformance

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.integration.database import opened
-from tests.integration.history_copy_conformance import HistoryCopyConformance
+from tests.integration.moves.history_copy_conformance import HistoryCopyConformance
 from tests.integration.outcomes_conformance import OutcomesConformance
 from tests.integration.saga_list_conformance import SagaListConformance
 from tests.integration.store_conformance import StoreConformance, Stores

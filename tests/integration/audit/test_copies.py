@@ -15,8 +15,8 @@ from cells.domain.moves.commands import BeginMove
 from cells.store.postgres import PostgresStore
 from tests.integration.audit.superuser import COPIES_OPEN, rehash_copies
 from tests.integration.database import ask, opened_raw
+from tests.integration.moves.moves_rig import asked
 from tests.integration.played import HERE, THERE, Played, serving
-from tests.integration.test_moves import asked
 from tests.local_cells import deposit
 
 

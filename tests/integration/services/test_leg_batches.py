@@ -24,16 +24,10 @@ from server.shell.channels.location_cache import LocationCache
 from server.shell.fields.bounds import LEGS
 from server.shell.identity.principal import Principal, Role
 from server.wire.legs import leg_item_to_proto
-from tests.integration.services_rig import HERE, PEER, THERE, Rig, refusal_of, serving
+from tests.integration.services_rig import HERE, PEER, THERE, Rig, refusal_of
 from tests.local_cells import available
 
 LATER_MS = 2**46
-
-
-@pytest.fixture
-async def rig() -> AsyncIterator[Rig]:
-    async with serving() as rig:
-        yield rig
 
 
 def credit(user_id: UUID, *, orchestrator: str = THERE) -> LegCall:
@@ -61,7 +55,7 @@ def item(call: LegCall, direction: Direction = Direction.ACTION) -> pb.LegReques
 
 
 async def taken(rig: Rig, *items: pb.LegRequest) -> list[pb.LegResult]:
-    return list((await rig.legs.BatchLegs(pb.BatchLegsRequest(items=items), metadata=PEER)).results)
+    return list((await rig.ask("BatchLegs", items=items)).results)
 
 
 def refused(result: pb.LegResult) -> Refused:
@@ -111,7 +105,7 @@ async def test_a_leg_twice_in_a_batch_is_taken_once(rig: Rig) -> None:
 async def test_a_full_batch_is_taken_and_a_larger_one_is_not(rig: Rig) -> None:
     """The bound is told by the field, and nothing of it happens."""
     calls = [credit(rig.ann) for _ in range(LEGS.most + 1)]
-    too_many = rig.legs.BatchLegs(pb.BatchLegsRequest(items=map(item, calls)), metadata=PEER)
+    too_many = rig.ask("BatchLegs", items=map(item, calls))
     assert (await refusal_of(too_many)).facts["field"] == "items"
     assert await available(rig.cell, rig.ann) == 100_000
     assert all(result.applied.event_id for result in await taken(rig, *map(item, calls[:-1])))

@@ -19,7 +19,7 @@ from cellbook.v1 import (
 from cells.domain.events import EVENT_TYPES
 from server.process.policies import POLICIES
 from server.services import ledger
-from tests.integration.bad_input import AUCTION, BAD, BIG, GOOD, NIL, A, C, leg, request_of
+from tests.integration.services.bad_input import AUCTION, BAD, BIG, GOOD, NIL, A, C, leg, request_of
 from tests.integration.services_rig import (
     HERE,
     METHODS,

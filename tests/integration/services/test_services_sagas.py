@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from cellbook.v1 import auction_pb2, saga_pb2
+from cellbook.v1 import saga_pb2
 from cells.domain.commands import PlaceBid
 from cells.domain.refusals import CommandIdReused, NotPermitted, SagaNotFound
 from cells.domain.sagas.saga_refusals import SagaHasEnded, SagaIsPaused, SagaNotPaused, SagaPastPivot, SagasDrivenHere
@@ -14,7 +14,7 @@ from cells.domain.values import Money
 from cells.sagas import circuit_breaker, steps
 from cells.sagas.native import NativeEngine
 from lab.failpoints import Failpoints
-from tests.integration.services_rig import HERE, OPERATOR, SHOP, THERE, Rig, new_id, refusal_of, serving
+from tests.integration.services_rig import HERE, OPERATOR, THERE, Rig, new_id, refusal_of, serving
 from tests.local_cells import request, until_async
 
 COMPLETED, COMPENSATED = saga_pb2.SAGA_STATE_COMPLETED, saga_pb2.SAGA_STATE_COMPENSATED
@@ -36,12 +36,12 @@ async def stranded(rig: Rig) -> str:
     bid = PlaceBid(auction_id=auction_id, auction_cell=HERE, bidder_id=rig.carl, amount=Money("USD", 700))
     await rig.there.execute(request(bid))
     rig.peers.cut.add(THERE)
-    close = auction_pb2.CloseAuctionRequest(command_id=new_id(), auction=name)
-    return (await rig.auctions.CloseAuction(close, metadata=SHOP)).saga_id
+    return str((await rig.ask("CloseAuction", auction=name)).saga_id)
 
 
 async def get(rig: Rig, saga_id: str) -> saga_pb2.GetSagaResponse:
-    return await rig.sagas.GetSaga(saga_pb2.GetSagaRequest(saga_id=saga_id), metadata=OPERATOR)
+    got: saga_pb2.GetSagaResponse = await rig.ask("GetSaga", saga_id=saga_id, by=OPERATOR)
+    return got
 
 
 async def becomes(rig: Rig, saga_id: str, held: Callable[[saga_pb2.Saga], object]) -> saga_pb2.Saga:
@@ -53,27 +53,23 @@ async def becomes(rig: Rig, saga_id: str, held: Callable[[saga_pb2.Saga], object
 
 
 def pause(rig: Rig, saga_id: str, command_id: str = "", note: str = "") -> Awaitable[saga_pb2.PauseSagaResponse]:
-    message = saga_pb2.PauseSagaRequest(command_id=command_id or new_id(), saga_id=saga_id, note=note)
-    return rig.sagas.PauseSaga(message, metadata=OPERATOR)
+    return rig.ask("PauseSaga", command_id=command_id or new_id(), saga_id=saga_id, note=note)
 
 
 def resume(rig: Rig, saga_id: str) -> Awaitable[saga_pb2.ResumeSagaResponse]:
-    message = saga_pb2.ResumeSagaRequest(command_id=new_id(), saga_id=saga_id)
-    return rig.sagas.ResumeSaga(message, metadata=OPERATOR)
+    return rig.ask("ResumeSaga", saga_id=saga_id)
 
 
 def compensate(rig: Rig, saga_id: str) -> Awaitable[saga_pb2.CompensateSagaResponse]:
-    message = saga_pb2.CompensateSagaRequest(command_id=new_id(), saga_id=saga_id, note="a forged lamp")
-    return rig.sagas.CompensateSaga(message, metadata=OPERATOR)
+    return rig.ask("CompensateSaga", saga_id=saga_id, note="a forged lamp")
 
 
 def retry(rig: Rig, saga_id: str) -> Awaitable[saga_pb2.RetrySagaResponse]:
-    return rig.sagas.RetrySaga(saga_pb2.RetrySagaRequest(saga_id=saga_id), metadata=OPERATOR)
+    return rig.ask("RetrySaga", saga_id=saga_id)
 
 
 async def listed(rig: Rig, **wanted: object) -> list[str]:
-    message = saga_pb2.ListSagasRequest(**wanted)  # type: ignore[arg-type]
-    return [saga.saga_id for saga in (await rig.sagas.ListSagas(message, metadata=OPERATOR)).sagas]
+    return [saga.saga_id for saga in (await rig.ask("ListSagas", wanted, by=OPERATOR)).sagas]
 
 
 async def test_a_stranded_saga_says_what_it_waits_for(rig: Rig) -> None:
@@ -157,11 +153,10 @@ async def test_orders_are_an_operators(rig: Rig) -> None:
     """Neither the shop nor the auditor gives any; both may look."""
     saga_id = await stranded(rig)
     for principal in ("service/shop", "auditor/anna", f"user/{rig.ann}"):
-        metadata = (("cellbook-principal", principal),)
-        order = saga_pb2.PauseSagaRequest(command_id=new_id(), saga_id=saga_id)
-        assert isinstance(await refusal_of(rig.sagas.PauseSaga(order, metadata=metadata)), NotPermitted)
+        order = rig.ask("PauseSaga", saga_id=saga_id, by=(("cellbook-principal", principal),))
+        assert isinstance(await refusal_of(order), NotPermitted)
     auditor = (("cellbook-principal", "auditor/anna"),)
-    assert (await rig.sagas.GetSaga(saga_pb2.GetSagaRequest(saga_id=saga_id), metadata=auditor)).saga.saga_id == saga_id
+    assert (await rig.ask("GetSaga", saga_id=saga_id, by=auditor)).saga.saga_id == saga_id
 
 
 async def test_unknown_sagas_are_not_found(rig: Rig) -> None:
@@ -190,8 +185,7 @@ async def test_sagas_are_listed_for_an_operator(rig: Rig) -> None:
     assert await listed(rig, stuck=True) == []
     pages, token = [], ""
     while True:
-        page = saga_pb2.ListSagasRequest(page_size=2, page_token=token, cell=THERE)
-        answer = await rig.sagas.ListSagas(page, metadata=OPERATOR)
+        answer = await rig.ask("ListSagas", page_size=2, page_token=token, cell=THERE, by=OPERATOR)
         pages.append([saga.saga_id for saga in answer.sagas])
         token = answer.next_page_token
         if not token:
@@ -233,7 +227,7 @@ async def test_a_retry_is_no_event(rig: Rig, monkeypatch: pytest.MonkeyPatch) ->
 async def test_only_where_a_workflow_server_drives_them_sagas_are_advanced_from_outside(rig: Rig) -> None:
     """Refused here, and it is said how to start the cell for it."""
     saga_id = await stranded(rig)
-    call = rig.sagas.AdvanceSaga(saga_pb2.AdvanceSagaRequest(saga_id=saga_id), metadata=OPERATOR)
+    call = rig.ask("AdvanceSaga", saga_id=saga_id)
     refused = await refusal_of(call)
     assert isinstance(refused, SagasDrivenHere)
     assert "temporal_worker=apart" in refused.message

@@ -15,15 +15,16 @@ from cells.store import moves as store_moves
 from cells.store import postgres as store_module
 from cells.store.ports import LegAnswer, LegCall, OutcomeRow
 from tests.doubles.store import MemoryStore
-from tests.integration import test_moves_copying as copying
+from tests.integration.moves import test_moves_copying as copying
+from tests.integration.moves.moves_rig import asked
 from tests.integration.played import HERE, THERE, Played, serving
-from tests.integration.test_moves import asked
 from tests.local_cells import DirectPeers
 from tests.saga_world import World, world
 
 
 @pytest.fixture
 async def town() -> AsyncIterator[World]:
+    """Its books are not looked at: safeguards are missing."""
     async with world() as here:
         yield here
 

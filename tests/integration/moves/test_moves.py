@@ -2,75 +2,39 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from uuid import UUID, uuid4
 
 import pytest
 
 from cells.audit.proofs.tree import inclusion_spans
 from cells.audit.verify import tree
-from cells.cell import Cell
 from cells.domain.commands import Capture, Deposit, OpenAccount, Reserve, Transfer, Withdraw
-from cells.domain.decision import LedgerPolicy
 from cells.domain.moves.commands import BeginMove
 from cells.domain.moves.refusals import AlreadyAtHome, MoveExpired, MoveUnderWay, UserMoving
-from cells.domain.record import replace
-from cells.domain.refusals import ExternalReferenceUsed, InsufficientFunds, Refused, WrongCell
+from cells.domain.refusals import ExternalReferenceUsed, InsufficientFunds, WrongCell
 from cells.domain.values import Money
 from cells.encoding import codec
-from cells.moves.history_exporter import HistoryExporter
 from cells.moves.marks import NO_MARK
 from cells.moves.user_bundle import MovedEvent
-from cells.requests import CommandRequest, CommandState, Outcome
-from cells.sagas import circuit_breaker
+from cells.requests import CommandState, Outcome
 from cells.store.ports import OutcomeRow
 from lab.failpoints import Failpoints
 from tests.doubles.store import MemoryStore
-from tests.local_cells import READER, available, deposit, open_user, request, until_async
+from tests.integration.moves.moves_rig import (
+    TURNING_BACK,
+    allow_ms,
+    cut_off_at,
+    do,
+    history_exporter_of,
+    move,
+    refused,
+    until_has,
+    until_logged,
+    without_books,
+)
+from tests.local_cells import READER, available, deposit, open_user, until
 from tests.saga_world import AWAY, HERE, THIRD, World, world
-from tests.simulation.books import Books
-
-
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A silent peer is asked after often."""
-    monkeypatch.setattr(circuit_breaker, "PROBE_FIRST_S", 0.02)
-    monkeypatch.setattr(circuit_breaker, "PROBE_MAX_S", 0.05)
-
-
-@pytest.fixture
-async def town() -> AsyncIterator[World]:
-    """At the end nothing is under way, and the books of every pair of cells are right."""
-    async with world() as here:
-        yield here
-        here.cable.cut.clear()
-        await here.settled()
-        here.books.check_conserved()
-
-
-async def move(here: World, user: UUID, to: str, *, at: str = HERE, command_id: UUID | None = None) -> Outcome:
-    return await here.cells[at].execute(
-        asked(BeginMove(user_id=user, to_cell=to, region=None), user, command_id=command_id)
-    )
-
-
-def asked(command: object, user: UUID, *, command_id: UUID | None = None) -> CommandRequest:
-    """A client's request on behalf of the user, as servicers make it."""
-    made = request(command, command_id=command_id)  # type: ignore[arg-type]
-    return replace(made, user_id=user)
-
-
-def history_exporter_of(town: World) -> HistoryExporter:
-    """What carries users away from HERE."""
-    history_exporter = town.all_steps[HERE].history_exporter
-    assert history_exporter is not None
-    return history_exporter
-
-
-async def refused(cell: Cell, command: object, user: UUID, *, command_id: UUID | None = None) -> Refused:
-    with pytest.raises(Refused) as error:
-        await cell.execute(asked(command, user, command_id=command_id))
-    return error.value
 
 
 async def test_a_user_moves_with_all_the_money(town: World) -> None:
@@ -94,11 +58,9 @@ async def test_a_user_moves_with_all_the_money(town: World) -> None:
 async def test_a_currency_that_was_spent_does_not_move(town: World) -> None:
     """Nothing departs and nothing arrives: an empty movement would have an entry and no posting."""
     ann = await open_user(town.cells[HERE], 1_000, town.directory)
-    await town.cells[HERE].execute(
-        asked(Deposit(user_id=ann, amount=Money("EUR", 500), external_reference=str(uuid4())), ann)
-    )
+    await do(town, HERE, Deposit(user_id=ann, amount=Money("EUR", 500), external_reference=str(uuid4())), ann)
     spent = Withdraw(user_id=ann, amount=Money("EUR", 500), external_reference=str(uuid4()))
-    await town.cells[HERE].execute(asked(spent, ann))
+    await do(town, HERE, spent, ann)
     await move(town, ann, AWAY)
     moved = {
         event_type: [json.loads(row.payload)["currency"] for row in store.log if row.event_type == event_type]
@@ -112,7 +74,7 @@ async def test_there_and_back_and_on(town: World) -> None:
     ann = await open_user(town.cells[HERE], 1_000, town.directory)
     for at, to in ((HERE, AWAY), (AWAY, HERE), (HERE, THIRD)):
         await move(town, ann, to, at=at)
-        await town.cells[to].execute(asked(deposit(ann, 1), ann))
+        await do(town, to, deposit(ann, 1), ann)
     account = (await town.cells[THIRD].account(ann)).state
     assert account.home_epoch == 4
     assert account.balance("USD").available_minor == 1_003
@@ -129,14 +91,14 @@ async def test_a_command_is_done_once_whichever_cell_it_reaches(town: World) -> 
     ann = await open_user(town.cells[HERE], 1_000, town.directory)
     done, late = uuid4(), uuid4()
     gave, took = deposit(ann, 5), deposit(ann, 7)
-    first = await town.cells[HERE].execute(asked(gave, ann, command_id=done))
+    first = await do(town, HERE, gave, ann, command_id=done)
     await move(town, ann, AWAY)
     for name in (HERE, AWAY):
-        again = await town.cells[name].execute(asked(gave, ann, command_id=done))
+        again = await do(town, name, gave, ann, command_id=done)
         assert (again.result, again.replayed) == (first.result, True)
     assert isinstance(await refused(town.cells[HERE], took, ann, command_id=late), WrongCell)
-    await town.cells[AWAY].execute(asked(took, ann, command_id=late))
-    assert (await town.cells[AWAY].execute(asked(took, ann, command_id=late))).replayed
+    await do(town, AWAY, took, ann, command_id=late)
+    assert (await do(town, AWAY, took, ann, command_id=late)).replayed
     assert await available(town.cells[AWAY], ann) == 1_012
     assert (await town.cells[AWAY].commands.status(done, READER)).state is CommandState.ACCEPTED
 
@@ -147,7 +109,7 @@ async def test_a_refusal_is_known_at_the_new_home(town: World) -> None:
     command_id, wish = uuid4(), Withdraw(user_id=ann, amount=Money("USD", 50), external_reference="atm-1")
     assert isinstance(await refused(town.cells[HERE], wish, ann, command_id=command_id), InsufficientFunds)
     await move(town, ann, AWAY)
-    await town.cells[AWAY].execute(asked(deposit(ann, 1_000), ann))
+    await do(town, AWAY, deposit(ann, 1_000), ann)
     assert isinstance(await refused(town.cells[AWAY], wish, ann, command_id=command_id), InsufficientFunds)
     await move(town, ann, THIRD, at=AWAY)
     assert isinstance(await refused(town.cells[THIRD], wish, ann, command_id=command_id), InsufficientFunds)
@@ -156,7 +118,7 @@ async def test_a_refusal_is_known_at_the_new_home(town: World) -> None:
 async def test_a_deposit_does_not_count_twice_for_a_move(town: World) -> None:
     """The bank's reference is used up, also where another command brings it to the new home, and the one after."""
     ann = await open_user(town.cells[HERE], 0, town.directory)
-    await town.cells[HERE].execute(asked(deposit(ann, 5, reference="bank-1"), ann))
+    await do(town, HERE, deposit(ann, 5, reference="bank-1"), ann)
     await move(town, ann, AWAY)
     assert isinstance(await refused(town.cells[AWAY], deposit(ann, 5, reference="bank-1"), ann), ExternalReferenceUsed)
     await move(town, ann, THIRD, at=AWAY)
@@ -167,21 +129,15 @@ async def test_holds_go_along(town: World) -> None:
     """One is captured at the new home; another expires there by the new home's own timer."""
     ann = await open_user(town.cells[HERE], 1_000, town.directory)
     bob = await open_user(town.cells[AWAY], 0, town.directory)
-    held = await town.cells[HERE].execute(
-        asked(Reserve(user_id=ann, amount=Money("USD", 100), expire_time_ms=None), ann)
-    )
+    held = await do(town, HERE, Reserve(user_id=ann, amount=Money("USD", 100), expire_time_ms=None), ann)
     soon_ms = town.cells[HERE].time.clock.wall_ms() + 700
-    await town.cells[HERE].execute(asked(Reserve(user_id=ann, amount=Money("USD", 30), expire_time_ms=soon_ms), ann))
+    await do(town, HERE, Reserve(user_id=ann, amount=Money("USD", 30), expire_time_ms=soon_ms), ann)
     await move(town, ann, AWAY)
     assert len((await town.cells[AWAY].account(ann)).state.holds) == 2
     hold_id = UUID(held.result["hold_id"])
-    await town.cells[AWAY].execute(asked(Capture(user_id=ann, hold_id=hold_id, to_user_id=bob, amount_minor=None), ann))
-
-    async def expired() -> bool:
-        return not (await town.cells[AWAY].account(ann)).state.holds
-
-    await until_async(expired)
-    assert await available(town.cells[AWAY], ann) == 900
+    await do(town, AWAY, Capture(user_id=ann, hold_id=hold_id, to_user_id=bob, amount_minor=None), ann)
+    await until_has(town, AWAY, ann, 900)
+    assert not (await town.cells[AWAY].account(ann)).state.holds
     assert await available(town.cells[AWAY], bob) == 100
 
 
@@ -215,7 +171,7 @@ async def test_a_move_to_a_cell_that_is_away_is_called_off(town: World) -> None:
     town.cable.cut.add(AWAY)
     moving = asyncio.create_task(move(town, ann, AWAY))
     for _ in range(10):
-        await town.cells[HERE].execute(asked(deposit(ann, 1), ann))
+        await do(town, HERE, deposit(ann, 1), ann)
         await asyncio.sleep(0.02)
     with pytest.raises(MoveExpired):
         await moving
@@ -225,27 +181,17 @@ async def test_a_move_to_a_cell_that_is_away_is_called_off(town: World) -> None:
 
 async def test_who_departed_and_cannot_arrive_comes_back(town: World) -> None:
     """Money and holds are as they were. In between the user is told to wait a moment, and nothing else."""
-    town.cells[HERE].writer._decider.policy = LedgerPolicy(move_valid_ms=1_000)
+    allow_ms(town, 1_000)
     ann = await open_user(town.cells[HERE], 1_000, town.directory)
-    await town.cells[HERE].execute(asked(Reserve(user_id=ann, amount=Money("USD", 100), expire_time_ms=None), ann))
+    await do(town, HERE, Reserve(user_id=ann, amount=Money("USD", 100), expire_time_ms=None), ann)
     before = (await town.cells[HERE].account(ann)).state
     cut_off_at(town, "depart")
     moving = asyncio.create_task(move(town, ann, AWAY))
-
-    async def departed() -> bool:
-        return AWAY in town.cable.cut
-
-    await until_async(departed)
+    await until(lambda: AWAY in town.cable.cut)
     assert isinstance(await refused(town.cells[HERE], deposit(ann), ann), UserMoving)
     with pytest.raises(UserMoving):
         await town.cells[HERE].account(ann)
-
-    async def turned_back() -> bool:
-        return any(saga.compensated for saga in town.books.sagas.values()) or bool(
-            [row for row in town.stores[HERE].log if row.event_type == "SAGA_COMPENSATION_STARTED"]
-        )
-
-    await until_async(turned_back)
+    await until_logged(town, HERE, TURNING_BACK)
     town.cable.cut.clear()
     with pytest.raises(MoveExpired):
         await moving
@@ -253,20 +199,9 @@ async def test_who_departed_and_cannot_arrive_comes_back(town: World) -> None:
     assert (after.balances, after.holds, after.move) == (before.balances, before.holds, None)
 
 
-def cut_off_at(town: World, leg: str, cell: str = AWAY) -> None:
-    """As soon as the leg is taken here the other cell is gone."""
-
-    class Cutting(Failpoints):
-        def hit(self, point: str, of: str, direction: str) -> None:
-            if (point, of, direction) == ("after-commit", leg, "action"):
-                town.cable.cut.add(cell)
-
-    town.cells[HERE].failpoints = Cutting()
-
-
 async def test_an_arrival_whose_answer_is_lost_until_the_deadline_stands(town: World) -> None:
     """It is found done: there is only one home, the new one."""
-    town.cells[HERE].writer._decider.policy = LedgerPolicy(move_valid_ms=600)
+    allow_ms(town, 600)
     ann = await open_user(town.cells[HERE], 1_000, town.directory)
 
     class Unheard(Failpoints):
@@ -277,11 +212,7 @@ async def test_an_arrival_whose_answer_is_lost_until_the_deadline_stands(town: W
 
     town.cells[AWAY].failpoints = Unheard()
     moving = asyncio.create_task(move(town, ann, AWAY))
-
-    async def turned_back() -> bool:
-        return any(row.event_type == "SAGA_COMPENSATION_STARTED" for row in town.stores[HERE].log)
-
-    await until_async(turned_back)
+    await until_logged(town, HERE, TURNING_BACK)
     town.cells[AWAY].failpoints = Failpoints()
     town.cable.cut.clear()
     assert (await moving).result["cell"] == AWAY
@@ -295,19 +226,11 @@ async def test_own_flows_end_before_the_departure(town: World) -> None:
     pay = Transfer(from_user_id=ann, to_user_id=bob, amount=Money("USD", 100))
     town.cable.cut.add(THIRD)
     paid = uuid4()
-    paying = asyncio.create_task(town.cells[HERE].execute(asked(pay, ann, command_id=paid)))
-
-    async def under_way() -> bool:
-        return any(row.event_type == "REMOTE_TRANSFER_SENT" for row in town.stores[HERE].log)
-
-    await until_async(under_way)
+    paying = asyncio.create_task(do(town, HERE, pay, ann, command_id=paid))
+    await until_logged(town, HERE, "REMOTE_TRANSFER_SENT")
     moving = asyncio.create_task(move(town, ann, AWAY))
-
-    async def announced() -> bool:
-        return (await town.cells[HERE].account(ann)).state.move is not None
-
-    await until_async(announced)
-    await town.cells[HERE].execute(asked(deposit(ann, 1), ann))
+    await until_logged(town, HERE, "ACCOUNT_MOVE_ANNOUNCED")
+    await do(town, HERE, deposit(ann, 1), ann)
     assert isinstance(await refused(town.cells[HERE], pay, ann), UserMoving)
     town.cable.cut.clear()
     await asyncio.gather(paying, moving)
@@ -321,9 +244,9 @@ async def test_a_payee_who_has_moved_gets_the_money(town: World) -> None:
     cat = await open_user(town.cells[THIRD], 1_000, town.directory)
     bob = await open_user(town.cells[HERE], 0, town.directory)
     await move(town, bob, AWAY)
-    await town.cells[HERE].execute(asked(Transfer(from_user_id=ann, to_user_id=bob, amount=Money("USD", 10)), ann))
+    await do(town, HERE, Transfer(from_user_id=ann, to_user_id=bob, amount=Money("USD", 10)), ann)
     town.directory.homes[bob] = HERE
-    await town.cells[THIRD].execute(asked(Transfer(from_user_id=cat, to_user_id=bob, amount=Money("USD", 5)), cat))
+    await do(town, THIRD, Transfer(from_user_id=cat, to_user_id=bob, amount=Money("USD", 5)), cat)
     assert await available(town.cells[AWAY], bob) == 15
 
 
@@ -360,19 +283,13 @@ async def test_without_the_outcomes_a_command_is_done_twice(monkeypatch: pytest.
         await stage(store, user_id, events, [])
 
     monkeypatch.setattr(MemoryStore, "stage", forgetful)
-    monkeypatch.setattr(Books, "written", lambda *_: None)
-    async with world() as here:
+    async with without_books(monkeypatch) as here:
         ann = await open_user(here.cells[HERE], 1_000, here.directory)
         held, command_id = Reserve(user_id=ann, amount=Money("USD", 10), expire_time_ms=None), uuid4()
-        await here.cells[HERE].execute(asked(held, ann, command_id=command_id))
+        await do(here, HERE, held, ann, command_id=command_id)
         await move(here, ann, AWAY)
-        assert not (await here.cells[AWAY].execute(asked(held, ann, command_id=command_id))).replayed
+        assert not (await do(here, AWAY, held, ann, command_id=command_id)).replayed
         assert await available(here.cells[AWAY], ann) == 980
-        # Nothing was entered into the books.
-        for store in here.stores.values():
-            store.projections.clear()
-            store.house.clear()
-            store.log.clear()
 
 
 async def test_without_the_references_a_deposit_counts_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,7 +297,7 @@ async def test_without_the_references_a_deposit_counts_twice(monkeypatch: pytest
     monkeypatch.setattr("tests.doubles.store.mark_of", lambda _row: NO_MARK)
     async with world() as here:
         ann = await open_user(here.cells[HERE], 0, here.directory)
-        await here.cells[HERE].execute(asked(deposit(ann, 5, reference="bank-1"), ann))
+        await do(here, HERE, deposit(ann, 5, reference="bank-1"), ann)
         await move(here, ann, AWAY)
-        await here.cells[AWAY].execute(asked(deposit(ann, 5, reference="bank-1"), ann))
+        await do(here, AWAY, deposit(ann, 5, reference="bank-1"), ann)
         assert await available(here.cells[AWAY], ann) == 10

@@ -1,7 +1,7 @@
 """The past of a user who has moved: each home answers for its own time, and none for another's."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 from uuid import UUID
 
@@ -18,16 +18,9 @@ from cells.domain.time.hlc import Stamp
 from cells.domain.values import Money
 from lab.failpoints import Failpoints
 from tests.doubles.history import MemoryHistoryLookups
-from tests.integration.test_moves import asked, cut_off_at, move
-from tests.local_cells import deposit, open_user, until
-from tests.saga_world import AWAY, HERE, THIRD, World, world
-
-
-@pytest.fixture
-async def town() -> AsyncIterator[World]:
-    async with world() as here:
-        yield here
-        await here.settled()
+from tests.integration.moves.moves_rig import TURNING_BACK, allow_ms, asked, cut_off_at, do, move, until_logged
+from tests.local_cells import deposit, open_user
+from tests.saga_world import AWAY, HERE, THIRD, World
 
 
 def history_of(town: World, name: str) -> History:
@@ -44,7 +37,7 @@ async def test_each_home_answers_for_its_own_time(town: World) -> None:
         before, before_away = [Moment(position=(await town.stores[name].head()).position) for name in (HERE, AWAY)]
         await move(town, ann, AWAY)
         await town.settled()
-        await town.cells[AWAY].execute(asked(deposit(ann, 5), ann))
+        await do(town, AWAY, deposit(ann, 5), ann)
         after, after_away = [Moment(position=(await town.stores[name].head()).position) for name in (HERE, AWAY)]
         here, away = history_of(town, HERE), history_of(town, AWAY)
         for history, known, unknown, home in ((here, before, after, AWAY), (away, after_away, before_away, HERE)):
@@ -77,10 +70,10 @@ async def traveller(town: World) -> UUID:
     eur = Deposit(user_id=ann, amount=Money("EUR", 70), external_reference="eur")
     await here.execute(asked(eur, ann))
     await here.execute(asked(Reserve(user_id=ann, amount=Money("USD", 30), expire_time_ms=None), ann))
-    here.writer._decider.policy = LedgerPolicy(move_valid_ms=600)
+    allow_ms(town, 600)
     cut_off_at(town, "depart")
     moving = asyncio.create_task(move(town, ann, AWAY))
-    await until(lambda: any(row.event_type == "SAGA_COMPENSATION_STARTED" for row in town.stores[HERE].log))
+    await until_logged(town, HERE, TURNING_BACK)
     here.failpoints = Failpoints()
     town.cable.cut.clear()
     with pytest.raises(MoveExpired):
@@ -89,7 +82,7 @@ async def traveller(town: World) -> UUID:
     for at, to in ((HERE, AWAY), (AWAY, THIRD), (THIRD, HERE)):
         await move(town, ann, to, at=at)
         await town.settled()
-        await town.cells[to].execute(asked(deposit(ann, 5), ann))
+        await do(town, to, deposit(ann, 5), ann)
     return ann
 
 

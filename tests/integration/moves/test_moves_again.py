@@ -6,22 +6,19 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from cells.domain.decision import LedgerPolicy
 from cells.domain.moves.commands import BeginMove
 from cells.domain.moves.refusals import HomeChanged
 from cells.domain.record import replace
 from cells.domain.refusals import Refused
 from cells.store.ports import Batch, StoreUnavailable
 from lab.failpoints import Failpoints
-from tests.integration.test_moves import asked, move, refused, town
+from tests.integration.moves.moves_rig import TURNING_BACK, allow_ms, asked, do, logged, move, refused
 from tests.local_cells import available, open_user, until
 from tests.saga_world import AWAY, HERE, THIRD, World
 from tests.simulation.books import WatchedStore
 
 if TYPE_CHECKING:
     from cells.requests import Outcome
-
-__all__ = ["town"]
 
 
 async def test_a_move_that_is_sent_again_after_the_next_one_moves_nobody(town: World) -> None:
@@ -45,7 +42,7 @@ async def test_a_move_begins_under_the_epoch_that_it_names(town: World) -> None:
     changed = await refused(town.cells[HERE], late, ann)
     assert isinstance(changed, HomeChanged)
     assert changed.facts["epoch"] == 3
-    moved = await town.cells[HERE].execute(asked(replace(late, from_epoch=3), ann))
+    moved = await do(town, HERE, replace(late, from_epoch=3), ann)
     assert moved.result["epoch"] == "4"
 
 
@@ -65,18 +62,18 @@ async def test_a_move_that_is_called_off_too_late_is_known_at_the_new_home(
     town: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The database there is away after the arrival's commit, and by the time it is back the move's time is up."""
-    town.cells[HERE].writer._decider.policy = LedgerPolicy(move_valid_ms=300)
+    allow_ms(town, 300)
     ann, command_id = await open_user(town.cells[HERE], 1_000, town.directory), uuid4()
     settle = WatchedStore.settle
 
     async def away(self: WatchedStore, user_id: UUID) -> None:
-        if not any(row.event_type == "SAGA_COMPENSATION_STARTED" for row in town.stores[HERE].log):
+        if not logged(town, HERE, TURNING_BACK):
             raise StoreUnavailable("nobody answers")
         await settle(self, user_id)
 
     monkeypatch.setattr(WatchedStore, "settle", away)
     first = await move(town, ann, AWAY, command_id=command_id)
-    assert any(row.event_type == "SAGA_COMPENSATION_STARTED" for row in town.stores[HERE].log)
+    assert logged(town, HERE, TURNING_BACK)
     again = await move(town, ann, AWAY, at=AWAY, command_id=command_id)
     assert (again.result, again.replayed) == (first.result, True)
 

@@ -1,7 +1,7 @@
 """A long history is copied while the user is served as ever; and what is copied counts from the arrival on."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
@@ -10,7 +10,6 @@ import pytest
 
 from cells.domain.account.balance import EarlierHome
 from cells.domain.commands import CompensateSaga, Deposit, Transfer
-from cells.domain.decision import LedgerPolicy
 from cells.domain.events import Deposited
 from cells.domain.moves.events import AccountArrived
 from cells.domain.moves.refusals import BaggageGap, MoveExpired
@@ -23,11 +22,11 @@ from cells.store.ports import Batch, OutcomeRow, PeerUnknown
 from server.wire.moves import baggage_to_proto
 from tests.doubles.store import MemoryStore
 from tests.integration.database import ask, opened
+from tests.integration.moves.moves_rig import allow_ms, do, history_exporter_of, move, until_logged
 from tests.integration.rows import event_row, outcome_row
 from tests.integration.store_conformance import append_all
-from tests.integration.test_moves import asked, history_exporter_of, move
-from tests.local_cells import DirectPeers, available, deposit, open_user, until_async
-from tests.saga_world import AWAY, HERE, THIRD, World, world
+from tests.local_cells import DirectPeers, available, deposit, open_user, until, until_async
+from tests.saga_world import AWAY, HERE, THIRD, World
 
 if TYPE_CHECKING:
     from cells.moves.history_exporter import CopyProgress
@@ -35,15 +34,6 @@ if TYPE_CHECKING:
 EVENTS = 60
 CENT = Money("USD", 1)
 CALL_BYTES_MAX = 1_048_576
-
-
-@pytest.fixture
-async def town() -> AsyncIterator[World]:
-    async with world() as here:
-        yield here
-        here.cable.cut.clear()
-        await here.settled()
-        here.books.check_conserved()
 
 
 class Line:
@@ -74,7 +64,7 @@ class Line:
 async def user_of_many(town: World, events: int = EVENTS) -> UUID:
     ann = await open_user(town.cells[HERE], 1_000, town.directory)
     for _ in range(events):
-        await town.cells[HERE].execute(asked(deposit(ann, 1), ann))
+        await do(town, HERE, deposit(ann, 1), ann)
     return ann
 
 
@@ -97,7 +87,7 @@ async def test_an_arrival_makes_as_much_however_long_the_history(town: World, mo
     for events in (1, EVENTS):
         ann, bob = await user_of_many(town, events), await open_user(town.cells[THIRD], 1_000, town.directory)
         for _ in range(events // 10):
-            await town.cells[THIRD].execute(asked(Transfer(from_user_id=bob, to_user_id=ann, amount=CENT), bob))
+            await do(town, THIRD, Transfer(from_user_id=bob, to_user_id=ann, amount=CENT), bob)
         await move(town, ann, AWAY)
     (rows, payload_bytes), (later_rows, later_bytes) = written
     assert rows == later_rows < 5
@@ -111,13 +101,13 @@ async def test_a_reference_that_was_new_before_the_user_came_back_is_looked_for_
     await move(town, ann, HERE, at=AWAY)
     beyond = Deposit(user_id=ann, amount=Money("USD", 2**62), external_reference="bank-1")
     with pytest.raises(BalanceOverflow):
-        await town.cells[HERE].execute(asked(beyond, ann))
+        await do(town, HERE, beyond, ann)
     await move(town, ann, AWAY)
     again = deposit(ann, 5, reference="bank-1")
-    await town.cells[AWAY].execute(asked(again, ann))
+    await do(town, AWAY, again, ann)
     await move(town, ann, HERE, at=AWAY)
     with pytest.raises(ExternalReferenceUsed):
-        await town.cells[HERE].execute(asked(again, ann))
+        await do(town, HERE, again, ann)
 
 
 async def test_a_copy_without_marks_does_not_arrive(town: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +117,7 @@ async def test_a_copy_without_marks_does_not_arrive(town: World, monkeypatch: py
     async def unmarked(store: MemoryStore, user_id: UUID) -> dict[str, HistoryCopy]:
         return {cell: copy._replace(marked=False) for cell, copy in (await copies(store, user_id)).items()}
 
-    town.cells[HERE].writer._decider.policy = LedgerPolicy(move_valid_ms=300)
+    allow_ms(town, 300)
     with monkeypatch.context() as patch:
         patch.setattr(MemoryStore, "copies", unmarked)
         with pytest.raises(Refused):
@@ -143,28 +133,24 @@ async def test_copying_may_take_longer_than_the_user_may_be_kept_waiting(
     """The deadline is one of the time from the close on. While it is copied the user begins what they like."""
     monkeypatch.setattr(history_exporter, "ITEMS_MAX", 4)
     monkeypatch.setattr(history_exporter, "SLICE_S", 0.1)
-    town.cells[HERE].writer._decider.policy = LedgerPolicy(move_valid_ms=400)
+    allow_ms(town, 400)
     ann = await user_of_many(town)
     bob = await open_user(town.cells[THIRD], 0, town.directory)
     line = Line(monkeypatch, pause_s=0.05)
     moving = asyncio.create_task(move(town, ann, AWAY))
-
-    async def copying() -> bool:
-        return line.events > EVENTS // 2
-
-    await until_async(copying)
+    await until(lambda: line.events > EVENTS // 2)
     pay = Transfer(from_user_id=ann, to_user_id=bob, amount=Money("USD", 100))
-    await town.cells[HERE].execute(asked(pay, ann))
+    await do(town, HERE, pay, ann)
     assert "ACCOUNT_FLOWS_STOPPED" not in event_types(town, HERE, ann)
     saga = next(run for run in town.cells[HERE].engine.in_flight.values() if run.saga.kind == "MOVE")
     seen: list[CopyProgress] = []
 
-    async def advances() -> bool:
+    def advances() -> bool:
         if saga.copied is not None:
             seen.append(saga.copied)
         return len({each.events for each in seen}) > 2
 
-    await until_async(advances)
+    await until(advances)
     assert seen == sorted(seen)
     assert seen[-1].events <= seen[-1].events_total
     assert (saga.attempts, (await moving).result["cell"]) == (0, AWAY)
@@ -181,22 +167,14 @@ async def test_copying_goes_on_where_it_stopped(town: World, monkeypatch: pytest
     line = Line(monkeypatch)
     line.fails_after = 10
     moving = asyncio.create_task(move(town, ann, AWAY))
-
-    async def stopped() -> bool:
-        return len(line.brought) == 10
-
-    await until_async(stopped)
+    await until(lambda: len(line.brought) == 10)
     before = line.events
     assert before > 4
     moving.cancel()
     await town.step_down(HERE)
     line.fails_after = None
     await town.lead(HERE)
-
-    async def arrived() -> bool:
-        return "ACCOUNT_ARRIVED" in event_types(town, AWAY, ann)
-
-    await until_async(arrived)
+    await until_logged(town, AWAY, "ACCOUNT_ARRIVED")
     held = (await town.stores[AWAY].held(ann))[HERE]
     assert line.events <= held + 4
 
@@ -221,13 +199,9 @@ async def test_what_is_called_off_is_removed(town: World, monkeypatch: pytest.Mo
     ann = await user_of_many(town)
     line = Line(monkeypatch, pause_s=0.02)
     moving = asyncio.create_task(move(town, ann, AWAY))
-
-    async def copying() -> bool:
-        return line.events > 8
-
-    await until_async(copying)
+    await until(lambda: line.events > 8)
     saga_id = next(saga_id for saga_id in town.cells[HERE].engine.in_flight)
-    await town.cells[HERE].execute(asked(CompensateSaga(saga_id=saga_id, note="not today"), ann))
+    await do(town, HERE, CompensateSaga(saga_id=saga_id, note="not today"), ann)
     with pytest.raises(CalledOff):
         await moving
     assert (await town.cells[HERE].account(ann)).state.move is None
@@ -340,21 +314,13 @@ async def test_a_refusal_leaves_no_open_end(town: World, monkeypatch: pytest.Mon
     town.cable.cut.add(THIRD)
     paid = uuid4()
     pay = Transfer(from_user_id=ann, to_user_id=bob, amount=Money("USD", 100))
-    paying = asyncio.create_task(town.cells[HERE].execute(asked(pay, ann, command_id=paid)))
-
-    async def under_way() -> bool:
-        return "REMOTE_TRANSFER_SENT" in event_types(town, HERE, ann)
-
-    await until_async(under_way)
+    paying = asyncio.create_task(do(town, HERE, pay, ann, command_id=paid))
+    await until_logged(town, HERE, "REMOTE_TRANSFER_SENT")
     moving = asyncio.create_task(move(town, ann, AWAY))
-
-    async def copied() -> bool:
-        return "ACCOUNT_FLOWS_STOPPED" in event_types(town, HERE, ann)
-
-    await until_async(copied)
+    await until_logged(town, HERE, "ACCOUNT_FLOWS_STOPPED")
     town.cable.cut.clear()
     first, _ = await asyncio.gather(paying, moving)
-    again = await town.cells[AWAY].execute(asked(pay, ann, command_id=paid))
+    again = await do(town, AWAY, pay, ann, command_id=paid)
     assert (again.result, again.replayed) == (first.result, True)
     with pytest.raises(Refused):
         await town.cells[HERE].account(ann)

@@ -1,7 +1,7 @@
 """What cells ask of each other, and the log that anybody may follow, over a real socket."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import TypeAlias, cast
 from uuid import UUID
 
@@ -32,16 +32,8 @@ from tests.integration.services_rig import (
     THERE,
     Rig,
     refusal_of,
-    serving,
 )
 from tests.local_cells import deposit, request, until
-
-
-@pytest.fixture
-async def rig() -> AsyncIterator[Rig]:
-    async with serving() as rig:
-        yield rig
-
 
 Log: TypeAlias = grpc.aio.UnaryStreamCall[event_pb2.SubscribeRequest, event_pb2.SubscribeResponse]
 
@@ -62,10 +54,9 @@ def leg_call(rig: Rig, action: LegAction, orchestrator: str = THERE, leg: str = 
 async def test_a_leg_is_taken_once_and_undone_once(rig: Rig) -> None:
     """Sent again, a leg and its compensation get their first answers."""
     leg = leg_to_proto(leg_call(rig, credit(rig)))
-    apply, compensate = settlement_pb2.ApplyLegRequest(leg=leg), settlement_pb2.CompensateLegRequest(leg=leg)
-    applied = [await rig.legs.ApplyLeg(apply, metadata=PEER) for _ in range(2)]
+    applied = [await rig.ask("ApplyLeg", leg=leg) for _ in range(2)]
     assert applied[0].event_id == applied[1].event_id
-    undone = [await rig.legs.CompensateLeg(compensate, metadata=PEER) for _ in range(2)]
+    undone = [await rig.ask("CompensateLeg", leg=leg) for _ in range(2)]
     assert {answer.result for answer in undone} == {settlement_pb2.COMPENSATION_RESULT_UNDONE}
     assert undone[0].event_id == undone[1].event_id != applied[0].event_id
 
@@ -87,17 +78,17 @@ async def test_a_leg_has_the_time_at_which_it_was_sent(
     metadata = (*PEER, (STAMP_KEY, str(Stamp(1_234, 5).pack())))
     if in_batch:
         items = [leg_item_to_proto(call, Direction.ACTION)]
-        await rig.legs.BatchLegs(settlement_pb2.BatchLegsRequest(items=items), metadata=metadata)
+        await rig.ask("BatchLegs", items=items, by=metadata)
     else:
-        await rig.legs.ApplyLeg(settlement_pb2.ApplyLegRequest(leg=leg_to_proto(call)), metadata=metadata)
+        await rig.ask("ApplyLeg", leg=leg_to_proto(call), by=metadata)
     assert [command.sent_ms for command in taken if isinstance(command, ApplyLeg)] == [1_234]
 
 
 async def test_a_compensation_of_something_else_undoes_nothing(rig: Rig) -> None:
     """What was not done in these words has not been done: the late action is barred, and no account changes."""
-    await rig.legs.ApplyLeg(settlement_pb2.ApplyLegRequest(leg=leg_to_proto(leg_call(rig, credit(rig)))), metadata=PEER)
+    await rig.ask("ApplyLeg", leg=leg_to_proto(leg_call(rig, credit(rig))))
     other = leg_to_proto(leg_call(rig, replace(credit(rig), amount=Money("USD", 9))))
-    undone = await rig.legs.CompensateLeg(settlement_pb2.CompensateLegRequest(leg=other), metadata=PEER)
+    undone = await rig.ask("CompensateLeg", leg=other)
     assert undone.result == settlement_pb2.COMPENSATION_RESULT_TOMBSTONED
     assert (await rig.cell.account(rig.ann)).state.balance("USD").pending_minor == 10
 
@@ -105,9 +96,9 @@ async def test_a_compensation_of_something_else_undoes_nothing(rig: Rig) -> None
 async def test_a_compensation_that_comes_first_bars_the_leg(rig: Rig) -> None:
     """It leaves a tombstone, and the late action is refused."""
     leg = leg_to_proto(leg_call(rig, credit(rig)))
-    early = await rig.legs.CompensateLeg(settlement_pb2.CompensateLegRequest(leg=leg), metadata=PEER)
+    early = await rig.ask("CompensateLeg", leg=leg)
     assert early.result == settlement_pb2.COMPENSATION_RESULT_TOMBSTONED
-    late = await refusal_of(rig.legs.ApplyLeg(settlement_pb2.ApplyLegRequest(leg=leg), metadata=PEER))
+    late = await refusal_of(rig.ask("ApplyLeg", leg=leg))
     assert late.reason == "LEG_CANCELLED"
 
 
@@ -116,9 +107,9 @@ async def test_a_cell_speaks_for_its_own_sagas_alone(rig: Rig) -> None:
     before = await rig.store.head()
     for orchestrator in (HERE, "ap-tokyo"):
         leg = leg_to_proto(leg_call(rig, credit(rig), orchestrator))
-        apply = rig.legs.ApplyLeg(settlement_pb2.ApplyLegRequest(leg=leg), metadata=PEER)
+        apply = rig.ask("ApplyLeg", leg=leg)
         assert isinstance(await refusal_of(apply), NotPermitted)
-        compensate = rig.legs.CompensateLeg(settlement_pb2.CompensateLegRequest(leg=leg), metadata=PEER)
+        compensate = rig.ask("CompensateLeg", leg=leg)
         assert isinstance(await refusal_of(compensate), NotPermitted)
     assert (await rig.store.head()).position == before.position
 

@@ -172,7 +172,7 @@ OTHERS = [
     Bad("OpenAccount", "home_epoch", -1),
     Bad("OpenAccount", "home_epoch", BIG),
     *(Bad(rpc, "external_reference", value) for rpc in ("Deposit", "Withdraw") for value in ("", "x" * 201, "a\x00b")),
-    # What is wrong with one item alone is in tests/integration/test_services_batches.py and test_leg_batches.py.
+    # What is wrong with one item alone is in test_services_batches.py and test_leg_batches.py beside this.
     *(Bad(rpc, "items", value) for rpc in BATCHES for value in (None, "too many")),
     Bad("Reserve", "expire_time_ms", -1),
     Bad("Reserve", "expire_time_ms", BIG),

@@ -1,7 +1,6 @@
 """The batch RPCs, over a real socket: item by item what the unary calls would have said."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import TypeVar
 from uuid import UUID
 
@@ -17,16 +16,10 @@ from cells.requests import CommandRequest, Outcome
 from server.shell.calls.policy import BATCH_BYTES_MAX, REQUEST_BYTES_MAX
 from server.shell.calls.statuses import of_status
 from server.shell.fields.bounds import BATCH
-from tests.integration.services_rig import BANK, HERE, SHOP, THERE, Rig, new_id, refusal_of, serving, usd
+from tests.integration.services_rig import BANK, HERE, SHOP, THERE, Rig, new_id, refusal_of, usd
 from tests.local_cells import FixedDirectory, open_auction, until
 
 Result = TypeVar("Result", auction_pb2.PlaceBidResult, ledger_pb2.DepositResult)
-
-
-@pytest.fixture
-async def rig() -> AsyncIterator[Rig]:
-    async with serving() as rig:
-        yield rig
 
 
 def deposit(user: object, amount_minor: int = 5, *, reference: str = "") -> ledger_pb2.DepositRequest:

@@ -9,7 +9,7 @@ import grpc.aio
 from server.process.policies import POLICIES
 from server.shell.calls.statuses import refusal_in
 from server.shell.identity.principal import Role
-from tests.integration.bad_input import GOOD
+from tests.integration.services.bad_input import GOOD
 from tests.integration.services_rig import METHODS, Rig, serving
 
 OTHER = "0198c0de-0000-7000-8000-00000000000f"

@@ -1,7 +1,6 @@
 """Every RPC of a cell, over a real socket, as a client sees it."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from uuid import UUID
 
 import grpc.aio
@@ -14,40 +13,28 @@ from tests.integration.services_rig import (
     BANK,
     HERE,
     ROUTER,
-    SHOP,
     THERE,
     Pairs,
     Rig,
     new_id,
-    path_of,
     refusal_of,
-    serving,
     usd,
 )
 from tests.local_cells import available, open_auction, until
 
 
-@pytest.fixture
-async def rig() -> AsyncIterator[Rig]:
-    async with serving() as rig:
-        yield rig
-
-
 async def deposit(
-    rig: Rig,
-    reference: str,
-    *,
-    command_id: str = "",
-    amount_minor: int = 500,
-    metadata: Pairs = BANK,
+    rig: Rig, reference: str, *, command_id: str = "", amount_minor: int = 500, by: Pairs = BANK
 ) -> ledger_pb2.DepositResponse:
-    request = ledger_pb2.DepositRequest(
+    made: ledger_pb2.DepositResponse = await rig.ask(
+        "Deposit",
         command_id=command_id or new_id(),
-        user_id=str(rig.ann),
+        user_id=rig.ann,
         amount=usd(amount_minor),
         external_reference=reference,
+        by=by,
     )
-    return await rig.ledger.Deposit(request, metadata=metadata)
+    return made
 
 
 # --- the ledger ---
@@ -56,10 +43,8 @@ async def deposit(
 async def test_an_account_is_opened_by_the_router(rig: Rig) -> None:
     """A new account is there, empty, with the router's epoch."""
     user_id = new_id()
-    await rig.ledger.OpenAccount(
-        ledger_pb2.OpenAccountRequest(command_id=new_id(), user_id=user_id, home_epoch=3), metadata=ROUTER
-    )
-    account = await rig.ledger.GetAccount(ledger_pb2.GetAccountRequest(user_id=user_id), metadata=SHOP)
+    await rig.ask("OpenAccount", user_id=user_id, home_epoch=3, by=ROUTER)
+    account = await rig.ask("GetAccount", user_id=user_id)
     assert (account.home_epoch, account.stream_version, list(account.balances)) == (3, 1, [])
 
 
@@ -68,17 +53,11 @@ async def test_money_comes_moves_and_goes(rig: Rig) -> None:
     ann, ben = str(rig.ann), str(rig.ben)
     came = await deposit(rig, "bank-1", amount_minor=500)
     assert (came.balance.currency, came.balance.available_minor) == ("USD", 100_500)
-    sent = await rig.ledger.Transfer(
-        ledger_pb2.TransferRequest(command_id=new_id(), from_user_id=ann, to_user_id=ben, amount=usd(400)),
-        metadata=SHOP,
-    )
+    sent = await rig.ask("Transfer", from_user_id=ann, to_user_id=ben, amount=usd(400))
     assert sent.balance.available_minor == 100_100
-    gone = await rig.ledger.Withdraw(
-        ledger_pb2.WithdrawRequest(command_id=new_id(), user_id=ann, amount=usd(100), external_reference="bank-1"),
-        metadata=BANK,
-    )
+    gone = await rig.ask("Withdraw", user_id=ann, amount=usd(100), external_reference="bank-1")
     assert gone.balance.available_minor == 100_000
-    read = await rig.ledger.GetBalance(ledger_pb2.GetBalanceRequest(user_id=ben), metadata=SHOP)
+    read = await rig.ask("GetBalance", user_id=ben)
     assert [balance.available_minor for balance in read.balances] == [100_400]
     assert (read.token.cell, read.token.position) == (HERE, (await rig.store.head()).position)
 
@@ -86,16 +65,13 @@ async def test_money_comes_moves_and_goes(rig: Rig) -> None:
 async def test_money_goes_to_a_user_of_another_cell(rig: Rig) -> None:
     """The answer is that of a transfer at home, GetCommand says the same, and the saga shows its way."""
     command_id, ann, carl = new_id(), str(rig.ann), str(rig.carl)
-    sent = await rig.ledger.Transfer(
-        ledger_pb2.TransferRequest(command_id=command_id, from_user_id=ann, to_user_id=carl, amount=usd(400)),
-        metadata=SHOP,
-    )
+    sent = await rig.ask("Transfer", command_id=command_id, from_user_id=ann, to_user_id=carl, amount=usd(400))
     assert (sent.balance.currency, sent.balance.available_minor) == ("USD", 99_600)
     assert await available(rig.there, rig.carl) == 100_400
-    status = await rig.ledger.GetCommand(ledger_pb2.GetCommandRequest(command_id=command_id), metadata=SHOP)
+    status = await rig.ask("GetCommand", command_id=command_id)
     assert status.state == ledger_pb2.COMMAND_STATE_ACCEPTED
     assert status.result["available_minor"] == "99600"
-    listed = await rig.sagas.ListSagas(saga_pb2.ListSagasRequest(kind=saga_pb2.SAGA_KIND_TRANSFER), metadata=SHOP)
+    listed = await rig.ask("ListSagas", kind=saga_pb2.SAGA_KIND_TRANSFER)
     (saga,) = listed.sagas
     assert (saga.auction, saga.amount.amount_minor, saga.state) == ("", 400, saga_pb2.SAGA_STATE_COMPLETED)
     assert [(leg.leg, leg.cell, leg.pivot) for leg in saga.legs] == [("send", HERE, False), ("receive", THERE, True)]
@@ -106,22 +82,16 @@ async def test_a_hold_is_made_captured_in_part_and_released(rig: Rig) -> None:
     ann, ben = str(rig.ann), str(rig.ben)
 
     async def reserve() -> str:
-        request = ledger_pb2.ReserveRequest(command_id=new_id(), user_id=ann, amount=usd(700))
-        reserved = await rig.ledger.Reserve(request, metadata=SHOP)
+        reserved = await rig.ask("Reserve", user_id=ann, amount=usd(700))
         assert reserved.balance.reserved_minor >= 700
-        return reserved.hold_id
+        return str(reserved.hold_id)
 
     one, other = await reserve(), await reserve()
-    account = await rig.ledger.GetAccount(ledger_pb2.GetAccountRequest(user_id=ann), metadata=SHOP)
+    account = await rig.ask("GetAccount", user_id=ann)
     assert [hold.hold_id for hold in account.holds] == sorted([one, other])
-    captured = await rig.ledger.Capture(
-        ledger_pb2.CaptureRequest(command_id=new_id(), user_id=ann, hold_id=one, to_user_id=ben, amount_minor=200),
-        metadata=SHOP,
-    )
+    captured = await rig.ask("Capture", user_id=ann, hold_id=one, to_user_id=ben, amount_minor=200)
     assert (captured.captured.amount_minor, captured.balance.available_minor) == (200, 99_100)
-    released = await rig.ledger.Release(
-        ledger_pb2.ReleaseRequest(command_id=new_id(), user_id=ann, hold_id=other), metadata=SHOP
-    )
+    released = await rig.ask("Release", user_id=ann, hold_id=other)
     assert (released.released.amount_minor, released.balance.reserved_minor) == (700, 0)
 
 
@@ -134,7 +104,7 @@ async def test_the_same_command_is_done_once(rig: Rig) -> None:
     again.receipt.replayed = False
     assert again == first
     other = (("cellbook-principal", "treasury/other"),)
-    by_another = deposit(rig, "bank-1", command_id=command_id, metadata=other)
+    by_another = deposit(rig, "bank-1", command_id=command_id, by=other)
     of_another = deposit(rig, "bank-1", command_id=command_id, amount_minor=501)
     assert isinstance(await refusal_of(by_another), ExternalReferenceUsed)
     assert isinstance(await refusal_of(of_another), CommandIdReused)
@@ -145,13 +115,12 @@ async def test_what_became_of_a_command_can_be_asked(rig: Rig) -> None:
     accepted, refused = new_id(), new_id()
     await deposit(rig, "bank-1", command_id=accepted)
     await refusal_of(deposit(rig, "bank-1", command_id=refused))
-    ask = rig.ledger.GetCommand
-    told = await ask(ledger_pb2.GetCommandRequest(command_id=accepted), metadata=BANK)
+    told = await rig.ask("GetCommand", command_id=accepted, by=BANK)
     assert (told.state, told.result["available_minor"]) == (ledger_pb2.COMMAND_STATE_ACCEPTED, "100500")
-    told = await ask(ledger_pb2.GetCommandRequest(command_id=refused), metadata=BANK)
+    told = await rig.ask("GetCommand", command_id=refused, by=BANK)
     assert told.state == ledger_pb2.COMMAND_STATE_REFUSED
     assert told.refusal.code == grpc.StatusCode.FAILED_PRECONDITION.value[0]
-    unknown = await refusal_of(ask(ledger_pb2.GetCommandRequest(command_id=new_id()), metadata=BANK))
+    unknown = await refusal_of(rig.ask("GetCommand", by=BANK))
     assert unknown.reason == "COMMAND_NOT_FOUND"
 
 
@@ -167,7 +136,7 @@ async def test_a_deadline_in_a_commit_leaves_the_outcome_askable(rig: Rig) -> No
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     rig.store.gate.set()
     await until(lambda: UUID(command_id) in rig.store.kept_outcomes)
-    told = await rig.ledger.GetCommand(ledger_pb2.GetCommandRequest(command_id=command_id), metadata=BANK)
+    told = await rig.ask("GetCommand", command_id=command_id, by=BANK)
     assert told.state == ledger_pb2.COMMAND_STATE_ACCEPTED
 
 
@@ -181,25 +150,23 @@ async def test_an_auction_is_won_and_settled(rig: Rig) -> None:
     low = await refusal_of(rig.bid(name, rig.ben, 149))
     assert (low.reason, low.facts["least_minor"]) == ("BID_TOO_LOW", "150")
     placed = await rig.bid(name, rig.ben, 150)
-    closed = await rig.auctions.CloseAuction(
-        auction_pb2.CloseAuctionRequest(command_id=new_id(), auction=name), metadata=SHOP
-    )
+    closed = await rig.ask("CloseAuction", auction=name)
     assert closed.state == auction_pb2.AUCTION_STATE_SETTLING
     assert (closed.winning_bid.bid_id, closed.winning_bid.amount) == (placed.bid_id, usd(150))
     saga = await settled(rig, closed.saga_id)
     assert (saga.kind, saga.auction, saga.amount) == (saga_pb2.SAGA_KIND_SETTLEMENT, name, usd(150))
     assert {leg.state for leg in saga.legs} == {saga_pb2.LEG_STATE_DONE}
     assert [leg.leg for leg in saga.legs if leg.pivot] == ["ownership"]
-    read = await rig.auctions.GetAuction(auction_pb2.GetAuctionRequest(name=name), metadata=SHOP)
+    read = await rig.ask("GetAuction", name=name)
     assert read.auction.state == auction_pb2.AUCTION_STATE_SETTLED
     assert (read.auction.bids_accepted, read.auction.highest_bid.bid_id) == (2, placed.bid_id)
-    asset = await rig.auctions.GetAsset(auction_pb2.GetAssetRequest(name=read.auction.asset), metadata=SHOP)
+    asset = await rig.ask("GetAsset", name=read.auction.asset)
     assert (asset.asset.owner_user_id, asset.asset.locked_by) == (str(rig.ben), "")
 
 
 async def settled(rig: Rig, saga_id: str) -> saga_pb2.Saga:
     while True:
-        answer = await rig.sagas.GetSaga(saga_pb2.GetSagaRequest(saga_id=saga_id), metadata=SHOP)
+        answer: saga_pb2.GetSagaResponse = await rig.ask("GetSaga", saga_id=saga_id)
         if answer.saga.state == saga_pb2.SAGA_STATE_COMPLETED:
             return answer.saga
         await asyncio.sleep(0.01)
@@ -209,10 +176,10 @@ async def test_an_auction_can_be_called_off(rig: Rig) -> None:
     """A cancelled auction unlocks its asset and gives the leader's money back."""
     name = await rig.auction()
     await rig.bid(name, rig.ben, 100)
-    await rig.auctions.CancelAuction(auction_pb2.CancelAuctionRequest(command_id=new_id(), auction=name), metadata=SHOP)
-    read = await rig.auctions.GetAuction(auction_pb2.GetAuctionRequest(name=name), metadata=SHOP)
+    await rig.ask("CancelAuction", auction=name)
+    read = await rig.ask("GetAuction", name=name)
     assert read.auction.state == auction_pb2.AUCTION_STATE_CANCELLED
-    balance = await rig.ledger.GetBalance(ledger_pb2.GetBalanceRequest(user_id=str(rig.ben)), metadata=SHOP)
+    balance = await rig.ask("GetBalance", user_id=rig.ben)
     assert balance.balances[0].available_minor == 100_000
 
 
@@ -227,26 +194,25 @@ async def test_a_bid_goes_to_the_bidder_s_home_and_on_from_there(rig: Rig) -> No
 
 async def test_who_owns_an_asset_may_live_elsewhere_but_somewhere(rig: Rig) -> None:
     """The owner's home is the directory's word, and an owner without one is refused."""
-    request = auction_pb2.RegisterAssetRequest(command_id=new_id(), owner_user_id=str(rig.carl))
-    registered = await rig.auctions.RegisterAsset(request, metadata=SHOP)
-    read = await rig.auctions.GetAsset(auction_pb2.GetAssetRequest(name=registered.asset), metadata=SHOP)
+    registered = await rig.ask("RegisterAsset", owner_user_id=rig.carl)
+    read = await rig.ask("GetAsset", name=registered.asset)
     assert read.asset.owner_cell == THERE
-    request = auction_pb2.RegisterAssetRequest(command_id=new_id(), owner_user_id=new_id())
-    assert (await refusal_of(rig.auctions.RegisterAsset(request, metadata=SHOP))).reason == "USER_NOT_FOUND"
+    assert (await refusal_of(rig.ask("RegisterAsset", owner_user_id=new_id()))).reason == "USER_NOT_FOUND"
 
 
-@pytest.mark.parametrize("rpc", ["GetAuction", "CloseAuction", "CancelAuction", "GetAsset", "CreateAuction"])
-async def test_what_lives_elsewhere_is_not_looked_for_here(rig: Rig, rpc: str) -> None:
+@pytest.mark.parametrize(
+    ("rpc", "field", "collection"),
+    [
+        ("GetAuction", "name", "auctions"),
+        ("CloseAuction", "auction", "auctions"),
+        ("CancelAuction", "auction", "auctions"),
+        ("GetAsset", "name", "assets"),
+        ("CreateAuction", "asset", "assets"),
+    ],
+)
+async def test_what_lives_elsewhere_is_not_looked_for_here(rig: Rig, rpc: str, field: str, collection: str) -> None:
     """WRONG_CELL names the right one."""
-    auction, asset = f"cells/{THERE}/auctions/{new_id()}", f"cells/{THERE}/assets/{new_id()}"
-    requests = {
-        "GetAuction": auction_pb2.GetAuctionRequest(name=auction),
-        "CloseAuction": auction_pb2.CloseAuctionRequest(command_id=new_id(), auction=auction),
-        "CancelAuction": auction_pb2.CancelAuctionRequest(command_id=new_id(), auction=auction),
-        "GetAsset": auction_pb2.GetAssetRequest(name=asset),
-        "CreateAuction": auction_pb2.CreateAuctionRequest(command_id=new_id(), asset=asset),
-    }
-    refused = await refusal_of(rig.call(path_of(rpc), requests[rpc]))
+    refused = await refusal_of(rig.ask(rpc, {field: f"cells/{THERE}/{collection}/{new_id()}"}))
     assert isinstance(refused, WrongCell)
     assert (refused.facts["cell"], refused.facts["here"]) == (THERE, HERE)
 
@@ -254,9 +220,7 @@ async def test_what_lives_elsewhere_is_not_looked_for_here(rig: Rig, rpc: str) -
 async def test_auctions_are_listed_page_by_page(rig: Rig) -> None:
     """Every auction comes once, in pages of the size asked for, and the last page has no token."""
     names = sorted([await rig.auction() for _ in range(4)])
-    await rig.auctions.CancelAuction(
-        auction_pb2.CancelAuctionRequest(command_id=new_id(), auction=names[1]), metadata=SHOP
-    )
+    await rig.ask("CancelAuction", auction=names[1])
     assert await listed(rig, page_size=2) == [names[:2], names[2:]]
     assert await listed(rig, page_size=3) == [names[:3], names[3:]]
     assert await listed(rig) == [names]
@@ -272,8 +236,7 @@ async def listed(
 ) -> list[list[str]]:
     pages, token = [], ""
     while True:
-        request = auction_pb2.ListAuctionsRequest(page_token=token, page_size=page_size, state=state)
-        answer = await rig.auctions.ListAuctions(request, metadata=SHOP)
+        answer = await rig.ask("ListAuctions", page_token=token, page_size=page_size, state=state)
         pages.append([auction.name for auction in answer.auctions])
         token = answer.next_page_token
         if not token:
@@ -287,47 +250,34 @@ async def test_sagas_are_listed_by_kind_and_state(rig: Rig) -> None:
         await rig.bid(f"cells/{THERE}/auctions/{auction_id}", rig.ann, amount_minor)
         name = await rig.auction()
         await rig.bid(name, rig.ben, 100)
-        closed = await rig.auctions.CloseAuction(
-            auction_pb2.CloseAuctionRequest(command_id=new_id(), auction=name), metadata=SHOP
-        )
+        closed = await rig.ask("CloseAuction", auction=name)
         await settled(rig, closed.saga_id)
     for kind in (saga_pb2.SAGA_KIND_SETTLEMENT, saga_pb2.SAGA_KIND_REMOTE_BID):
         found, token = [], ""
         while True:
-            request = saga_pb2.ListSagasRequest(kind=kind, page_size=2, page_token=token)
-            answer = await rig.sagas.ListSagas(request, metadata=SHOP)
+            answer = await rig.ask("ListSagas", kind=kind, page_size=2, page_token=token)
             found += [saga.kind for saga in answer.sagas]
             token = answer.next_page_token
             if not token:
                 break
         assert found == [kind] * 3
-    running = saga_pb2.ListSagasRequest(states=[saga_pb2.SAGA_STATE_RUNNING])
-    assert not (await rig.sagas.ListSagas(running, metadata=SHOP)).sagas
+    assert not (await rig.ask("ListSagas", states=[saga_pb2.SAGA_STATE_RUNNING])).sagas
 
 
 async def test_what_binds_a_bidder_is_shown(rig: Rig) -> None:
     """How long a late bid extends, and how long a settlement may take: the seller's choice, and the cell's."""
-    registered = await rig.auctions.RegisterAsset(
-        auction_pb2.RegisterAssetRequest(command_id=new_id(), owner_user_id=str(rig.ann)), metadata=SHOP
+    asset, end_ms = (
+        (await rig.ask("RegisterAsset", owner_user_id=rig.ann)).asset,
+        rig.cell.time.clock.wall_ms() + 3_600_000,
     )
-    request = auction_pb2.CreateAuctionRequest(
-        command_id=new_id(),
-        asset=registered.asset,
-        seller_user_id=str(rig.ann),
-        opening_price=usd(100),
-        end_time_ms=rig.cell.time.clock.wall_ms() + 3_600_000,
-        extension_ms=86_400_000,
-        settlement_timeout_ms=1_000,
-    )
-    far = auction_pb2.CreateAuctionRequest()
-    far.CopyFrom(request)
-    far.command_id, far.end_time_ms = new_id(), request.end_time_ms + 366 * 86_400_000
-    refused = await refusal_of(rig.auctions.CreateAuction(far, metadata=SHOP))
+    terms = {"extension_ms": 86_400_000, "settlement_timeout_ms": 1_000}
+    far = rig.auction_of(asset, **terms, end_time_ms=end_ms + 366 * 86_400_000)
+    refused = await refusal_of(far)
     assert (refused.reason, refused.facts["field"]) == ("TIME_TOO_FAR", "end_time_ms")
-    created = await rig.auctions.CreateAuction(request, metadata=SHOP)
-    for name, extension_ms, timeout_ms in (
-        (created.auction, 86_400_000, 1_000),
+    name = await rig.auction_of(asset, **terms, end_time_ms=end_ms)
+    for shown_name, extension_ms, timeout_ms in (
+        (name, 86_400_000, 1_000),
         (await rig.auction(), 0, LedgerPolicy().settlement_timeout_ms),
     ):
-        shown = (await rig.auctions.GetAuction(auction_pb2.GetAuctionRequest(name=name), metadata=SHOP)).auction
+        shown = (await rig.ask("GetAuction", name=shown_name)).auction
         assert (shown.extension_ms, shown.settlement_timeout_ms) == (extension_ms, timeout_ms)

@@ -1,6 +1,7 @@
 """People who move in the middle of auctions and settlements: every leg finds them, and every cent with them."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from uuid import UUID
@@ -13,49 +14,25 @@ from cells.domain.sagas.leg import LegResult
 from cells.domain.sagas.saga import SagaState
 from cells.domain.values import Direction, LegId, Money
 from cells.moves import marks
-from cells.sagas import circuit_breaker
 from cells.store.ports import LegAnswer, LegCall, PeerUnknown
 from lab.failpoints import Failpoints
 from server.shell.rpc import Metadata
-from tests.integration.test_moves import asked, move
+from tests.integration.moves.moves_rig import do, move, until_has, without_books
 from tests.local_cells import available, open_auction, open_user, request, until, until_async
 from tests.saga_world import AWAY, HERE, PRICE_MINOR, THIRD, Cable, World, world
-from tests.simulation.books import Books
 from tests.simulation.ground import Broken
 
 LEGS = ("pin", "escrow-out", "escrow-in", "credit-out", "credit-in", "ownership", "settle", "notify-winner")
 FEE_MINOR = 25
 
 
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(circuit_breaker, "PROBE_FIRST_S", 0.02)
-    monkeypatch.setattr(circuit_breaker, "PROBE_MAX_S", 0.05)
-
-
-@pytest.fixture
-async def town() -> AsyncIterator[World]:
-    async with world() as here:
-        yield here
-        await here.settled()
-        here.books.check_conserved()
-        check_pairs(here)
-
-
-def check_pairs(here: World) -> None:
-    """Not over all cells alone: each pair of cells has both sides of each movement between them."""
-    sums: dict[tuple[str, str], int] = {}
-    for cell, books in here.books.cells.items():
-        for (account, _), amount in books.balances.items():
-            if account.startswith("clearing/"):
-                one, other = sorted((cell, account.removeprefix("clearing/")))
-                sums[one, other] = sums.get((one, other), 0) + amount
-    assert not any(sums.values()), sums
+async def auction_here(here: World) -> UUID:
+    return await open_auction(here.cells[HERE], await open_user(here.cells[HERE], 0, here.directory))
 
 
 async def bids(here: World, cell: str, user: UUID, auction: UUID, amount_minor: int) -> None:
     command = PlaceBid(auction_id=auction, auction_cell=HERE, bidder_id=user, amount=Money("USD", amount_minor))
-    await here.cells[cell].execute(asked(command, user))
+    await do(here, cell, command, user)
 
 
 @pytest.mark.parametrize(("home", "to"), [(HERE, AWAY), (AWAY, THIRD), (AWAY, HERE)])
@@ -63,22 +40,18 @@ async def test_an_outbid_leader_is_released_where_they_live_now(town: World, hom
     """The hold went along; the auction, which knows of the old home alone, finds the new one."""
     ann = await open_user(town.cells[home], 1_000, town.directory)
     bob = await open_user(town.cells[HERE], 1_000, town.directory)
-    auction = await open_auction(town.cells[HERE], await open_user(town.cells[HERE], 0, town.directory))
+    auction = await auction_here(town)
     await bids(town, home, ann, auction, 300)
     await move(town, ann, to, at=home)
     assert await available(town.cells[to], ann) == 700
     await bids(town, HERE, bob, auction, 400)
-
-    async def released() -> bool:
-        return await available(town.cells[to], ann) == 1_000
-
-    await until_async(released)
+    await until_has(town, to, ann, 1_000)
 
 
 async def test_a_leader_who_has_moved_bids_on(town: World) -> None:
     """The larger bid comes from the new home, and the one hold there is as large as the larger of the two."""
     ann = await open_user(town.cells[HERE], 1_000, town.directory)
-    auction = await open_auction(town.cells[HERE], await open_user(town.cells[HERE], 0, town.directory))
+    auction = await auction_here(town)
     await bids(town, HERE, ann, auction, 300)
     await move(town, ann, AWAY)
     await bids(town, AWAY, ann, auction, 400)
@@ -91,6 +64,15 @@ async def test_a_leader_who_has_moved_bids_on(town: World) -> None:
     await town.close(auction)
     await town.becomes(auction, SagaState.COMPLETED)
     assert await available(town.cells[AWAY], ann) == 600
+
+
+@asynccontextmanager
+async def held(here: World, auction: UUID, leg: str, folder: Path) -> AsyncIterator[None]:
+    """The settlement does not take the leg meanwhile."""
+    failpoints = folder / "failpoints"
+    await here.held(auction, leg, failpoints)
+    yield
+    failpoints.unlink()
 
 
 async def parties(here: World, auction: UUID) -> tuple[UUID, UUID]:
@@ -107,11 +89,9 @@ async def test_a_settlement_finds_both_parties_wherever_it_stands(
     """Winner and seller move while it is held before the leg; it completes, each paid and charged once."""
     auction = await town.won(winner_cell, AWAY)
     winner, seller = await parties(town, auction)
-    failpoints = tmp_path / "failpoints"
-    await town.held(auction, leg, failpoints)
-    await move(town, winner, THIRD, at=winner_cell)
-    await move(town, seller, HERE, at=AWAY)
-    failpoints.unlink()
+    async with held(town, auction, leg, tmp_path):
+        await move(town, winner, THIRD, at=winner_cell)
+        await move(town, seller, HERE, at=AWAY)
     await town.becomes(auction, SagaState.COMPLETED)
     assert await available(town.cells[THIRD], winner) == 0
     assert await available(town.cells[HERE], seller) == PRICE_MINOR - FEE_MINOR
@@ -136,12 +116,10 @@ async def test_a_settlement_that_turns_back_finds_both_parties(
     """After both have moved: what had left the winner's old home comes back to the new one."""
     auction = await town.won(winner_cell, AWAY)
     winner, seller = await parties(town, auction)
-    failpoints = tmp_path / "failpoints"
-    await town.held(auction, leg, failpoints)
-    await move(town, winner, THIRD, at=winner_cell)
-    await move(town, seller, HERE, at=AWAY)
-    await turns_back(town, auction, leg, called_off=how == "called off")
-    failpoints.unlink()
+    async with held(town, auction, leg, tmp_path):
+        await move(town, winner, THIRD, at=winner_cell)
+        await move(town, seller, HERE, at=AWAY)
+        await turns_back(town, auction, leg, called_off=how == "called off")
     await town.becomes(auction, SagaState.COMPENSATED)
     assert await available(town.cells[THIRD], winner) == PRICE_MINOR
     assert await available(town.cells[HERE], seller) == 0
@@ -151,12 +129,10 @@ async def test_a_settlement_finds_a_winner_who_moves_again_and_back(town: World,
     """Through three homes, the last of which is the first: what was done there before is not done again."""
     auction = await town.won(AWAY, HERE)
     winner, _ = await parties(town, auction)
-    failpoints = tmp_path / "failpoints"
-    await town.held(auction, "ownership", failpoints)
-    await move(town, winner, THIRD, at=AWAY)
-    await move(town, winner, AWAY, at=THIRD)
-    await turns_back(town, auction, "ownership", called_off=False)
-    failpoints.unlink()
+    async with held(town, auction, "ownership", tmp_path):
+        await move(town, winner, THIRD, at=AWAY)
+        await move(town, winner, AWAY, at=THIRD)
+        await turns_back(town, auction, "ownership", called_off=False)
     await town.becomes(auction, SagaState.COMPENSATED)
     assert await available(town.cells[AWAY], winner) == PRICE_MINOR
 
@@ -169,18 +145,16 @@ async def test_without_the_legs_that_are_carried_the_money_stays_between_the_cel
     async with world() as here:
         auction = await here.won(AWAY, HERE)
         winner, _ = await parties(here, auction)
-        failpoints = tmp_path / "failpoints"
-        await here.held(auction, "ownership", failpoints)
-        await move(here, winner, THIRD, at=AWAY)
-        await turns_back(here, auction, "ownership", called_off=False)
-        failpoints.unlink()
+        async with held(here, auction, "ownership", tmp_path):
+            await move(here, winner, THIRD, at=AWAY)
+            await turns_back(here, auction, "ownership", called_off=False)
         await here.becomes(auction, SagaState.COMPENSATED)
         with pytest.raises(Broken, match="still on its way"):
             await here.settled()
 
 
-async def changed_by_late_calls(here: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The seller is settled with at another home, and back: then the same calls reach the first home, late."""
+def calls_noted(monkeypatch: pytest.MonkeyPatch) -> dict[str, LegCall]:
+    """The last call for each leg from now on."""
     calls: dict[str, LegCall] = {}
     on_its_way = Cable._on_its_way
 
@@ -189,6 +163,12 @@ async def changed_by_late_calls(here: World, monkeypatch: pytest.MonkeyPatch) ->
         await on_its_way(self, cell, call)
 
     monkeypatch.setattr(Cable, "_on_its_way", noted)
+    return calls
+
+
+async def changed_by_late_calls(here: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The seller is settled with at another home, and back: then the same calls reach the first home, late."""
+    calls = calls_noted(monkeypatch)
     auction = await here.won(THIRD, AWAY)
     _, seller = await parties(here, auction)
     await move(here, seller, THIRD, at=AWAY)
@@ -211,14 +191,8 @@ async def test_a_call_that_two_moves_have_overtaken_changes_nothing(
 async def test_without_the_legs_that_are_carried_a_late_call_pays_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """The ablation."""
     monkeypatch.setattr(marks, "LEGS", frozenset())
-    monkeypatch.setattr(Books, "written", lambda *_: None)
-    async with world() as here:
+    async with without_books(monkeypatch) as here:
         twice = await changed_by_late_calls(here, monkeypatch)
-        # Nothing was entered into the books.
-        for store in here.stores.values():
-            store.projections.clear()
-            store.house.clear()
-            store.log.clear()
     assert twice == ["PENDING_CREDITED", "PENDING_SETTLED", "PARTY_NOTIFIED"]
 
 
@@ -250,16 +224,14 @@ async def test_a_hold_that_was_pinned_before_its_owner_moved_twice_is_pinned(tow
     """The answer was lost, and the settlement asks at the second new home: that has the pin."""
     auction = await town.won(AWAY, HERE)
     winner, _ = await parties(town, auction)
-    failpoints = tmp_path / "failpoints"
-    await town.held(auction, "escrow-out", failpoints)
-    await move(town, winner, THIRD, at=AWAY)
-    await move(town, winner, HERE, at=THIRD)
-    written = len(town.stores[HERE].log)
-    pin = ApplyLeg(leg_id=(call := await pin_of(town, auction)).leg_id, action=call.action, orchestrator=HERE)
-    answer = await town.cells[HERE].execute(request(pin))
-    assert answer.result["result"] == LegResult.APPLIED
-    assert town.stores[HERE].log[written:] == []
-    failpoints.unlink()
+    async with held(town, auction, "escrow-out", tmp_path):
+        await move(town, winner, THIRD, at=AWAY)
+        await move(town, winner, HERE, at=THIRD)
+        written = len(town.stores[HERE].log)
+        pin = ApplyLeg(leg_id=(call := await pin_of(town, auction)).leg_id, action=call.action, orchestrator=HERE)
+        answer = await town.cells[HERE].execute(request(pin))
+        assert answer.result["result"] == LegResult.APPLIED
+        assert town.stores[HERE].log[written:] == []
     await town.becomes(auction, SagaState.COMPLETED)
 
 
@@ -267,29 +239,17 @@ async def test_a_release_that_two_moves_have_overtaken_changes_nothing(
     town: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was done at a home in between, and reaches the first one late."""
-    calls: list[LegCall] = []
-    on_its_way = Cable._on_its_way
-
-    async def noted(self: Cable, cell: str, call: LegCall) -> None:
-        calls.append(call)
-        await on_its_way(self, cell, call)
-
-    monkeypatch.setattr(Cable, "_on_its_way", noted)
+    calls = calls_noted(monkeypatch)
     ann = await open_user(town.cells[AWAY], 1_000, town.directory)
     bob = await open_user(town.cells[HERE], 1_000, town.directory)
-    auction = await open_auction(town.cells[HERE], await open_user(town.cells[HERE], 0, town.directory))
+    auction = await auction_here(town)
     await bids(town, AWAY, ann, auction, 300)
     await move(town, ann, THIRD, at=AWAY)
     await bids(town, HERE, bob, auction, 400)
-
-    async def released() -> bool:
-        return await available(town.cells[THIRD], ann) == 1_000
-
-    await until_async(released)
+    await until_has(town, THIRD, ann, 1_000)
     await move(town, ann, AWAY, at=THIRD)
     written = len(town.stores[AWAY].log)
-    release = next(call for call in calls if call.leg_id.leg == "release")
-    await town.cable.apply_leg(AWAY, release, timeout_s=1)
+    await town.cable.apply_leg(AWAY, calls["release"], timeout_s=1)
     assert town.stores[AWAY].log[written:] == []
 
 
@@ -342,14 +302,8 @@ async def test_without_the_time_of_the_call_the_late_credit_makes_money(
 ) -> None:
     """The ablation."""
     monkeypatch.setattr(leg_rules, "require_sent_since_arrival", lambda *_: None)
-    monkeypatch.setattr(Books, "written", lambda *_: None)
-    async with world() as here:
+    async with without_books(monkeypatch) as here:
         seller = await undone_elsewhere(here, delayed)
         await delayed[0]()
         balance = (await here.cells[AWAY].account(seller)).state.balance("USD")
-        # Nothing was entered into the books.
-        for store in here.stores.values():
-            store.projections.clear()
-            store.house.clear()
-            store.log.clear()
     assert balance.total_minor == PRICE_MINOR

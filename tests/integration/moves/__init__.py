@@ -1,0 +1,1 @@
+"""Tests of users who move between cells."""

@@ -1,0 +1,27 @@
+"""Fixtures of the tests of moves."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from cells.sagas import circuit_breaker
+from tests.integration.moves.moves_rig import check_pairs
+from tests.saga_world import World, world
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A silent peer is asked after often."""
+    monkeypatch.setattr(circuit_breaker, "PROBE_FIRST_S", 0.02)
+    monkeypatch.setattr(circuit_breaker, "PROBE_MAX_S", 0.05)
+
+
+@pytest.fixture
+async def town() -> AsyncIterator[World]:
+    """At the end nothing is under way, and the books of every pair of cells are right."""
+    async with world() as here:
+        yield here
+        here.cable.cut.clear()
+        await here.settled()
+        here.books.check_conserved()
+        check_pairs(here)

@@ -1,0 +1,1 @@
+"""Tests of the RPCs of a cell, over a real socket."""
