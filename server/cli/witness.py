@@ -1,13 +1,14 @@
 """`cellbook witness`: a process that anybody can run; it follows the logs of cells, signs them and raises alarms."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
+from google.protobuf.message import Message
 from grpc import aio
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -23,7 +24,7 @@ from cells.time.clocks import SystemClock
 from server.audit.memory import FileMemory
 from server.cli.access import Access, chosen_access
 from server.cli.audit.ask import AUDITOR
-from server.cli.audit.restore import keys_from
+from server.cli.audit.export import keys_from
 from server.cli.client import CellStubs, ClientError
 from server.cli.ending import EXIT_USAGE, failure, run
 from server.cli.options import router_option
@@ -35,6 +36,8 @@ from server.shell.observability.metrics import MetricsEndpoint, process_registry
 ANSWER_S = 10.0
 EVERY_S = 5.0
 HERE = "127.0.0.1:7400"
+
+Reply = TypeVar("Reply", bound=Message)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,43 +57,30 @@ class GrpcLogs:
 
     async def after(self, cell: str, size: int) -> str:
         request = audit_pb2.GetCheckpointRequest(after_size=size)
-        with _said_why(cell):
-            reply = await self._stubs(cell).audit.GetCheckpoint(
-                request, timeout=ANSWER_S, metadata=self.access.metadata(AUDITOR)
-            )
-        return str(reply.checkpoint)
+        return str((await self._ask(cell, self._stubs(cell).audit.GetCheckpoint, request)).checkpoint)
 
     async def growth(self, cell: str, old_size: int, new_size: int) -> Sequence[bytes]:
         request = audit_pb2.GetConsistencyProofRequest(old_size=old_size, new_size=new_size)
-        with _said_why(cell):
-            reply = await self._stubs(cell).audit.GetConsistencyProof(
-                request, timeout=ANSWER_S, metadata=self.access.metadata(AUDITOR)
-            )
-        return list(reply.path)
+        return list((await self._ask(cell, self._stubs(cell).audit.GetConsistencyProof, request)).path)
 
     async def hand_back(self, cell: str, size: int, line: str) -> None:
         request = audit_pb2.AddCosignatureRequest(size=size, cosignature=line)
-        with _said_why(cell):
-            await self._stubs(cell).audit.AddCosignature(
-                request, timeout=ANSWER_S, metadata=self.access.metadata(AUDITOR)
-            )
+        await self._ask(cell, self._stubs(cell).audit.AddCosignature, request)
+
+    async def _ask(self, cell: str, method: Callable[..., Awaitable[Reply]], request: Message) -> Reply:
+        """Raises Refused for a refusal of the cell, and PeerUnknown for any other failure."""
+        try:
+            return await method(request, timeout=ANSWER_S, metadata=self.access.metadata(AUDITOR))
+        except aio.AioRpcError as error:
+            refused = refusal_in(error)
+            if refused is not None:
+                raise refused from error
+            raise PeerUnknown(f"{cell}: {error.code().name}: {error.details()}") from error
 
     def _stubs(self, cell: str) -> CellStubs:
         if cell not in self.cells:
             raise PeerUnknown(f"{self.router} knows no cell {cell}")
         return self.cells[cell]
-
-
-@contextmanager
-def _said_why(cell: str) -> Iterator[None]:
-    """Raises Refused for a refusal of the cell, and PeerUnknown for any other failure."""
-    try:
-        yield
-    except aio.AioRpcError as error:
-        refused = refusal_in(error)
-        if refused is not None:
-            raise refused from error
-        raise PeerUnknown(f"{cell}: {error.code().name}: {error.details()}") from error
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from cellbook.v1 import types_pb2
-from server.cli.audit.moment import parse_moment, point_text
+from server.cli.audit.ask import parse_moment, point_text
 from server.cli.client import ClientError
 
 

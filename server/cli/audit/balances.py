@@ -1,18 +1,25 @@
 """`cellbook audit balances`: lists all accounts of the cells at one moment and checks that they add up."""
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from cellbook.v1 import audit_pb2, types_pb2
-from server.cli import report
-from server.cli.audit.ask import answer_of
-from server.cli.audit.moment import parse_moment, point_text
-from server.cli.audit.past import balances_table, plain
+from server.cli.audit.ask import (
+    At,
+    Json,
+    answer_of,
+    pages,
+    parse_moment,
+    plain,
+    point_text,
+    show,
+    table,
+    tell_verdict,
+)
+from server.cli.audit.past import balances_table
 from server.cli.audit.statement import BUCKETS, buckets
 from server.cli.client import CellStubs, ClientError
 from server.cli.reach import Reach
@@ -50,38 +57,36 @@ class CellBalances:
         ]
 
 
-async def run_balances(reach: Reach, at: str, *, as_json: bool) -> None:
-    """Raises ClientError if a cell is missing or does not add up."""
+async def run_balances(reach: Reach, at: At = "", *, as_json: Json = False) -> None:
+    """Show the balances of all users and the house, and check that they add up."""
     moment, told, silent = parse_moment(at), [], []
     for cell in reach.cells:
         try:
             told.append(await fetched(cell, moment))
         except ClientError as error:
             silent.append(f"{cell.name} is missing ({error})")
-    if as_json:
-        content: dict[str, Any] = {"cells": [_json(each) for each in told], "missing": silent}
-        print(json.dumps(content, indent=2))
-    else:
-        with report.stdout() as console:
-            for each in told:
-                tell(console, each)
-    wrong = [*silent, *(problem for each in told for problem in each.problems())]
-    if wrong:
-        raise ClientError("; ".join(wrong))
+
+    def tell_all(console: Console) -> None:
+        for each in told:
+            tell(console, each)
+
+    show(
+        lambda: {"cells": [_json(each) for each in told], "missing": silent},
+        tell_all,
+        [*silent, *(problem for each in told for problem in each.problems())],
+        as_json=as_json,
+    )
 
 
 async def fetched(cell: CellStubs, moment: types_pb2.AsOf | None) -> CellBalances:
+    """All pages are of the same moment, even if it was "now"."""
     request = audit_pb2.ListBalancesRequest(as_of=moment, page_size=PAGE)
-    page = await answer_of(cell, cell.audit.ListBalances, request)
-    # Later pages use the same moment, even if it was "now".
-    same = types_pb2.AsOf(position=page.as_of.position)
-    trial = await answer_of(cell, cell.audit.GetTrialBalance, audit_pb2.GetTrialBalanceRequest(as_of=same))
-    found = CellBalances(cell=cell.name, point=page.as_of, users=list(page.balances), trial=trial)
-    while page.next_page_token:
-        request.page_token = page.next_page_token
-        page = await answer_of(cell, cell.audit.ListBalances, request)
-        found.users += page.balances
-    return found
+    listed = [page async for page in pages(cell, cell.audit.ListBalances, request)]
+    point = listed[0].as_of
+    same = audit_pb2.GetTrialBalanceRequest(as_of=types_pb2.AsOf(position=point.position))
+    trial = await answer_of(cell, cell.audit.GetTrialBalance, same)
+    users = [balance for page in listed for balance in page.balances]
+    return CellBalances(cell=cell.name, point=point, users=users, trial=trial)
 
 
 def _json(each: CellBalances) -> dict[str, Any]:
@@ -104,13 +109,10 @@ def tell(console: Console, each: CellBalances) -> None:
     if len(each.users) > SHOWN_MAX:
         console.print(f"... and {len(each.users) - SHOWN_MAX:,} more; --json lists all")
     console.print()
-    table = Table(box=None, pad_edge=False, header_style="bold dim")
-    table.add_column("account")
-    table.add_column("all postings", justify="right")
+    postings = table("account", "all postings", right={"all postings"})
     for line in each.trial.accounts:
-        table.add_row(literal(line.account), literal(amount_text(line.amount_minor, line.currency)))
-    console.print(table)
-    wrong = each.problems()
-    for said in wrong or [f"{each.cell}: postings sum to zero, and users' balances are what theirs come to"]:
-        console.print(f"{'[red bold]NO[/red bold]' if wrong else '[green]ok[/green]'} {literal(said)}", soft_wrap=True)
+        postings.add_row(literal(line.account), literal(amount_text(line.amount_minor, line.currency)))
+    console.print(postings)
+    proven = f"{each.cell}: postings sum to zero, and users' balances are what theirs come to"
+    tell_verdict(console, each.problems(), [proven])
     console.print()

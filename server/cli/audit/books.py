@@ -1,26 +1,25 @@
 """`cellbook audit reconcile` and `rebuild`: compare the tables of cells with their logs, and repair them."""
 
-import json
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
-from google.protobuf.json_format import MessageToDict
+import typer
 from google.protobuf.message import Message
-from grpc import aio
 from rich.console import Console
-from rich.table import Table
 
 from cellbook.v1 import audit_pb2
 from server.cli import report
-from server.cli.access import chosen_access
-from server.cli.audit.ask import AUDITOR
-from server.cli.client import CellStubs, ClientError, LedgerRefusal, unknown_in
-from server.cli.progress import Progress, Stage
+from server.cli.audit.ask import AUDITOR, Json, items, plain, show, table
+from server.cli.client import CellStubs, ClientError, LedgerRefusal
+from server.cli.progress import Progress
 from server.cli.reach import OPERATOR, Reach
 from server.cli.screen import literal
 from server.cli.texts import stamp_text
+
+if TYPE_CHECKING:
+    from grpc import aio
 
 Reply = TypeVar("Reply", audit_pb2.ReconcileResponse, audit_pb2.RebuildResponse)
 Finding: TypeAlias = audit_pb2.AuditFinding
@@ -49,17 +48,23 @@ class Reconciled:
         return told + [f"{cell} is missing ({problem})" for cell, problem in sorted(self.silent.items())]
 
 
-async def run_reconcile(reach: Reach, *, full: bool, events_per_s: int, as_json: bool) -> None:
-    """Prints the results, then raises ClientError if something is wrong or missing."""
+Full = Annotated[bool, typer.Option("--full", help="Start at the first event, not at the last pass.")]
+Rate = Annotated[int, typer.Option("--events-per-s", min=0, help="The maximum rate; 0 means no limit.")]
+Note = Annotated[str, typer.Option("--note", help="The reason, for the log: at most 200 characters.")]
+
+
+async def run_reconcile(reach: Reach, *, full: Full = False, events_per_s: Rate = 0, as_json: Json = False) -> None:
+    """Compare the tables of all cells with their logs, and their movements with each other, while they serve.
+
+    Exit code 1 if anything is wrong, or a cell is missing.
+    """
     done = await reconciled(reach, audit_pb2.ReconcileRequest(full=full, events_per_s=events_per_s))
-    if as_json:
-        print(json.dumps(reconciled_json(done), indent=2))
-    else:
-        with report.stdout() as console:
-            tell_reconciled(console, done)
-    problems = done.problems()
-    if problems:
-        raise ClientError("; ".join(problems))
+    show(
+        lambda: reconciled_json(done),
+        lambda console: tell_reconciled(console, done),
+        done.problems(),
+        as_json=as_json,
+    )
 
 
 async def reconciled(reach: Reach, request: audit_pb2.ReconcileRequest) -> Reconciled:
@@ -82,8 +87,11 @@ async def _reconciled(cell: CellStubs, request: audit_pb2.ReconcileRequest, done
             done.summaries[cell.name], done.findings[cell.name] = told.summary, findings
 
 
-async def run_rebuild(reach: Reach, note: str, *, as_json: bool) -> None:
-    """Rebuilds the cell that is reached. Raises ClientError if something is still wrong."""
+async def run_rebuild(reach: Reach, note: Note = "", *, as_json: Json = False) -> None:
+    """Repair the tables of a cell from its log, while it serves. For operators.
+
+    Exit code 1 if something is wrong that a rebuild cannot repair.
+    """
     if len(reach.cells) != 1:
         raise ClientError(f"name the cell by --cell: one of {', '.join(cell.name for cell in reach.cells)}")
     [cell] = reach.cells
@@ -93,44 +101,36 @@ async def run_rebuild(reach: Reach, note: str, *, as_json: bool) -> None:
             left.append(told.left)
         else:
             summary = told.summary
-    if as_json:
-        print(json.dumps({**_plain(summary), "left": [_plain(each) for each in left]}, indent=2))
-    else:
-        with report.stdout() as console:
-            tell_rebuilt(console, summary, left)
+    wrong = []
     if summary.row_problem:
-        raise ClientError(f"{cell.name}: rows were left, as the owner of the tables is needed: {summary.row_problem}")
-    if summary.left_count:
-        raise ClientError(f"{cell.name}: {summary.left_count:,} mismatches are left, which no rebuild puts right")
+        wrong = [f"{cell.name}: rows were left, as the owner of the tables is needed: {summary.row_problem}"]
+    elif summary.left_count:
+        wrong = [f"{cell.name}: {summary.left_count:,} mismatches are left, which no rebuild puts right"]
+    show(
+        lambda: {**plain(summary), "left": [plain(each) for each in left]},
+        lambda console: tell_rebuilt(console, summary, left),
+        wrong,
+        as_json=as_json,
+    )
 
 
 async def _told(
-    cell: CellStubs, method: Callable[..., "aio.UnaryStreamCall[Any, Reply]"], request: Message, principal: str
+    cell: CellStubs, method: "Callable[..., aio.UnaryStreamCall[Any, Reply]]", request: Message, principal: str
 ) -> AsyncIterator[Reply]:
     """The cell's result; its progress is displayed. Raises ClientError, LedgerRefusal."""
-    stream = method(request, metadata=chosen_access().metadata(principal))
-    progress = Progress(report.stderr())
-    shown, stage, name = ExitStack(), None, ""
-    try:
-        async for told in stream:
-            if not told.HasField("progress"):
-                yield told
-                continue
-            if told.progress.stage != name:
-                shown.close()
-                name = told.progress.stage
-                stage = shown.enter_context(progress.stage(f"{cell.name}: {name}", told.progress.total))
-            _show(stage, told.progress)
-    except aio.AioRpcError as error:
-        raise ClientError(f"{cell.name}: {unknown_in(error, request).told}") from error
-    finally:
-        shown.close()
-        stream.cancel()
-
-
-def _show(stage: Stage | None, progress: audit_pb2.AuditProgress) -> None:
-    if stage is not None:
-        stage.left(progress.total - progress.done)
+    progress, stage, name = Progress(report.stderr()), None, ""
+    async with aclosing(items(cell, method, request, principal)) as stream:
+        with ExitStack() as shown:
+            async for told in stream:
+                if not told.HasField("progress"):
+                    yield told
+                    continue
+                if told.progress.stage != name:
+                    shown.close()
+                    name = told.progress.stage
+                    stage = shown.enter_context(progress.stage(f"{cell.name}: {name}", told.progress.total))
+                if stage is not None:
+                    stage.left(told.progress.total - told.progress.done)
 
 
 # --- for programs -------------------------------------------------------------------------------------------------
@@ -138,26 +138,21 @@ def _show(stage: Stage | None, progress: audit_pb2.AuditProgress) -> None:
 
 def reconciled_json(done: Reconciled) -> dict[str, Any]:
     cells = [
-        {**_plain(summary), "findings": [_plain(finding) for finding in done.findings[cell]]}
+        {**plain(summary), "findings": [plain(finding) for finding in done.findings[cell]]}
         for cell, summary in done.summaries.items()
     ]
     return {"well": not done.problems(), "cells": cells, "silent": done.silent}
-
-
-def _plain(message: Message) -> dict[str, Any]:
-    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
 # --- for people ---------------------------------------------------------------------------------------------------
 
 
 def tell_reconciled(console: Console, done: Reconciled) -> None:
-    table = _table("cell", "events replayed", "as at position", "took", "mismatches", "movements compared with", "open")
-    for column in (1, 2, 3, 4, 6):
-        table.columns[column].justify = "right"
+    counts = ("events replayed", "as at position", "took", "mismatches")
+    made = table("cell", *counts, "movements compared with", "open", right={*counts, "open"})
     for cell, summary in done.summaries.items():
         wrong = f"[red bold]{summary.finding_count:,}[/]" if summary.finding_count else "[green]0[/]"
-        table.add_row(
+        made.add_row(
             literal(cell),
             f"{summary.position - summary.from_position:,}{' (all)' if summary.full else ''}",
             f"{summary.position:,}",
@@ -166,7 +161,7 @@ def tell_reconciled(console: Console, done: Reconciled) -> None:
             _compared(summary),
             f"{summary.open_movement_count:,}",
         )
-    console.print(table)
+    console.print(made)
     for problem in done.problems():
         console.print(f"[red bold]not well:[/] {literal(problem)}", soft_wrap=True)
     for cell, findings in done.findings.items():
@@ -196,10 +191,3 @@ def tell_rebuilt(console: Console, summary: audit_pb2.RebuildSummary, left: Sequ
         soft_wrap=True,
     )
     tell_findings(console, summary.cell, left)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold dim")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table

@@ -8,7 +8,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from cellbook.v1 import audit_pb2, types_pb2
 from cells.audit.export.lines import proof_lines
@@ -30,7 +32,7 @@ from cells.audit.verify.note import LOG_KEY, Checkpoint, Malformed, checkpoint_i
 from cells.audit.verify.proof import positions
 from server.cli import report
 from server.cli.audit import books, statement, trial
-from server.cli.audit.ask import answer_of
+from server.cli.audit.ask import At, answer_of
 from server.cli.audit.export import pulled
 from server.cli.client import CellStubs, ClientError, LedgerRefusal
 from server.cli.progress import Progress
@@ -66,6 +68,26 @@ def summary_key(path: Path) -> SigningKey:
         raise ClientError(f"{path}: {error.strerror}: `cellbook audit new-key operator FILE` makes one") from None
     except (Malformed, UnicodeDecodeError, StopIteration) as error:
         raise ClientError(f"{path}: no file of keys that sign: {error}") from None
+
+
+async def run_wanted(  # noqa: PLR0917 - as many options
+    reach: Reach,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder; DIR.partial until it is complete.")],
+    sign_key: Annotated[Path, typer.Option("--sign-key", metavar="FILE", help="Key for the summary (audit new-key).")],
+    seed: Annotated[str, typer.Option("--seed", help="The seed of the samples, chosen by the auditor.")],
+    samples: Annotated[int, typer.Option("--sample", min=0, max=100_000, help="Events to prove, per cell.")] = 20,
+    accounts: Annotated[int, typer.Option("--sample-accounts", min=0, max=100_000, help="Statements per cell.")] = 3,
+    named: Annotated[list[str] | None, typer.Option("--account", metavar="USER", help="Add its statement.")] = None,
+    at: At = "",
+) -> None:
+    """Write keys, checkpoints, exports, proofs, statements, reconciliation and trial balance to a folder.
+
+    Exit code 1 if the folder could not be made, or something in it is wrong.
+    """
+    key = summary_key(sign_key)
+    await run_evidence(
+        reach, folder, Wanted(at=at, seed=seed, samples=samples, accounts=accounts, named=named or (), key=key)
+    )
 
 
 async def run_evidence(reach: Reach, folder: Path, wanted: Wanted) -> None:

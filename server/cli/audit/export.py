@@ -1,23 +1,32 @@
-"""`cellbook audit export`: writes a cell's log to a file, and resumes after an interruption."""
+"""`cellbook audit export`: writes a cell's log to a file, and resumes after an interruption. `import`: the way back."""
 
 import asyncio
 import json
 import os
+from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from grpc import aio
+import asyncpg
+import typer
 
 from cellbook.v1 import audit_pb2
+from cells.audit.export.restore import Restored, RestoreRefused
+from cells.audit.verify.note import Malformed, VerifierKey, verifier_key
+from cells.store.ports import StoreError
+from server.audit.keys import SigningKeysInvalid, verifier_keys
+from server.audit.restore import Where, put_back
 from server.cli import report
-from server.cli.access import chosen_access
-from server.cli.audit.ask import AUDITOR
-from server.cli.audit.proof import one_cell
-from server.cli.client import CellStubs, ClientError, unknown_in
+from server.cli.audit.ask import Json, items
+from server.cli.audit.proof import keys_in, one_cell
+from server.cli.client import CellStubs, ClientError
 from server.cli.progress import Progress, Stage
 from server.cli.reach import Reach
+from server.shell.hosting.failures import CannotServe
 
+KEY_FILE = "checkpoint.key"
 # The end of a file of this size holds at least one line of the longest kind.
 TAIL_BYTES = 4 * 1024 * 1024
 ATTEMPTS = 20
@@ -85,8 +94,15 @@ def _part(path: Path, header: dict[str, Any], lines: list[bytes]) -> Part:
     return part
 
 
-async def run_export(reach: Reach, out: Path, first: int, last: int, *, as_json: bool) -> None:
-    """Raises ClientError, LedgerRefusal."""
+async def run_export(
+    reach: Reach,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A new file; an existing FILE.part is resumed.")],
+    first: Annotated[int, typer.Option("--from", min=1, help="The first position.")] = 1,
+    last: Annotated[int, typer.Option("--to", min=0, help="The last position; by default the log's head.")] = 0,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Write a cell's log to a file that `cellbook verify` checks and `cellbook audit import` restores."""
     await pulled(one_cell(reach), out, first, last, as_json=as_json)
     _tell(out, as_json=as_json)
 
@@ -119,26 +135,22 @@ async def pulled(cell: CellStubs, out: Path, first: int = 1, last: int = 0, *, a
 
 async def _pull(cell: CellStubs, request: audit_pb2.ExportRequest, path: Path, stage: Stage) -> None:
     """Appends what it receives. Raises ClientError if the stream breaks off, LedgerRefusal if the cell refuses."""
-    call = cell.audit.Export(request, metadata=chosen_access().metadata(AUDITOR))
     try:
-        with path.open("ab") as file:
-            while True:
-                async with asyncio.timeout(SILENCE_S):
-                    reply = await call.read()
-                if not isinstance(reply, audit_pb2.ExportResponse):
-                    file.flush()
-                    os.fsync(file.fileno())
-                    return
-                file.write(reply.lines)
-                stage.reached(reply.position, reply.to_position)
-    except aio.AioRpcError as error:
-        raise ClientError(f"{cell.name}: {unknown_in(error, request).told}") from error
+        async with aclosing(items(cell, cell.audit.Export, request)) as replies:
+            with path.open("ab") as file:
+                while True:
+                    async with asyncio.timeout(SILENCE_S):
+                        reply = await anext(replies, None)
+                    if reply is None:
+                        break
+                    file.write(reply.lines)
+                    stage.reached(reply.position, reply.to_position)
+                file.flush()
+                os.fsync(file.fileno())
     except TimeoutError:
         raise ClientError(f"{cell.name}: nothing has come for {SILENCE_S:.0f} s") from None
     except OSError as error:
         raise SystemExit(f"cellbook: {path}: {error.strerror}") from None
-    finally:
-        call.cancel()
 
 
 def _tell(out: Path, *, as_json: bool) -> None:
@@ -162,3 +174,53 @@ def _tell(out: Path, *, as_json: bool) -> None:
         f"{'' if end['whole'] else ' (a part of the log)'}"
     )
     report.line(f"check it by: cellbook verify --key KEY {out}")
+
+
+# --- import ---------------------------------------------------------------------------------------------------------
+
+
+def keys_from(texts: Sequence[str], data: Path | None) -> list[VerifierKey]:
+    """The given keys, each a key or a file of keys; otherwise those in the cell's folder. Raises ClientError."""
+    own = data / KEY_FILE if data is not None else None
+    try:
+        if texts:
+            return [key for text in texts for key in _keys(text)]
+        if own is not None and own.exists():
+            return [verifier_key(text) for text in keys_in(own, "")]
+    except (Malformed, SigningKeysInvalid) as error:
+        raise ClientError(str(error)) from None
+    raise ClientError(
+        f"by which key are its checkpoints to be checked? Name it by --key, or put {KEY_FILE} back into the folder"
+    )
+
+
+def _keys(text: str) -> list[VerifierKey]:
+    path = Path(text)
+    return verifier_keys(path) if path.exists() or "+" not in text else [verifier_key(text)]
+
+
+async def run_import(file: Path, where: Where, keys: Sequence[VerifierKey], *, as_json: bool) -> None:
+    """Raises ClientError."""
+    try:
+        with Progress(report.stderr()).stage(f"import of {file.name}", 0) as stage:
+            done = await put_back(file, where, keys, stage.reached)
+    except (RestoreRefused, StoreError, CannotServe, asyncpg.PostgresError, OSError) as error:
+        raise ClientError(f"{file} was not put back: {error}") from error
+    _tell_restored(done, as_json=as_json)
+
+
+def _tell_restored(done: Restored, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(done._asdict(), indent=2))
+        return
+    report.line(
+        f"{done.cell} is put back up to position {done.events:,}, root {done.root}: {done.outcomes:,} outcomes of "
+        f"commands, {done.checkpoints:,} checkpoints"
+    )
+    if done.signed < done.events:
+        report.line(f"not signed: positions {done.signed + 1:,} to {done.events:,}")
+    if done.outcomes_too_old:
+        report.line(f"{done.outcomes_too_old:,} outcomes are older than they are kept, and were left out")
+    report.line(
+        "names, addresses and mail are in no export: put vault.key, its list of erasures and their backup back, too"
+    )

@@ -1,19 +1,32 @@
-"""`cellbook audit balance`, `auction`, `asset` and `stream`: past state, checked against the events."""
+"""`cellbook audit balance`, `auction`, `asset`, `stream`: past state, checked against the events; and `accesses`."""
 
 import json
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import AsyncIterator, Iterable
+from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import Annotated, Any
 
-from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import Message
+import typer
 from rich.console import Console
 from rich.table import Table
 
-from cellbook.v1 import auction_pb2, audit_pb2, ledger_pb2, router_pb2
+from cellbook.v1 import auction_pb2, audit_pb2, event_pb2, ledger_pb2, router_pb2
 from server.cli import report
-from server.cli.audit.ask import AUDITOR, answer_of
-from server.cli.audit.moment import parse_moment, point_text
+from server.cli.audit.ask import (
+    AUDITOR,
+    At,
+    Json,
+    User,
+    amount,
+    answer_of,
+    items,
+    parse_moment,
+    plain,
+    point_text,
+    show,
+    table,
+)
 from server.cli.client import CellStubs, ClientError, LedgerRefusal
 from server.cli.reach import Reach
 from server.cli.saga.show import span_text, time_text
@@ -23,6 +36,15 @@ from server.cli.texts import amount_text
 _NAME = re.compile(r"cells/([a-z0-9-]{1,32})/")
 _ELSEWHERE = "AT_HOME_ELSEWHERE"
 _NOWHERE = frozenset({"NOTHING_TO_TRACE"})
+ACCESSES = "ACCESSES_RECORDED"
+# Subjects of accesses that cover more than one account.
+OF_ALL, MORE = "", "*"
+SAID = {OF_ALL: "all", MORE: "more in this minute"}
+
+Auction = Annotated[str, typer.Argument(help="cells/CELL/auctions/UUID")]
+Asset = Annotated[str, typer.Argument(help="cells/CELL/assets/UUID")]
+Aggregate = Annotated[str, typer.Argument(metavar="ID", help="Id of an account, asset, auction or saga.")]
+OneUser = Annotated[str, typer.Option("--user", metavar="USER", help="Only reads of this user, or of all users.")]
 
 
 async def home_of(reach: Reach, user_id: str) -> CellStubs:
@@ -48,8 +70,9 @@ def cell_in_name(reach: Reach, name: str, collection: str) -> CellStubs:
     return cell_named(reach, found[1])
 
 
-async def run_balance(reach: Reach, user_id: str, at: str, *, as_json: bool) -> None:
-    """Compares two sources of the same balance: buckets from the index and holds from the events."""
+async def run_balance(reach: Reach, user_id: User, at: At = "", *, as_json: Json = False) -> None:
+    """Show a user's balance and the holds behind it."""
+    # Two sources of the same balance: buckets from the index, and buckets with their holds from the events.
     moment, cell = parse_moment(at), await home_of(reach, user_id)
     request = ledger_pb2.GetBalanceRequest(user_id=user_id, as_of=moment)
     for _ in reach.cells:
@@ -66,50 +89,47 @@ async def run_balance(reach: Reach, user_id: str, at: str, *, as_json: bool) -> 
     # Use the same moment again, even if it was "now".
     same = parse_moment(f"@{balance.as_of.position}") if moment is not None else None
     account = await answer_of(cell, cell.ledger.GetAccount, ledger_pb2.GetAccountRequest(user_id=user_id, as_of=same))
-    if as_json:
-        print(json.dumps({"cell": cell.name, **plain(account)}, indent=2))
-    else:
-        with report.stdout() as console:
-            tell_account(console, cell.name, user_id, account, at)
-    if moment is not None and list(balance.balances) != list(account.balances):
-        raise ClientError("the index of entries and the events do not say the same: run cellbook audit stream")
+    wrong = "the index of entries and the events do not say the same: run cellbook audit stream"
+    show(
+        lambda: {"cell": cell.name, **plain(account)},
+        lambda console: tell_account(console, cell.name, user_id, account, at),
+        [wrong] * (moment is not None and list(balance.balances) != list(account.balances)),
+        as_json=as_json,
+    )
 
 
-async def run_auction(reach: Reach, name: str, at: str, *, as_json: bool) -> None:
+async def run_auction(reach: Reach, name: Auction, at: At = "", *, as_json: Json = False) -> None:
+    """Show the state of an auction at a moment."""
     cell = cell_in_name(reach, name, "auctions")
     request = auction_pb2.GetAuctionRequest(name=name, as_of=parse_moment(at))
     reply = await answer_of(cell, cell.auctions.GetAuction, request)
-    if as_json:
-        print(json.dumps(plain(reply), indent=2))
-        return
-    with report.stdout() as console:
-        tell_auction(console, name, reply, at)
+    show(lambda: plain(reply), lambda console: tell_auction(console, name, reply, at), as_json=as_json)
 
 
-async def run_asset(reach: Reach, name: str, at: str, *, as_json: bool) -> None:
+async def run_asset(reach: Reach, name: Asset, at: At = "", *, as_json: Json = False) -> None:
+    """Show the owner of an asset at a moment."""
     cell = cell_in_name(reach, name, "assets")
     request = auction_pb2.GetAssetRequest(name=name, as_of=parse_moment(at))
     reply = await answer_of(cell, cell.auctions.GetAsset, request)
-    if as_json:
-        print(json.dumps(plain(reply), indent=2))
-        return
-    with report.stdout() as console:
-        tell_asset(console, name, reply, at)
+    show(lambda: plain(reply), lambda console: tell_asset(console, name, reply, at), as_json=as_json)
 
 
-async def run_stream(reach: Reach, aggregate_id: str, at: str, *, as_json: bool) -> None:
-    """Raises ClientError if the stored state differs from the events."""
+async def run_stream(reach: Reach, aggregate_id: Aggregate, at: At = "", *, as_json: Json = False) -> None:
+    """Replay all events of one account, asset, auction or saga, and compare the cell's stored state with them."""
     request = audit_pb2.CheckStreamRequest(aggregate_id=aggregate_id, as_of=parse_moment(at))
     cell, reply = await _wherever(reach, request)
-    if as_json:
-        content = plain(reply)
-        content["state"] = json.loads(content.pop("state_json") or "null")
-        print(json.dumps({"cell": cell, **content}, indent=2))
-    else:
-        with report.stdout() as console:
-            tell_stream(console, cell, aggregate_id, reply)
-    if reply.problems:
-        raise ClientError(f"{len(reply.problems)} of what is kept is not what the events say")
+
+    def content() -> dict[str, Any]:
+        found = plain(reply)
+        return {"cell": cell, **found, "state": json.loads(found.pop("state_json") or "null")}
+
+    count = len(reply.problems)
+    show(
+        content,
+        lambda console: tell_stream(console, cell, aggregate_id, reply),
+        [f"{count} of what is kept is not what the events say"] * bool(count),
+        as_json=as_json,
+    )
 
 
 async def _wherever(reach: Reach, request: audit_pb2.CheckStreamRequest) -> tuple[str, audit_pb2.CheckStreamResponse]:
@@ -128,36 +148,61 @@ async def _wherever(reach: Reach, request: audit_pb2.CheckStreamRequest) -> tupl
     raise ClientError(f"no stream {request.aggregate_id} in {', '.join(cell.name for cell in reach.cells)}")
 
 
+# --- accesses -------------------------------------------------------------------------------------------------------
+
+
+async def run_accesses(reach: Reach, user_id: OneUser = "", *, as_json: Json = False) -> None:
+    """List the reads of accounts, contacts and logs by staff, by the minute."""
+    for cell in reach.cells:
+        async for access in accesses_of(cell):
+            if user_id and access["subject"] not in {user_id, *SAID}:
+                continue
+            report_one(access, as_json=as_json)
+
+
+async def accesses_of(cell: CellStubs) -> AsyncIterator[dict[str, Any]]:
+    """Accesses up to the end of the log at the time of the call."""
+    request = event_pb2.SubscribeRequest(filter=event_pb2.EventFilter(event_types=[ACCESSES]))
+    async with aclosing(items(cell, cell.events.Subscribe, request)) as stream:
+        async for item in stream:
+            if item.HasField("caught_up"):
+                return
+            for access in json.loads(item.event.payload_json)["accesses"]:
+                yield {"cell": cell.name, "position": item.event.position, **access}
+
+
+def report_one(access: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(access))
+        return
+    minute = f"{datetime.fromtimestamp(access['minute_ms'] / 1_000, UTC):%Y-%m-%d %H:%M}"
+    who, what, subject = access["principal"], access["method"], SAID.get(access["subject"], access["subject"])
+    report.line(f"{minute}  {who:32}  {what:18}  {subject:36}  {access['cell']}/{access['position']}")
+
+
 # --- how it looks ---------------------------------------------------------------------------------------------
-
-
-def plain(message: Message) -> dict[str, Any]:
-    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
 def balances_table(balances: Iterable[tuple[str, ledger_pb2.Balance]]) -> Table:
     """A table for one user, or for several users with their names."""
     rows = list(balances)
-    named = any(whose for whose, _ in rows)
-    table = Table(box=None, pad_edge=False, header_style="bold dim")
-    for column in (*(["user"] * named), "currency", "available", "reserved", "pending"):
-        table.add_column(column, justify="left" if column in {"user", "currency"} else "right")
+    named = ["user"] * any(whose for whose, _ in rows)
+    buckets = ("available", "reserved", "pending")
+    made = table(*named, "currency", *buckets, right=buckets)
     for whose, each in rows:
         amounts = (each.available_minor, each.reserved_minor, each.pending_minor)
-        texts = (amount_text(amount, each.currency).rpartition(" ")[0] for amount in amounts)
-        table.add_row(*([literal(whose)] * named), literal(each.currency), *texts)
-    return table
+        texts = (amount(amount_minor, each.currency) for amount_minor in amounts)
+        made.add_row(*[literal(whose)] * len(named), literal(each.currency), *texts)
+    return made
 
 
 def _holds(holds: Iterable[ledger_pb2.Hold]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold dim")
-    for column in ("hold", "amount", "expires", "settlement"):
-        table.add_column(column)
+    made = table("hold", "amount", "expires", "settlement")
     for hold in holds:
         expires = time_text(hold.expire_time_ms) if hold.expire_time_ms else "never"
-        amount = literal(amount_text(hold.amount.amount_minor, hold.amount.currency))
-        table.add_row(literal(hold.hold_id), amount, expires, literal(hold.saga_id or "-"))
-    return table
+        held = literal(amount_text(hold.amount.amount_minor, hold.amount.currency))
+        made.add_row(literal(hold.hold_id), held, expires, literal(hold.saga_id or "-"))
+    return made
 
 
 def tell_account(console: Console, cell: str, user_id: str, account: ledger_pb2.GetAccountResponse, at: str) -> None:
@@ -220,14 +265,10 @@ def tell_stream(console: Console, cell: str, aggregate_id: str, reply: audit_pb2
 
 def _tell(console: Console, title: str, facts: Iterable[tuple[str, str]]) -> None:
     console.print(title, soft_wrap=True)
-    console.print(_facts(facts))
-
-
-def _facts(facts: Iterable[tuple[str, str]]) -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False)
+    made = Table(box=None, show_header=False, pad_edge=False)
     for name, said in facts:
-        table.add_row(f"[dim]{name}[/dim]", literal(said))
-    return table
+        made.add_row(f"[dim]{name}[/dim]", literal(said))
+    console.print(made)
 
 
 def _when(

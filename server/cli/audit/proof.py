@@ -6,6 +6,9 @@ import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from cellbook.v1 import audit_pb2
 from cells.audit.export.lines import consistency_lines, proof_lines
@@ -13,12 +16,15 @@ from cells.audit.proofs.keys import SEED_BYTES, SigningKey, cell_keys_in, new_ke
 from cells.audit.verify.note import WITNESS_KEY, Malformed
 from server.audit.keys import SigningKeysInvalid, write_once
 from server.cli import report
-from server.cli.audit.ask import answer_of
+from server.cli.audit.ask import Json, answer_of
 from server.cli.client import CellStubs, ClientError
 from server.cli.reach import Reach
 
 # Like an address without a scheme; a cell's name is not allowed.
 WITNESS_NAME = re.compile(r"(?!cellbook/)[a-z0-9][a-z0-9./-]{1,127}")
+
+Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write to this file, not to stdout.")]
+Size = Annotated[int, typer.Option("--size", min=0, help="Size of the checkpoint; by default the last cosigned one.")]
 
 
 def one_cell(reach: Reach) -> CellStubs:
@@ -39,13 +45,16 @@ def written(text: str, out: Path | None) -> None:
     report.line(f"written to {out}")
 
 
-async def run_checkpoint(reach: Reach, size: int, out: Path | None, *, as_json: bool) -> None:
-    """Prints only the signed note on stdout, everything else on stderr."""
+async def run_checkpoint(reach: Reach, size: Size = 0, out: Out = None, *, as_json: Json = False) -> None:
+    """Print a cell's signed checkpoint. Keep it: it reveals any later change to the events that it covers."""
     cell = one_cell(reach)
     reply = await answer_of(cell, cell.audit.GetCheckpoint, audit_pb2.GetCheckpointRequest(size=size))
     if as_json:
-        print(json.dumps(_checkpoint(cell.name, reply), indent=2, ensure_ascii=False))
+        numbers = {name: getattr(reply, name) for name in ("size", "sign_time_ms", "position", "last_size")}
+        content = {"cell": cell.name, "checkpoint": reply.checkpoint, **numbers, "keys": [*reply.keys]}
+        print(json.dumps(content, indent=2, ensure_ascii=False))
         return
+    # Only the signed note goes to stdout.
     written(reply.checkpoint, out)
     console = report.stderr()
     at = datetime.fromtimestamp(reply.sign_time_ms / 1_000, UTC)
@@ -54,19 +63,13 @@ async def run_checkpoint(reach: Reach, size: int, out: Path | None, *, as_json: 
         console.print(f"the log has {reply.position:,} events by now, of which {reply.last_size:,} are signed")
 
 
-def _checkpoint(cell: str, reply: audit_pb2.GetCheckpointResponse) -> dict[str, object]:
-    return {
-        "cell": cell,
-        "checkpoint": reply.checkpoint,
-        "size": reply.size,
-        "sign_time_ms": reply.sign_time_ms,
-        "position": reply.position,
-        "last_size": reply.last_size,
-        "keys": [*reply.keys],
-    }
-
-
-async def run_proof(reach: Reach, position: int, size: int, out: Path | None) -> None:
+async def run_proof(
+    reach: Reach,
+    position: Annotated[int, typer.Argument(min=1, help="The event's position in the cell's log.")],
+    size: Size = 0,
+    out: Out = None,
+) -> None:
+    """Prove that a signed checkpoint covers an event. `cellbook verify` checks it."""
     cell = one_cell(reach)
     request = audit_pb2.GetInclusionProofRequest(position=position, size=size)
     reply = await answer_of(cell, cell.audit.GetInclusionProof, request)
@@ -74,7 +77,13 @@ async def run_proof(reach: Reach, position: int, size: int, out: Path | None) ->
     written(lines.decode(), out)
 
 
-async def run_consistency(reach: Reach, old_size: int, new_size: int, out: Path | None) -> None:
+async def run_consistency(
+    reach: Reach,
+    old_size: Annotated[int, typer.Argument(min=1, help="Size of the earlier checkpoint.")],
+    new_size: Annotated[int, typer.Argument(min=0, help="Size of the later one; by default the last cosigned.")] = 0,
+    out: Out = None,
+) -> None:
+    """Prove that one checkpoint extends another. `cellbook verify` checks it."""
     cell = one_cell(reach)
     request = audit_pb2.GetConsistencyProofRequest(old_size=old_size, new_size=new_size)
     reply = await answer_of(cell, cell.audit.GetConsistencyProof, request)

@@ -6,10 +6,9 @@ It publishes only hashes and the checkpoint. Events name users and amounts, so t
 import json
 import shutil
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from grpc import aio
 
 from cellbook.v1 import audit_pb2
 from cells.audit.verify.export import ExportCheck, Findings
@@ -17,10 +16,9 @@ from cells.audit.verify.note import Checkpoint, Malformed, VerifierKey, any_of, 
 from cells.audit.verify.proof import CHECKPOINT, tile_path
 from cells.audit.verify.tree import HASH_BYTES, TILE_LEVELS, TILE_WIDTH, Frontier, Tile, root_of
 from server.cli import report
-from server.cli.access import chosen_access
-from server.cli.audit.ask import AUDITOR, answer_of
+from server.cli.audit.ask import answer_of, items
 from server.cli.audit.proof import one_cell
-from server.cli.client import CellStubs, ClientError, unknown_in
+from server.cli.client import CellStubs, ClientError
 from server.cli.reach import Reach
 from server.process.durable import write_durably
 
@@ -146,12 +144,7 @@ async def run_publish(
 
 
 async def _lines(cell: CellStubs, request: audit_pb2.ExportRequest) -> AsyncIterator[bytes]:
-    call = cell.audit.Export(request, metadata=chosen_access().metadata(AUDITOR))
-    try:
-        async for reply in call:
+    async with aclosing(items(cell, cell.audit.Export, request)) as replies:
+        async for reply in replies:
             for line in reply.lines.splitlines(keepends=True):
                 yield line
-    except aio.AioRpcError as error:
-        raise ClientError(f"{cell.name}: {unknown_in(error, request).told}") from error
-    finally:
-        call.cancel()

@@ -1,27 +1,37 @@
 """`cellbook audit statement`: prints each movement of an account as a table, CSV or JSON, and checks the sums."""
 
 import csv
-import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
 from cellbook.v1 import audit_pb2, ledger_pb2, types_pb2
-from server.cli import report
-from server.cli.audit.ask import answer_of
-from server.cli.audit.moment import parse_moment, point_text
-from server.cli.audit.past import home_of, plain
+from server.cli.audit.ask import (
+    MOMENT,
+    Json,
+    User,
+    amount,
+    pages,
+    parse_moment,
+    plain,
+    point_text,
+    show,
+    table,
+    tell_verdict,
+)
+from server.cli.audit.past import home_of
 from server.cli.client import CellStubs, ClientError
 from server.cli.reach import Reach
 from server.cli.screen import literal
-from server.cli.texts import account_text, amount_text, stamp_text
+from server.cli.texts import account_text, stamp_text
 from server.shell.fields.texts import shown
 
 PAGE = 1_000
@@ -76,38 +86,44 @@ class Statement:
 
 
 async def run_statement(  # noqa: PLR0917 - as many options
-    reach: Reach, user_id: str, after: str, until: str, currency: str, limit: int, form: Form
+    reach: Reach,
+    user_id: User,
+    after: Annotated[str, typer.Option("--from", metavar="MOMENT", help="After this moment. " + MOMENT)] = "",
+    until: Annotated[str, typer.Option("--to", metavar="MOMENT", help="Up to and including this moment.")] = "",
+    currency: Annotated[str, typer.Option("--currency", help="Only this currency: EUR")] = "",
+    form: Annotated[Form, typer.Option("--format", help="How to print it.")] = Form.TABLE,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, max=10_000_000, help="The maximum number of movements.")
+    ] = 100_000,
+    as_json: Json = False,
 ) -> None:
-    """Prints the statement, then raises ClientError if it does not add up."""
+    """Show each movement of an account with the balance before and after it. Exit code 0 only if it adds up."""
     request = audit_pb2.GetStatementRequest(user_id=user_id, to=parse_moment(until), currency=currency)
     if (begun := parse_moment(after)) is not None:
         getattr(request, "from").CopyFrom(begun)
     statement = await fetched(await home_of(reach, user_id), request, limit)
-    match form:
-        case Form.CSV:
-            write_csv(statement)
-        case Form.JSON:
-            print(json.dumps(statement_json(statement), indent=2))
-        case Form.TABLE:
-            with report.stdout() as console:
-                tell(console, statement)
-    wrong = list(statement.problems())
-    if wrong:
-        raise ClientError(f"this statement is not proved: {'; '.join(wrong)}")
+    wrong = "; ".join(statement.problems())
+    problems = [f"this statement is not proved: {wrong}"] * bool(wrong)
+    if form is Form.CSV and not as_json:
+        write_csv(statement)
+        if problems:
+            raise ClientError(problems[0])
+        return
+    as_json = as_json or form is Form.JSON
+    show(lambda: statement_json(statement), lambda console: tell(console, statement), problems, as_json=as_json)
 
 
 async def fetched(cell: CellStubs, request: audit_pb2.GetStatementRequest, limit: int) -> Statement:
     request.page_size = min(limit, PAGE)
-    page = await answer_of(cell, cell.audit.GetStatement, request)
-    statement = Statement(cell=cell.name, user_id=request.user_id, head=page)
-    statement.movements += page.movements
-    while page.next_page_token and len(statement.movements) < limit:
-        request.page_token = page.next_page_token
-        page = await answer_of(cell, cell.audit.GetStatement, request)
-        statement.movements += page.movements
-    statement.more = bool(page.next_page_token) or len(statement.movements) > limit
-    del statement.movements[limit:]
-    return statement
+    head, movements = audit_pb2.GetStatementResponse(), list[audit_pb2.Movement]()
+    more = False
+    async for page in pages(cell, cell.audit.GetStatement, request):
+        head = head if movements else page
+        movements += page.movements
+        more = bool(page.next_page_token) or len(movements) > limit
+        if len(movements) >= limit:
+            break
+    return Statement(cell=cell.name, user_id=request.user_id, head=head, movements=movements[:limit], more=more)
 
 
 def buckets(balance: ledger_pb2.Balance) -> tuple[int, ...]:
@@ -153,7 +169,7 @@ def _csv_row(each: audit_pb2.Movement) -> list[str]:
         each.event_id,
         each.event_type,
         currency,
-        *(decimal_text(amount, currency) for column in columns for amount in column),
+        *(decimal_text(each_minor, currency) for column in columns for each_minor in column),
         "; ".join(against),
         each.causation_id,
         each.cause_event_type,
@@ -172,7 +188,7 @@ def csv_cell(text: str) -> str:
 
 def decimal_text(amount_minor: int, currency: str) -> str:
     """The amount without a currency or thousands separators, for programs."""
-    return amount_text(amount_minor, currency).rpartition(" ")[0].replace(",", "")
+    return amount(amount_minor, currency).replace(",", "")
 
 
 def _wall(passed_us: int) -> str:
@@ -194,17 +210,15 @@ def tell(console: Console, statement: Statement) -> None:
         console.print(_table(total, of_it))
     if not statement.head.totals:
         console.print("no movement in all that time, and nothing before it")
-    wrong = list(statement.problems())
-    for said in wrong or _proofs(statement.head.totals):
-        console.print(f"{'[red bold]NO[/red bold]' if wrong else '[green]ok[/green]'} {literal(said)}", soft_wrap=True)
+    tell_verdict(console, list(statement.problems()), _proofs(statement.head.totals))
 
 
 def _proofs(totals: Sequence[audit_pb2.StatementTotal]) -> Iterator[str]:
     for total in totals:
         currency = total.closing.currency
         parts = (
-            f"{bucket} {_amount(had, currency)} {'-' if change < 0 else '+'} {_amount(abs(change), currency)}"
-            f" = {_amount(left, currency)}"
+            f"{bucket} {amount(had, currency)} {'-' if change < 0 else '+'} {amount(abs(change), currency)}"
+            f" = {amount(left, currency)}"
             for bucket, had, change, left in zip(
                 BUCKETS, buckets(total.opening), buckets(total.change), buckets(total.closing), strict=True
             )
@@ -214,33 +228,27 @@ def _proofs(totals: Sequence[audit_pb2.StatementTotal]) -> Iterator[str]:
 
 def _table(total: audit_pb2.StatementTotal, movements: Sequence[audit_pb2.Movement]) -> Table:
     currency = total.closing.currency
-    table = Table(box=None, pad_edge=False, header_style="bold dim")
-    for name in ("position", "HLC (UTC)", "what", "against", "change", *BUCKETS):
-        table.add_column(name, justify="right" if name in {"position", *BUCKETS} else "left", overflow="fold")
-    table.columns[1].no_wrap = True
-    table.add_row("", "", f"[bold]opening, {literal(currency)}[/bold]", "", "", *_amounts(total.opening))
+    columns = ("position", "HLC (UTC)", "what", "against", "change", *BUCKETS)
+    made = table(*columns, right={"position", *BUCKETS}, no_wrap={"HLC (UTC)"})
+    made.add_row("", "", f"[bold]opening, {literal(currency)}[/bold]", "", "", *_amounts(total.opening))
     for each in movements:
         cause = f"\n[dim]by {literal(each.cause_event_type)}[/dim]" if each.cause_event_type else ""
         against = "\n".join(
-            literal(f"{account_text(line.account, {})} {_amount(line.amount_minor, currency, signed=True)}")
+            literal(f"{account_text(line.account, {})} {amount(line.amount_minor, currency, signed=True)}")
             for line in each.counter_postings
         )
         change = "\n".join(
-            f"{bucket} {_amount(amount, currency, signed=True)}"
-            for bucket, amount in zip(BUCKETS, buckets(each.change), strict=True)
-            if amount
+            f"{bucket} {amount(changed, currency, signed=True)}"
+            for bucket, changed in zip(BUCKETS, buckets(each.change), strict=True)
+            if changed
         )
         stamp = stamp_text(each.hlc.physical_ms, each.hlc.logical)
-        table.add_row(
+        made.add_row(
             str(each.position), stamp, f"{literal(each.event_type)}{cause}", against, change, *_amounts(each.after)
         )
-    table.add_row("", "", f"[bold]closing, {literal(currency)}[/bold]", "", "", *_amounts(total.closing))
-    return table
+    made.add_row("", "", f"[bold]closing, {literal(currency)}[/bold]", "", "", *_amounts(total.closing))
+    return made
 
 
 def _amounts(balance: ledger_pb2.Balance) -> list[str]:
-    return [_amount(amount, balance.currency) for amount in buckets(balance)]
-
-
-def _amount(amount_minor: int, currency: str, *, signed: bool = False) -> str:
-    return amount_text(amount_minor, currency, signed=signed).rpartition(" ")[0]
+    return [amount(each, balance.currency) for each in buckets(balance)]

@@ -2,16 +2,14 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from google.protobuf.json_format import MessageToDict
+import typer
 from rich.console import Console
 from rich.table import Table
 
 from cellbook.v1 import audit_pb2, event_pb2
-from server.cli import report
-from server.cli.audit.ask import first_answer
-from server.cli.client import ClientError
+from server.cli.audit.ask import Json, first_answer, plain, show, table
 from server.cli.reach import Reach
 from server.cli.screen import literal
 from server.cli.texts import account_text, amount_text, stamp_text, wall_text
@@ -20,18 +18,24 @@ from server.cli.texts import account_text, amount_text, stamp_text, wall_text
 INDENT_MAX = 8
 
 
-async def run_trace(reach: Reach, subject: str, limit: int, *, as_json: bool) -> None:
-    """Prints the answer, then raises ClientError if it is incomplete."""
+Subject = Annotated[str, typer.Argument(help="Id of an event, command, saga, auction, asset or account; or a name.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=2_000, help="The maximum number of events.")]
+
+
+async def run_trace(reach: Reach, subject: Subject, limit: Limit = 500, *, as_json: Json = False) -> None:
+    """Follow an object up to its causes and down to its effects, across all cells.
+
+    Exit code 1 if the answer is incomplete: a cell is missing, an event was changed, or the limit was reached.
+    """
     request = audit_pb2.TraceRequest(subject=subject, event_max=limit)
     asked, reply = await first_answer(reach, lambda cell: cell.audit.Trace, request)
-    if as_json:
-        print(json.dumps(trace_json(reply), indent=2))
-    else:
-        with report.stdout() as console:
-            tell_trace(console, subject, asked, reply)
-    wrong = list(problems(reply))
-    if wrong:
-        raise ClientError(f"this trace is not whole: {'; '.join(wrong)}")
+    wrong = "; ".join(problems(reply))
+    show(
+        lambda: trace_json(reply),
+        lambda console: tell_trace(console, subject, asked, reply),
+        [f"this trace is not whole: {wrong}"] * bool(wrong),
+        as_json=as_json,
+    )
 
 
 def problems(reply: audit_pb2.TraceResponse) -> Iterator[str]:
@@ -49,15 +53,11 @@ def problems(reply: audit_pb2.TraceResponse) -> Iterator[str]:
 
 def trace_json(reply: audit_pb2.TraceResponse) -> dict[str, Any]:
     """The message by field names, with payload and metadata as JSON; `whole`: nothing is missing."""
-    content = _plain(reply)
+    content = plain(reply)
     for traced in content["events"]:
         for name in ("payload", "metadata"):
             traced["event"][name] = _parsed(traced["event"].pop(f"{name}_json"))
     return {"whole": not list(problems(reply)), **content}
-
-
-def _plain(message: audit_pb2.TraceResponse) -> dict[str, Any]:
-    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
 def _parsed(text: str) -> object:
@@ -90,17 +90,15 @@ def tell_trace(console: Console, subject: str, asked: str, reply: audit_pb2.Trac
 
 
 def _table(events: Sequence[audit_pb2.TracedEvent]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold dim")
-    for name in ("#", "HLC (UTC)", "cell/position", "caused by", "what, by whom, postings"):
-        table.add_column(name, no_wrap=name.startswith(("HLC", "cell", "caused")), overflow="fold")
-    table.columns[0].justify = "right"
+    one_line = ("HLC (UTC)", "cell/position", "caused by")
+    made = table("#", *one_line, "what, by whom, postings", right={"#"}, no_wrap=one_line)
     numbers = {traced.event.event_id: number for number, traced in enumerate(events, 1)}
     for number, (traced, indent) in enumerate(zip(events, _indents(events), strict=True), 1):
         event = traced.event
         where = literal(f"{event.cell}/{event.position}")
         stamp = stamp_text(event.hlc.physical_ms, event.hlc.logical)
-        table.add_row(str(number), stamp, where, _cause(traced, numbers), _what(traced, "  " * indent))
-    return table
+        made.add_row(str(number), stamp, where, _cause(traced, numbers), _what(traced, "  " * indent))
+    return made
 
 
 def _indents(events: Sequence[audit_pb2.TracedEvent]) -> list[int]:

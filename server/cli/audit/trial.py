@@ -1,7 +1,6 @@
 """`cellbook audit trial-balance`: all cells at one moment as one ledger, with the money in transit between them."""
 
 import asyncio
-import json
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -19,15 +18,15 @@ from cells.audit.reconcile.cuts import SidesWanted
 from cells.audit.verify.books import CLEARING, CellBooks, Consolidated, InTransit, consolidated
 from cells.domain.time.hlc import LOGICAL_MAX, Stamp
 from server.cli import report
-from server.cli.audit.ask import answer_of
-from server.cli.audit.moment import parse_moment
-from server.cli.audit.past import plain
+from server.cli.audit.ask import At, Json, amount, answer_of, parse_moment, plain, show, table, tell_verdict
 from server.cli.client import CellStubs, ClientError, LedgerRefusal
 from server.cli.progress import Progress, Stage
 from server.cli.reach import Reach
 from server.cli.screen import literal
 from server.cli.texts import amount_text, stamp_text
 from server.wire import audit as wire
+from server.cli.trace import stamp_text
+from server.wire import books as wire
 
 # How long to keep asking a cell whose clock has not reached the cut.
 PATIENCE_S = 5.0
@@ -81,16 +80,13 @@ class TrialOfAll:
         return next((str(each.saga_id) for each in sides if each and each.saga_id), "")
 
 
-async def run_trial(reach: Reach, at: str, *, as_json: bool) -> None:
-    """Raises ClientError if a cell is missing, or something does not add up."""
+async def run_trial(reach: Reach, at: At = "", *, as_json: Json = False) -> None:
+    """Add up all cells at one moment as one ledger: clearing is eliminated, money in transit is listed.
+
+    Exit code 1 if a cell is missing or has not reached the moment, or something does not add up.
+    """
     found = await fetched(reach, at)
-    if as_json:
-        print(json.dumps(trial_json(found), indent=2))
-    else:
-        with report.stdout() as console:
-            tell(console, found)
-    if problems := found.problems():
-        raise ClientError("; ".join(problems))
+    show(lambda: trial_json(found), lambda console: tell(console, found), found.problems(), as_json=as_json)
 
 
 async def fetched(reach: Reach, at: str) -> TrialOfAll:
@@ -227,16 +223,12 @@ def tell(console: Console, found: TrialOfAll) -> None:
     if found.whole.in_transit:
         console.print()
         console.print(_transit(found))
-    problems = found.problems()
     totals = (
-        f"{code}: accounts {_amount(own, code)} + in transit {_amount(transit, code)} = 0"
+        f"{code}: accounts {amount(own, code)} + in transit {amount(transit, code)} = 0"
         for code, (own, transit) in found.whole.totals().items()
     )
     console.print()
-    for said in problems or totals:
-        console.print(
-            f"{'[red bold]NO[/red bold]' if problems else '[green]ok[/green]'} {literal(said)}", soft_wrap=True
-        )
+    tell_verdict(console, found.problems(), totals)
 
 
 def _accounts(found: TrialOfAll) -> Table:
@@ -246,38 +238,25 @@ def _accounts(found: TrialOfAll) -> Table:
         for (account, currency), amount_minor in each.books.sums.items():
             kind = ESCROW.rstrip("/") if account.startswith(ESCROW) else account
             rows[kind, currency][name] += amount_minor
-    table = _table("account", "currency", *found.cells, "all")
+    amounts_of = [*found.cells, "all"]
+    made = table("account", "currency", *amounts_of, right=amounts_of, no_wrap=["account", "currency", *amounts_of])
     for (account, currency), amounts in sorted(rows.items()):
         # Across cells, clearing leaves only the money in transit.
-        total = "eliminated" if account.startswith(CLEARING) else _amount(sum(amounts.values()), currency)
-        texts = [_amount(amounts[name], currency) if name in amounts else "" for name in found.cells]
-        table.add_row(literal(account), literal(currency), *texts, total)
+        total = "eliminated" if account.startswith(CLEARING) else amount(sum(amounts.values()), currency)
+        texts = [amount(amounts[name], currency) if name in amounts else "" for name in found.cells]
+        made.add_row(literal(account), literal(currency), *texts, total)
     for currency, (_, transit) in found.whole.totals().items():
-        table.add_row("in transit", literal(currency), *("" for _ in found.cells), _amount(transit, currency))
-    return table
+        made.add_row("in transit", literal(currency), *("" for _ in found.cells), amount(transit, currency))
+    return made
 
 
 def _transit(found: TrialOfAll) -> Table:
-    table = _table("in transit", "currency", "amount", "from", "to", "saga or move")
-    for column in table.columns[3:]:
-        column.justify = "left"
-    table.columns[2].justify = "right"
+    columns = ("in transit", "currency", "amount", "from", "to", "saga or move")
+    made = table(*columns, right={"amount"}, no_wrap=columns)
     for each in found.whole.in_transit[:TRANSIT_SHOWN_MAX]:
-        amount = _amount(each.amount_minor, each.currency)
-        saga = found.saga_of(each.clearing_id) or "-"
-        texts = (each.clearing_id, each.currency, amount, each.sender, each.receiver, saga)
-        table.add_row(*map(literal, texts))
+        sent, saga = amount(each.amount_minor, each.currency), found.saga_of(each.clearing_id) or "-"
+        texts = (each.clearing_id, each.currency, sent, each.sender, each.receiver, saga)
+        made.add_row(*map(literal, texts))
     if len(found.whole.in_transit) > TRANSIT_SHOWN_MAX:
-        table.add_row(f"... and {len(found.whole.in_transit) - TRANSIT_SHOWN_MAX:,} more; --json lists all")
-    return table
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold dim")
-    for number, column in enumerate(columns):
-        table.add_column(literal(column), justify="left" if number < 2 else "right", no_wrap=True)  # noqa: PLR2004
-    return table
-
-
-def _amount(amount_minor: int, currency: str) -> str:
-    return amount_text(amount_minor, currency).rpartition(" ")[0]
+        made.add_row(f"... and {len(found.whole.in_transit) - TRANSIT_SHOWN_MAX:,} more; --json lists all")
+    return made

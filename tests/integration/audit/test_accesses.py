@@ -19,7 +19,7 @@ from cells.domain.refusals import NotLeading
 from cells.store.ports import PeerUnknown
 from cells.time.clocks import SystemClock
 from server.audit.build import access_log_of
-from server.cli.audit import accesses as command
+from server.cli.audit import past as command
 from server.cli.client import Client
 from server.cli.reach import Reach
 from server.contacts.vault import Contact

@@ -52,7 +52,7 @@ async def rig(cluster: EmbeddedPostgres, template: str) -> AsyncIterator[Rig]:
 async def test_a_statement_is_shown_with_its_proof(rig: Rig, capsys: Out) -> None:
     """Opening, each movement with its cause and its counter-accounts, closing, and that it adds up."""
     async with rig.town.reach(CELLS[0]) as reach:
-        await statement.run_statement(reach, rig.winner, "", "", "", 1_000, Form.TABLE)
+        await statement.run_statement(reach, rig.winner, form=Form.TABLE, limit=1_000)
     text = capsys.readouterr().out
     for said in ("opening, USD", "closing, USD", "ESCROW_SENT", "clearing/eu-west +50.00", "by SAGA_STARTED"):
         assert said in text, text
@@ -62,7 +62,7 @@ async def test_a_statement_is_shown_with_its_proof(rig: Rig, capsys: Out) -> Non
 async def test_a_statement_as_csv_can_be_added_up_by_any_program(rig: Rig, capsys: Out) -> None:
     """In major units, each row from before by the change to after, over more than one page."""
     async with rig.town.reach(CELLS[0]) as reach:
-        await statement.run_statement(reach, rig.winner, "", "", "", 1_000, Form.CSV)
+        await statement.run_statement(reach, rig.winner, form=Form.CSV, limit=1_000)
         rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
         assert [row["event_type"] for row in rows][-1] == "FUNDS_RESERVED"
         cents = [
@@ -71,7 +71,7 @@ async def test_a_statement_as_csv_can_be_added_up_by_any_program(rig: Rig, capsy
         assert all(row["available_before"] + row["available_change"] == row["available_after"] for row in cents)
         assert cents[-1]["available_after"] == 961_34
         with pytest.raises(ClientError, match="cut off after 2 movements"):
-            await statement.run_statement(reach, rig.winner, "", "", "", 2, Form.CSV)
+            await statement.run_statement(reach, rig.winner, form=Form.CSV, limit=2)
 
 
 async def test_a_statement_as_json_says_whether_it_is_proved(
@@ -80,7 +80,7 @@ async def test_a_statement_as_json_says_whether_it_is_proved(
     """Also over many pages; a movement that is missing from what a cell says is found out here."""
     monkeypatch.setattr(statement, "PAGE", 2)
     async with rig.town.reach(CELLS[0]) as reach:
-        await statement.run_statement(reach, rig.winner, "@0", "", "USD", 1_000, Form.JSON)
+        await statement.run_statement(reach, rig.winner, "@0", "", "USD", Form.JSON, 1_000)
         content = json.loads(capsys.readouterr().out)
         assert (content["proved"], len(content["movements"])) == (True, 5)
         head = await statement.fetched(reach.cells[0], _request(rig), 1_000)

@@ -19,7 +19,7 @@ from cells.domain.audit.refusals import LogForked
 from cells.domain.refusals import Unavailable
 from server.audit.keys import verifier_keys
 from server.audit.restore import Where
-from server.cli.audit import export, proof, publish, restore
+from server.cli.audit import export, proof, publish
 from server.cli.client import ClientError, LedgerRefusal
 from server.shell.calls.statuses import refusal_in
 from server.shell.postgres.embedded import EmbeddedPostgres
@@ -179,13 +179,13 @@ async def test_an_export_survives_broken_connections(
     assert verify(["--key", rig.keys, "--json", str(out)], program="verify") == GOOD
     assert json.loads(capsys.readouterr().out)["signed"] == size
     async with another(cluster, template) as dsn:
-        keys = restore.keys_from([rig.keys], None)
-        await restore.run_import(out, Where(dsn, None), keys, as_json=True)
+        keys = export.keys_from([rig.keys], None)
+        await export.run_import(out, Where(dsn, None), keys, as_json=True)
         put_back = json.loads(capsys.readouterr().out)
         assert (put_back["events"], put_back["root"]) == (size, told["root"])
         assert await ask(dsn, "SELECT cell, position, importing FROM head") == [(HERE, size, False)]
         with pytest.raises(ClientError, match="into an empty database"):
-            await restore.run_import(out, Where(dsn, None), keys, as_json=True)
+            await export.run_import(out, Where(dsn, None), keys, as_json=True)
 
 
 async def test_an_export_of_a_damaged_log_fails(
