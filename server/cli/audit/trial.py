@@ -26,7 +26,7 @@ from server.cli.screen import literal
 from server.cli.texts import amount_text, stamp_text
 from server.wire import audit as wire
 from server.cli.trace import stamp_text
-from server.wire import books as wire
+from server.wire import audit as wire
 
 # How long to keep asking a cell whose clock has not reached the cut.
 PATIENCE_S = 5.0
