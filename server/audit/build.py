@@ -12,7 +12,7 @@ from cells.audit.checks.alarms import LogAlarms
 from cells.audit.checks.copies import Copies
 from cells.audit.checks.log_watch import LogWatch
 from cells.audit.export.exporter import Exporter
-from cells.audit.export.source import PostgresExport
+from cells.audit.export.store import PostgresExport
 from cells.audit.history.lookups import PostgresHistoryLookups
 from cells.audit.history.ports import BalanceLookups, HistoryLookups
 from cells.audit.history.questions import History
@@ -33,8 +33,7 @@ from cells.audit.reconcile.service import ReconciliationService, Signed
 from cells.audit.reconcile.state_store import AuditStateStore
 from cells.audit.reconcile.trial import TrialBalances, TrialLookups
 from cells.audit.verify.note import VerifierKey
-from cells.audit.witness.cosignatures import Cosignatures
-from cells.audit.witness.cosigner import Witness
+from cells.audit.witness.cosigner import Cosignatures, Witness
 from cells.audit.witness.cosigning import Cosigning
 from cells.cell import Cell
 from cells.domain.audit.events import Access

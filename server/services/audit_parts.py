@@ -18,8 +18,7 @@ from cells.audit.proofs.prover import Prover
 from cells.audit.reconcile.cuts import Sides, SidesWanted
 from cells.audit.reconcile.service import ReconciliationService
 from cells.audit.reconcile.trial import TrialBalances
-from cells.audit.witness.cosignatures import Cosignatures
-from cells.audit.witness.cosigner import Witness
+from cells.audit.witness.cosigner import Cosignatures, Witness
 from cells.cell import Cell
 from cells.domain.refusals import Unavailable
 from cells.store.ports import StoreError

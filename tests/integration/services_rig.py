@@ -39,8 +39,7 @@ from cells.audit.export.exporter import Exporter
 from cells.audit.proofs.checkpoint_signer import CheckpointSigner
 from cells.audit.proofs.keys import new_keys, origin_of
 from cells.audit.proofs.prover import Prover
-from cells.audit.witness.cosignatures import Cosignatures
-from cells.audit.witness.cosigner import Witness
+from cells.audit.witness.cosigner import Cosignatures, Witness
 from cells.domain.refusals import Refused
 from server.audit.build import audit_of
 from server.contacts.handover import Handover

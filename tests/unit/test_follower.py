@@ -14,8 +14,7 @@ from cells.audit.proofs.ports import SignedCheckpoint
 from cells.audit.proofs.tree import consistency_spans
 from cells.audit.verify.note import WITNESS_KEY, checkpoint_in
 from cells.audit.verify.tree import Tree, leaf_hash
-from cells.audit.witness.cosignatures import Cosignatures
-from cells.audit.witness.cosigner import Witness
+from cells.audit.witness.cosigner import Cosignatures, Witness
 from cells.audit.witness.follower import Follower
 from cells.domain.audit.refusals import CheckpointNotFound, NotSignedYet
 from cells.domain.refusals import FieldInvalid

@@ -3,6 +3,8 @@
 Each proof is checked before it is returned: a wrong proof is never returned, and changed rows are reported.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -55,14 +57,12 @@ class Prover:
         Raises:
             CheckpointNotFound, NotSignedYet
         """
-        try:
+        with self._answering():
             position = (await self.store.head()).position
             last = await self.proofs.last_checkpoint(POSITION_MAX)
             if last is None:
                 raise NotSignedYet(cell=self.cell, position=position, size=0)
             chosen = await self._chosen(size, after) or last
-        except StoreError as error:
-            raise Unavailable(problem=str(error)) from error
         return Given(chosen, last.size, position)
 
     async def inclusion(self, position: int, size: int = 0) -> Inclusion:
@@ -71,12 +71,9 @@ class Prover:
         Raises:
             EventNotFound, CheckpointNotFound, NotSignedYet, LogTampered
         """
-        try:
+        with self._answering():
             return await self._inclusion(position, size)
-        except TreeIncomplete as error:
-            raise LogTampered(cell=self.cell, problem=str(error)) from error
-        except StoreError as error:
-            raise Unavailable(problem=str(error)) from error
+        raise AssertionError
 
     async def consistency(self, old_size: int, new_size: int = 0) -> Growth:
         """A proof between two checkpoints; `new_size` 0: up to the best one.
@@ -84,8 +81,15 @@ class Prover:
         Raises:
             CheckpointNotFound, NotSignedYet, LogTampered
         """
-        try:
+        with self._answering():
             return await self._consistency(old_size, new_size)
+        raise AssertionError
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Raises LogTampered for hashes that are missing, and Unavailable for errors of the store."""
+        try:
+            yield
         except TreeIncomplete as error:
             raise LogTampered(cell=self.cell, problem=str(error)) from error
         except StoreError as error:

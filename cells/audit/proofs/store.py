@@ -24,67 +24,58 @@ class PostgresProofs:
     pool: Pool
 
     async def last_tile(self, level: int) -> int:
-        async with connected(self.pool) as connection:
-            place = await connection.fetchval(SQL["last_tile"], level)
+        [(place,)] = await self._rows("last_tile", level)
         return -1 if place is None else int(place)
 
     async def tile(self, level: int, place: int) -> bytes | None:
-        async with connected(self.pool) as connection:
-            hashes: bytes | None = await connection.fetchval(SQL["tile"], level, place)
-        return hashes
+        return next((row[0] for row in await self._rows("tile", level, place)), None)
 
     async def tile_roots(self, level: int, first: int, end: int) -> bytes:
-        async with connected(self.pool) as connection:
-            return b"".join([row[0] for row in await connection.fetch(SQL["tile_roots"], level, first, end)])
+        return b"".join([row[0] for row in await self._rows("tile_roots", level, first, end)])
 
     async def leaf_hashes(self, first: int, end: int) -> bytes:
-        async with connected(self.pool) as connection:
-            return b"".join([row[0] for row in await connection.fetch(SQL["leaf_hashes"], first, end)])
+        return b"".join([row[0] for row in await self._rows("leaf_hashes", first, end)])
 
     async def add_tiles(self, tiles: Sequence[Tile]) -> None:
         if tiles:
-            async with connected(self.pool) as connection:
-                await connection.execute(SQL["add_tiles"], *zip(*tiles, strict=True))
+            await self._execute("add_tiles", *zip(*tiles, strict=True))
 
     async def add_checkpoint(self, checkpoint: SignedCheckpoint) -> None:
-        async with connected(self.pool) as connection:
-            await connection.execute(SQL["add_checkpoint"], *checkpoint[:4])
+        await self._execute("add_checkpoint", *checkpoint[:4])
 
     async def add_cosignature(self, size: int, witness: str, line: str, at: datetime) -> None:
-        async with connected(self.pool) as connection:
-            await connection.execute(SQL["add_cosignature"], size, witness, line, at)
+        await self._execute("add_cosignature", size, witness, line, at)
 
     async def checkpoints(self, from_size: int, limit: int) -> list[SignedCheckpoint]:
-        async with connected(self.pool) as connection:
-            rows = await connection.fetch(SQL["checkpoints"], from_size, limit)
-        return [_checkpoint(row) for row in rows]
+        return [_checkpoint(row) for row in await self._rows("checkpoints", from_size, limit)]
 
     async def last_checkpoint(self, size_max: int) -> SignedCheckpoint | None:
-        async with connected(self.pool) as connection:
-            row = await connection.fetchrow(SQL["last_checkpoint"], size_max)
-        return None if row is None else _checkpoint(row)
+        return next(map(_checkpoint, await self._rows("last_checkpoint", size_max)), None)
 
     async def last_cosigned(self) -> SignedCheckpoint | None:
-        async with connected(self.pool) as connection:
-            row = await connection.fetchrow(SQL["last_cosigned"])
-        return None if row is None else _checkpoint(row)
+        return next(map(_checkpoint, await self._rows("last_cosigned")), None)
 
     async def cosigned_size(self, witness: str) -> int:
-        async with connected(self.pool) as connection:
-            return int(await connection.fetchval(SQL["cosigned_size"], witness))
+        [(size,)] = await self._rows("cosigned_size", witness)
+        return int(size)
 
     async def witnessed(self, origin: str) -> Witnessed | None:
-        async with connected(self.pool) as connection:
-            row = await connection.fetchrow(SQL["witnessed"], origin)
-        return None if row is None else Witnessed(*row)
+        return next((Witnessed(*row) for row in await self._rows("witnessed", origin)), None)
 
     async def witness(self, seen: Witnessed, before: Witnessed | None) -> bool:
+        if before is None:
+            return await self._execute("witness_first", *seen) == "INSERT 0 1"
+        return await self._execute("witness_next", *seen, before.size, before.root) == "UPDATE 1"
+
+    async def _rows(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         async with connected(self.pool) as connection:
-            if before is None:
-                told = await connection.execute(SQL["witness_first"], *seen)
-                return bool(told == "INSERT 0 1")
-            told = await connection.execute(SQL["witness_next"], *seen, before.size, before.root)
-            return bool(told == "UPDATE 1")
+            return await connection.fetch(SQL[query], *arguments)
+        raise AssertionError
+
+    async def _execute(self, query: str, *arguments: object) -> str:
+        async with connected(self.pool) as connection:
+            return await connection.execute(SQL[query], *arguments)
+        raise AssertionError
 
 
 @asynccontextmanager

@@ -12,19 +12,21 @@ import structlog
 
 from cells.audit.checks.alarms import LogAlarms
 from cells.audit.proofs.keys import SigningKey, origin_of
-from cells.audit.proofs.ports import Witnessed, WitnessMemory
+from cells.audit.proofs.ports import ProofStore, Witnessed, WitnessMemory
 from cells.audit.verify.note import (
     LOG_KEY,
     Checkpoint,
     Malformed,
     VerifierKey,
     body_of,
+    check_cosignature,
     checkpoint_in,
     sequence_in,
     verifier_key,
 )
 from cells.audit.verify.tree import is_consistent
 from cells.domain.audit.refusals import (
+    CheckpointNotFound,
     CheckpointsRenumbered,
     LogForked,
     LogKeyChanged,
@@ -161,3 +163,34 @@ def follows(last: int, size: int, checkpoint: Checkpoint, *, each: bool) -> bool
 def told_size(refused: Refused) -> int:
     """The size that a witness reports to have seen."""
     return int(refused.facts["size"])
+
+
+# --- the cell that is witnessed -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cosignatures:
+    """Cosignatures that outside witnesses return. The cell stores those made with keys that its operator has named."""
+
+    cell: str
+    keys: Sequence[VerifierKey]
+    proofs: ProofStore
+    clock: Clock
+
+    async def add(self, size: int, line: str) -> None:
+        """Stores a witness's line on the checkpoint of that size; the first one of each witness stays.
+
+        Raises:
+            CheckpointNotFound, Unavailable
+            FieldInvalid: it is not from one of `keys`, or not on that checkpoint.
+        """
+        try:
+            found = await self.proofs.checkpoints(size, 1)
+            if not found or found[0].size != size:
+                raise CheckpointNotFound(cell=self.cell, size=size, below=0, above=found[0].size if found else 0)
+            witness = check_cosignature(found[0].note, line, self.keys)
+            await self.proofs.add_cosignature(size, witness, line, self.clock.wall())
+        except Malformed as error:
+            raise FieldInvalid(field="cosignature", problem=str(error)[:PROBLEM_LENGTH_MAX], value="") from None
+        except StoreError as error:
+            raise Unavailable(problem=str(error)) from error

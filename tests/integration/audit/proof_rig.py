@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from cells.audit.export.exporter import Exporter, ExportSource, Wanted
-from cells.audit.export.import_store import PostgresIntake
 from cells.audit.export.restore import Restore, Restored
-from cells.audit.export.source import PostgresExport
+from cells.audit.export.store import PostgresExport, PostgresIntake
 from cells.audit.proofs.checkpoint_signer import CheckpointKeeper, CheckpointSigner
 from cells.audit.proofs.keys import CellKeys, new_keys, origin_of
 from cells.audit.proofs.ports import ProofStore, SignedCheckpoint

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cells.audit.export.source import PostgresExport
+from cells.audit.export.store import PostgresExport
 from cells.audit.proofs.store import PostgresProofs
 from cells.audit.verify.export import Findings, check_export
 from cells.audit.verify.note import Checkpoint, Malformed, VerifierKey, any_of

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from cells.audit.checks.log_watch import LogWatch
-from cells.audit.export.source import PostgresExport
+from cells.audit.export.store import PostgresExport
 from cells.audit.proofs.checkpoint_signer import CheckpointSigner
 from cells.audit.proofs.keys import new_keys, origin_of
 from cells.audit.proofs.ports import Witnessed

@@ -7,7 +7,7 @@ import pytest
 
 from cells.audit.checks.log_watch import LogWatch
 from cells.audit.export.exporter import Wanted
-from cells.audit.export.source import PostgresExport
+from cells.audit.export.store import PostgresExport
 from cells.audit.proofs.keys import checkpoint_body
 from cells.audit.proofs.ports import SignedCheckpoint
 from cells.audit.reconcile.one_pass import BOOKS

@@ -12,7 +12,7 @@ import pytest
 from cells.audit.export import restore as restore_module
 from cells.audit.export.exporter import Wanted
 from cells.audit.export.restore import RestoreRefused
-from cells.audit.export.source import PostgresExport
+from cells.audit.export.store import PostgresExport
 from cells.audit.proofs.keys import new_keys
 from cells.audit.proofs.store import PostgresProofs
 from cells.audit.verify.export import Findings, check_export

@@ -4,12 +4,19 @@ Then all cells are restored from yesterday, with their checkpoint files and witn
 """
 
 import asyncio
+import json
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import grpc.aio
 import pytest
 import pytest_asyncio
 
+from cellbook.v1 import router_pb2
 from cells.audit.proofs.keys import origin_of
 from cells.audit.verify.command import GOOD
 from cells.audit.verify.command import main as verify
@@ -26,6 +33,17 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 NAMES = ("us-east", "eu-west")
 OUTSIDE = "witness.bank.example"
+# The database as it was after five events. The cells still sign for each other meanwhile.
+PUT_BACK = """DO $$ BEGIN
+    LOCK TABLE cosignatures, checkpoints, event_store, witnessed;
+    ALTER TABLE cosignatures DISABLE TRIGGER append_only;
+    ALTER TABLE checkpoints DISABLE TRIGGER append_only;
+    ALTER TABLE event_store DISABLE TRIGGER append_only;
+    DELETE FROM cosignatures WHERE size > 5;
+    DELETE FROM checkpoints WHERE size > 5;
+    DELETE FROM event_store WHERE position > 5;
+    DELETE FROM witnessed;
+END $$"""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -60,6 +78,82 @@ async def signed(rig: Town, name: str) -> int:
     return cell.time.durable_position
 
 
+@asynccontextmanager
+async def directory(rig: Town) -> AsyncIterator[str]:
+    """The address of a router that lists the cells, and can do nothing else."""
+    cells = [router_pb2.Cell(name=name, endpoints=[served.address]) for name, served in rig.cells.items()]
+
+    async def list_cells(_request: object, _context: object) -> router_pb2.ListCellsResponse:
+        return router_pb2.ListCellsResponse(cells=cells)
+
+    handler = grpc.unary_unary_rpc_method_handler(
+        list_cells,
+        request_deserializer=router_pb2.ListCellsRequest.FromString,
+        response_serializer=router_pb2.ListCellsResponse.SerializeToString,
+    )
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler("cellbook.v1.RouterService", {"ListCells": handler})]
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield f"127.0.0.1:{port}"
+    await server.stop(None)
+
+
+async def started(rig: Town, router: str, memory: Path, *more: str) -> Process:
+    """`cellbook witness` as a process of its own."""
+    assert rig.folder is not None
+    files = [
+        "--key",
+        str(rig.folder / "keys"),
+        "--signing-key",
+        str(rig.folder / "witness.key"),
+        "--memory",
+        str(memory),
+    ]
+    command = [str(Path(sys.executable).with_name("cellbook")), "witness", *files, "--router", router, *more]
+    return await asyncio.create_subprocess_exec(*command, stderr=PIPE)
+
+
+async def ended(process: Process) -> tuple[int, str]:
+    _, said = await process.communicate()
+    return process.returncode or 0, said.decode()
+
+
+async def cosigned(rig: Town, name: str, size: int) -> int:
+    query = "SELECT count(*) FROM cosignatures WHERE witness = $1 AND size = $2"
+    [(count,)] = await ask(rig.cells[name].dsn, query, OUTSIDE, size)
+    return int(count)
+
+
+async def test_the_process_follows_signs_and_ends(rig: Town, tmp_path: Path) -> None:
+    """It begins with logs that it does not know only if told to, goes on from its memory, and ends by a signal."""
+    async with directory(rig) as router:
+        memory = tmp_path / "memory"
+        code, said = await ended(await started(rig, router, memory, "--once"))
+        assert (code, "--new begins with what is there now" in said) == (2, True)
+        sizes = await grown(rig)
+        assert (await ended(await started(rig, router, memory, "--once", "--new")))[0] == 0
+        assert [await cosigned(rig, name, size) for name, size in sizes.items()] == [1, 1]
+        process = await started(rig, router, memory, "--every-s", "0.1")
+        sizes = await grown(rig)
+
+        async def followed() -> bool:
+            return [await cosigned(rig, name, size) for name, size in sizes.items()] == [1, 1]
+
+        await until_async(followed, timeout_s=30.0)
+        process.send_signal(signal.SIGTERM)
+        code, said = await ended(process)
+        assert (code, "Traceback" in said) == (128 + signal.SIGTERM, False)
+        # A checkpoint in the memory that somebody has changed is not what the log has signed.
+        text = json.loads(memory.read_text())
+        text["seen"][0]["note"] = text["seen"][0]["note"].replace("\n", "\nx", 1)
+        memory.write_text(json.dumps(text))
+        code, said = await ended(await started(rig, router, memory, "--once"))
+        assert (code, "is damaged" in said) == (2, True)
+
+
 async def test_it_signs_for_all_to_see_and_finds_what_was_put_back(
     rig: Town, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,15 +170,11 @@ async def test_it_signs_for_all_to_see_and_finds_what_was_put_back(
         await follower.round()
         assert (follower.alarms, follower.problems, follower.sizes) == ({}, {}, sizes)
         for name in NAMES:
-            [(count,)] = await ask(
-                rig.cells[name].dsn,
-                "SELECT count(*) FROM cosignatures WHERE witness = $1 AND size = $2",
-                OUTSIDE,
-                sizes[name],
-            )
-            assert count == 1
+            assert await cosigned(rig, name, sizes[name]) == 1
     async with rig.reach(NAMES[0]) as reach:
         await export.run_export(reach, tmp_path / "log", 1, 0, as_json=False)
+    # For a process of its own, as the follower here holds the lock.
+    (tmp_path / "copy").write_bytes((tmp_path / "memory").read_bytes())
     policy = tmp_path / "policy"
     policy.write_text(
         "\n".join(
@@ -98,13 +188,10 @@ async def test_it_signs_for_all_to_see_and_finds_what_was_put_back(
     assert verify(["--key", str(policy), str(tmp_path / "log")], program="verify") == GOOD
     assert f"witnessed up to position {sizes[NAMES[0]]}, by 1 of (1 of {OUTSIDE})" in capsys.readouterr().out
     for name in NAMES:
-        dsn = rig.cells[name].dsn
-        for table in ("cosignatures", "checkpoints", "event_store"):
-            await ask(dsn, f"ALTER TABLE {table} DISABLE TRIGGER append_only")
-            if table != "event_store":
-                await ask(dsn, f"DELETE FROM {table} WHERE size > 5")  # noqa: S608 - our own tables
-        await ask(dsn, "DELETE FROM event_store WHERE position > 5")
-        await ask(dsn, "DELETE FROM witnessed")
+        await ask(rig.cells[name].dsn, PUT_BACK)
+    async with directory(rig) as router:
+        code, said = await ended(await started(rig, router, tmp_path / "copy", "--once"))
+        assert (code, said.count("takes some back") >= len(NAMES)) == (1, True)
     async with rig.reach() as reach:
         logs.cells = {cell.name: cell for cell in reach.cells}
         await follower.round()

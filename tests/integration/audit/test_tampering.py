@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cells.audit.checks.log_watch import WHOLE_TREE, LogWatch
-from cells.audit.export.source import PostgresExport
+from cells.audit.export.store import PostgresExport
 from cells.audit.proofs.checkpoint_signer import CheckpointSigner
 from cells.audit.proofs.keys import new_keys
 from cells.audit.proofs.store import PostgresProofs
