@@ -27,7 +27,7 @@ from server.cli.audit.ask import AUDITOR
 from server.cli.audit.export import keys_from
 from server.cli.client import CellStubs, ClientError
 from server.cli.ending import EXIT_USAGE, failure, run
-from server.cli.options import router_option
+from server.cli.options import HERE, router_option
 from server.cli.reach import reached
 from server.shell.calls.statuses import refusal_in
 from server.shell.observability.logging import configure_logging
@@ -35,7 +35,6 @@ from server.shell.observability.metrics import MetricsEndpoint, process_registry
 
 ANSWER_S = 10.0
 EVERY_S = 5.0
-HERE = "127.0.0.1:7400"
 
 Reply = TypeVar("Reply", bound=Message)
 

@@ -21,7 +21,7 @@ from server.cli.client import CellStubs, ClientError, unknown_in
 from server.cli.options import json_option
 from server.cli.reach import Reach
 from server.cli.screen import literal
-from server.cli.trace import amount_text, stamp_text
+from server.cli.texts import amount_text, stamp_text
 
 AUDITOR = "auditor/cellbook"
 # Answers may cover many cells or many events.

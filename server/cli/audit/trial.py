@@ -23,9 +23,7 @@ from server.cli.client import CellStubs, ClientError, LedgerRefusal
 from server.cli.progress import Progress, Stage
 from server.cli.reach import Reach
 from server.cli.screen import literal
-from server.cli.texts import amount_text, stamp_text
-from server.wire import audit as wire
-from server.cli.trace import stamp_text
+from server.cli.texts import stamp_text
 from server.wire import audit as wire
 
 # How long to keep asking a cell whose clock has not reached the cut.

@@ -104,15 +104,9 @@ async def directory(rig: Town) -> AsyncIterator[str]:
 async def started(rig: Town, router: str, memory: Path, *more: str) -> Process:
     """`cellbook witness` as a process of its own."""
     assert rig.folder is not None
-    files = [
-        "--key",
-        str(rig.folder / "keys"),
-        "--signing-key",
-        str(rig.folder / "witness.key"),
-        "--memory",
-        str(memory),
-    ]
-    command = [str(Path(sys.executable).with_name("cellbook")), "witness", *files, "--router", router, *more]
+    keys = ["--key", str(rig.folder / "keys"), "--signing-key", str(rig.folder / "witness.key")]
+    command = [str(Path(sys.executable).with_name("cellbook")), "witness", *keys, "--memory", str(memory)]
+    command += ["--router", router, *more]
     return await asyncio.create_subprocess_exec(*command, stderr=PIPE)
 
 
@@ -189,14 +183,15 @@ async def test_it_signs_for_all_to_see_and_finds_what_was_put_back(
     assert f"witnessed up to position {sizes[NAMES[0]]}, by 1 of (1 of {OUTSIDE})" in capsys.readouterr().out
     for name in NAMES:
         await ask(rig.cells[name].dsn, PUT_BACK)
-    async with directory(rig) as router:
-        code, said = await ended(await started(rig, router, tmp_path / "copy", "--once"))
-        assert (code, said.count("takes some back") >= len(NAMES)) == (1, True)
     async with rig.reach() as reach:
         logs.cells = {cell.name: cell for cell in reach.cells}
         await follower.round()
         assert set(follower.alarms) == set(NAMES)
         assert all("takes some back" in told for told in follower.alarms.values())
+    async with directory(rig) as router:
+        code, said = await ended(await started(rig, router, tmp_path / "copy", "--once"))
+        # The log may have grown again meanwhile, by what the cells say of it: then its checkpoint is missed.
+        assert (code, said.count('"log_changed"')) == (1, len(NAMES)), said
 
 
 async def test_a_cell_takes_so_many_witnesses_and_no_logs(tmp_path: Path) -> None:
