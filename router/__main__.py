@@ -28,7 +28,7 @@ from router.refusals import DirectoryUnavailable
 from router.routing.proxy import Forwarder, ProxyingGuard
 from router.service import RouterService
 from router.settings import RouterSettings
-from server.shell.channels.client import forwarding_places, places_of
+from server.shell.channels.client import cell_channels, peer_channels
 from server.shell.hosting.host import GrpcHost
 from server.shell.hosting.process import run_process
 from server.shell.hosting.security import build_security
@@ -125,13 +125,13 @@ async def hosted(settings: RouterSettings) -> AsyncIterator[GrpcHost]:
         await stack.enter_async_context(first_look(follower, snapshot))
         security = build_security(settings)
         tls = security.certificates
-        accounts, probes = Accounts(places_of(tls)), Probes(topology, places_of(tls))
+        accounts, probes = Accounts(peer_channels(tls)), Probes(topology, peer_channels(tls))
         stack.push_async_callback(accounts.close)
         stack.push_async_callback(probes.close)
         homes = Homes(directory=directory, database=database, topology=topology, copier=copier)
         homed = copier.wake if copier else nobody_hears
         registration = Registration(directory=directory, accounts=accounts, topology=topology, homed=homed)
-        calls = MoveCalls(topology=topology, channels=forwarding_places(tls))
+        calls = MoveCalls(topology=topology, channels=cell_channels(tls))
         stack.push_async_callback(calls.close)
         moves = Moves(store=MoveStore(database), directory=directory, accounts=accounts, topology=topology, calls=calls)
         service = RouterService(
@@ -143,7 +143,7 @@ async def hosted(settings: RouterSettings) -> AsyncIterator[GrpcHost]:
             moves=moves,
         )
         registry = router_registry(topology, database)
-        forwarder = Forwarder(directory=homes, topology=topology, channels=forwarding_places(tls))
+        forwarder = Forwarder(directory=homes, topology=topology, channels=cell_channels(tls))
         stack.push_async_callback(forwarder.close)
         tracing = build_tracing(settings, name=NAME)
         if tracing is not None:

@@ -44,8 +44,7 @@ from router.routing.routes import (
     routing_target_of,
 )
 from server.shell.calls.statuses import refusal_in
-from server.shell.channels.channel_pool import ChannelPool
-from server.shell.channels.client import open_cell_channel
+from server.shell.channels.client import SERVICE_CONFIG, cell_channels
 from server.shell.channels.location_cache import LocationCache, failed
 from server.shell.fields.spelling import spelled
 from server.shell.identity.callers import TOKEN_KEY
@@ -91,7 +90,9 @@ class Client:
         identity = _Identity(said, token)
         routers = (router,) if isinstance(router, str) else tuple(router)
         certificates = Certificates(tls) if tls is not None else None
-        self._locations = LocationCache(routers=routers, caller=identity, channels=_channels(certificates))
+        self._locations = LocationCache(
+            routers=routers, caller=identity, channels=cell_channels(certificates, SERVICE_CONFIG)
+        )
         self._calls = calls = _Calls(self._locations, identity)
         # No call of cellbook.v1 uses this connection: each is intercepted, and sent to its cell or to the router.
         self.channel = grpc.aio.insecure_channel(target_of(routers), interceptors=[_Unary(calls), _Streams(calls)])
@@ -132,15 +133,6 @@ class _Identity:
     async def call(self, method: Any, request: Any, *, to: str, timeout_s: float) -> Any:  # noqa: ANN401, ARG002 - of any RPC
         """A call to the router."""
         return await method(request, timeout=timeout_s, metadata=self.metadata())
-
-
-def _channels(certificates: Certificates | None) -> ChannelPool:
-    if certificates is None:
-        return ChannelPool(open_channel=open_cell_channel)
-    return ChannelPool(
-        open_channel=lambda endpoints: open_cell_channel(endpoints, credentials=certificates.channel_credentials()),
-        generation=certificates.renewed,
-    )
 
 
 class _Calls:

@@ -45,7 +45,7 @@ from server.services.moves import MoveServicer
 from server.services.sagas import SagaServicer
 from server.services.settlement import SettlementServicer
 from server.shell.calls.guard import CallGuard
-from server.shell.channels.client import forwarding_places
+from server.shell.channels.client import cell_channels
 from server.shell.channels.forwarding import LeaderForwarder
 from server.shell.hosting.failures import reaching
 from server.shell.hosting.host import GrpcHost
@@ -118,7 +118,7 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore, machine: Ma
     registry = cell_registry(cell, parts.steps, parts.mail_sender, parts.proofs, parts.audit)
     calls, tls = CallMetrics(registry), security.certificates
     forwarder = LeaderForwarder(
-        cell=settings.cell, locations=peers.locations, channels=forwarding_places(tls), proven=tls is not None
+        cell=settings.cell, locations=peers.locations, channels=cell_channels(tls), proven=tls is not None
     )
     guard = CallGuard(
         policies_of(settings.cell),

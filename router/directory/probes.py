@@ -25,9 +25,9 @@ _SERVING = health_pb2.HealthCheckResponse.SERVING
 class Probes:
     """To be closed."""
 
-    def __init__(self, topology: LiveTopology, places: ChannelPool) -> None:
+    def __init__(self, topology: LiveTopology, channels: ChannelPool) -> None:
         self._topology = topology
-        self._places = places
+        self._channels = channels
         # Cell -> checks in a row that found no serving process.
         self._silent: defaultdict[str, int] = defaultdict(int)
         self.background = BackgroundTask(name="probes", work=self.poll, every_s=PROBE_S)
@@ -42,10 +42,10 @@ class Probes:
             if before[name] is not now:
                 log.info("cell_health", cell=name, state=now.value)
         self._topology.show_health(health)
-        self._places.forget({endpoint for cell in cells for endpoint in cell.endpoints})
+        self._channels.forget({endpoint for cell in cells for endpoint in cell.endpoints})
 
     async def close(self) -> None:
-        await self._places.close()
+        await self._channels.close()
 
     async def _cell(self, cell: Cell) -> bool | None:
         """Whether one of its processes serves; None: one answers, but has no health service."""
@@ -54,7 +54,7 @@ class Probes:
 
     async def _endpoint(self, endpoint: str) -> bool | None:
         try:
-            stub = health_pb2_grpc.HealthStub(self._places.channel(endpoint, (endpoint,)))
+            stub = health_pb2_grpc.HealthStub(self._channels.channel(endpoint, (endpoint,)))
             answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=PROBE_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             return None if error.code() is grpc.StatusCode.UNIMPLEMENTED else False

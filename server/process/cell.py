@@ -45,7 +45,7 @@ from server.process.machine import SOUND, Machine
 from server.process.settings import ServerSettings
 from server.sagas import build_engine
 from server.services.audit_parts import AuditParts
-from server.shell.channels.client import Caller, places_of
+from server.shell.channels.client import Caller, peer_channels
 from server.shell.channels.location_cache import LocationCache
 from server.shell.hosting.failures import reaching
 from server.shell.hosting.security import Security
@@ -207,7 +207,7 @@ def _build_peers(settings: ServerSettings, time: CellTime, security: Security, t
     locations = LocationCache(
         routers=(settings.router,) if settings.router else (),
         caller=caller,
-        channels=places_of(security.certificates),
+        channels=peer_channels(security.certificates),
         static=settings.peers,
     )
     return GrpcPeers(locations=locations, caller=caller)

@@ -25,7 +25,7 @@ from server.peers import GrpcPeers
 from server.process.policies import POLICIES
 from server.services.moves import MoveServicer
 from server.shell.calls.guard import CallGuard
-from server.shell.channels.client import Caller, places_of
+from server.shell.channels.client import Caller, peer_channels
 from server.shell.channels.location_cache import LocationCache
 from server.shell.identity.principal import Principal, Role
 from server.shell.postgres.database import open_pool
@@ -113,7 +113,7 @@ async def town(cluster: EmbeddedPostgres, template: str, tmp_path: Path) -> Asyn
             stack.push_async_callback(pool.close)
             vault = Vault(pool=pool, seal=Seal(new_key()), erasures=Erasures(tmp_path / f"{name}.erasures"))
             way = Way(name)
-            locations = LocationCache(routers=(), caller=way, channels=places_of(None), static=static)
+            locations = LocationCache(routers=(), caller=way, channels=peer_channels(None), static=static)
             peers = GrpcPeers(locations=locations, caller=way)
             stack.push_async_callback(peers.close)
             cell = build_cell(name, MemoryStore(name), directory=town.directory)

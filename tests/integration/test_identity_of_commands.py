@@ -20,7 +20,7 @@ from cells.domain.sagas.settlement import SETTLEMENT_LEGS
 from cells.domain.values import Money, derived_id
 from cells.requests import CommandRequest, Outcome
 from cells.sagas import steps
-from cells.writer import writer
+from cells.writer import decider
 from router import policies as router_policies
 from router.directory.registration import open_command_id
 from server.process.policies import POLICIES
@@ -171,7 +171,7 @@ async def test_nobody_voids_a_sale_by_its_ids(rig: Rig, monkeypatch: pytest.Monk
 def one_space_of_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it was, whoever sends what."""
     monkeypatch.setattr(CommandRequest, "key", property(lambda self: ("", self.command_id)))
-    monkeypatch.setattr(writer, "by_key", lambda rows: {("", row.command_id): row for row in rows})
+    monkeypatch.setattr(decider, "by_key", lambda rows: {("", row.command_id): row for row in rows})
 
 
 async def test_a_taken_id_is_no_answer_to_a_leg(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from cellbook.v1 import ledger_pb2
 from cells.domain.refusals import NotLeading
-from server.shell.channels.client import forwarding_places
+from server.shell.channels.client import cell_channels
 from server.shell.channels.forwarding import ANSWER_HERE_KEY, LeaderForwarder
 from server.shell.channels.location_cache import unavailable
 from server.shell.identity.callers import ON_BEHALF_CERTIFICATE_KEY, ON_BEHALF_KEY, TOKEN_KEY, principal_of
@@ -42,7 +42,7 @@ def forwarder(processes: Processes, *, proven: bool = False) -> LeaderForwarder:
     return LeaderForwarder(
         cell="us-east",
         locations=cast("Any", processes),
-        channels=forwarding_places(None),
+        channels=cell_channels(None),
         proven=proven,
         leader_wait_s=0.05,
     )

@@ -38,46 +38,48 @@ class ChannelPool:
 
     open_channel: Callable[[tuple[str, ...]], grpc.aio.Channel]
     generation: Callable[[], int] = never_anew
-    _places: dict[str, OpenChannel] = field(default_factory=dict)
+    _open_channels: dict[str, OpenChannel] = field(default_factory=dict)
     _looks: dict[str, BackgroundTask] = field(default_factory=dict)
     _closing: set[asyncio.Task[None]] = field(default_factory=set)
 
     def channel(self, name: str, endpoints: tuple[str, ...]) -> grpc.aio.Channel:
-        place, generation = self._places.get(name), self.generation()
-        if place is None or place.endpoints != endpoints or place.generation != generation:
-            if place is not None:
-                self._close_later(place.channel)
-            place = self._open(name, endpoints, target_of(endpoints))
+        opened, generation = self._open_channels.get(name), self.generation()
+        if opened is None or opened.endpoints != endpoints or opened.generation != generation:
+            if opened is not None:
+                self._close_later(opened.channel)
+            opened = self._open(name, endpoints, target_of(endpoints))
         if len(endpoints) > 1 and name not in self._looks and any(parse_address(each).is_name for each in endpoints):
-            look = BackgroundTask(name="addresses", work=partial(self._look, name, place), every_s=None)
+            look = BackgroundTask(name="addresses", work=partial(self._look, name, opened), every_s=None)
             self._looks[name] = look
             look.start()
-        return place.channel
+        return opened.channel
 
     def _open(self, name: str, endpoints: tuple[str, ...], target: str) -> OpenChannel:
-        place = self._places[name] = OpenChannel(endpoints, self.generation(), target, self.open_channel(endpoints))
-        return place
+        opened = self._open_channels[name] = OpenChannel(
+            endpoints, self.generation(), target, self.open_channel(endpoints)
+        )
+        return opened
 
-    async def _look(self, name: str, place: OpenChannel) -> None:
+    async def _look(self, name: str, opened: OpenChannel) -> None:
         """A process that was restarted elsewhere keeps its name."""
         await asyncio.sleep(POLL_S)
-        target = await asyncio.to_thread(target_of, place.endpoints)
+        target = await asyncio.to_thread(target_of, opened.endpoints)
         del self._looks[name]
-        if target != place.target and self._places.get(name) is place:
-            self._close_later(place.channel)
-            self._open(name, place.endpoints, target)
+        if target != opened.target and self._open_channels.get(name) is opened:
+            self._close_later(opened.channel)
+            self._open(name, opened.endpoints, target)
 
     def forget(self, but: set[str]) -> None:
         """Closes the channels to all others."""
-        for name in self._places.keys() - but:
-            self._close_later(self._places.pop(name).channel)
+        for name in self._open_channels.keys() - but:
+            self._close_later(self._open_channels.pop(name).channel)
 
     async def close(self) -> None:
         await asyncio.gather(*(look.stop() for look in self._looks.values()))
         for task in self._closing:
             task.cancel()
         await asyncio.gather(*self._closing, return_exceptions=True)
-        await asyncio.gather(*(place.channel.close() for place in self._places.values()))
+        await asyncio.gather(*(opened.channel.close() for opened in self._open_channels.values()))
 
     def _close_later(self, channel: grpc.aio.Channel) -> None:
         closing = asyncio.create_task(channel.close(CLOSE_GRACE_S))

@@ -31,16 +31,17 @@ RECONNECT: list[tuple[str, int]] = [
     ("grpc.max_reconnect_backoff_ms", 2_000),
 ]
 
-CHANNEL_OPTIONS: list[tuple[str, int]] = [
+# As docs/clients.md has it.
+CELL_OPTIONS: list[tuple[str, int | str]] = [
     OWN_CONNECTIONS,
     ("grpc.max_send_message_length", BATCH_BYTES_MAX),
     ("grpc.max_receive_message_length", RESPONSE_BYTES_MAX),
     # Each side detects a silently dead connection within 6 s.
     *KEEPALIVE,
     *RECONNECT,
-    # The caller retries, because it knows the command's id.
-    ("grpc.enable_retries", 0),
 ]
+# Our own callers retry by themselves, because they know the command's id.
+CHANNEL_OPTIONS = [*CELL_OPTIONS, ("grpc.enable_retries", 0)]
 
 # For external clients, over all addresses of one cell at once (docs/clients.md). Calls go to a process whose health
 # service says SERVING, and wait within their deadline while there is none: a standby takes over within 3 s. A call that
@@ -73,37 +74,25 @@ PROXY_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}], "health
 
 def open_channel(target: str, tls: Certificates | None = None) -> grpc.aio.Channel:
     """A channel to `target` ("host:port"), connected at the first call. To be closed by the caller."""
-    if tls is None:
-        return grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
-    return grpc.aio.secure_channel(target, tls.channel_credentials(), options=CHANNEL_OPTIONS)
+    return open_peer_channel((target,), tls)
 
 
 def open_peer_channel(endpoints: Sequence[str], tls: Certificates | None = None) -> grpc.aio.Channel:
     """A channel to the process that leads a cell, out of all that serve it. To be closed by the caller."""
-    if len(endpoints) == 1:
-        return open_channel(endpoints[0], tls)
-    options = [*CHANNEL_OPTIONS, ("grpc.service_config", PROXY_CONFIG)]
-    if tls is None:
-        return grpc.aio.insecure_channel(target_of(endpoints), options=options)
-    options = [*options, *name_option(endpoints)]
-    return grpc.aio.secure_channel(target_of(endpoints), tls.channel_credentials(), options=options)
-
-
-# As docs/clients.md has it.
-CELL_OPTIONS: list[tuple[str, int]] = [
-    OWN_CONNECTIONS,
-    ("grpc.max_send_message_length", BATCH_BYTES_MAX),
-    ("grpc.max_receive_message_length", RESPONSE_BYTES_MAX),
-    *KEEPALIVE,
-    *RECONNECT,
-]
+    found = [("grpc.service_config", PROXY_CONFIG)] if len(endpoints) > 1 else []
+    return _opened(endpoints, [*CHANNEL_OPTIONS, *found], None if tls is None else tls.channel_credentials())
 
 
 def open_cell_channel(
     endpoints: Sequence[str], config: str = SERVICE_CONFIG, credentials: grpc.ChannelCredentials | None = None
 ) -> grpc.aio.Channel:
     """A channel over all processes of one cell, by a service config. To be closed by the caller."""
-    options: list[tuple[str, int | str]] = [*CELL_OPTIONS, ("grpc.service_config", config)]
+    return _opened(endpoints, [*CELL_OPTIONS, ("grpc.service_config", config)], credentials)
+
+
+def _opened(
+    endpoints: Sequence[str], options: Sequence[tuple[str, int | str]], credentials: grpc.ChannelCredentials | None
+) -> grpc.aio.Channel:
     target = target_of(endpoints)
     if credentials is None:
         return grpc.aio.insecure_channel(target, options=options)
@@ -115,7 +104,7 @@ def name_option(endpoints: Sequence[str]) -> list[tuple[str, str]]:
     return [("grpc.ssl_target_name_override", parse_address(endpoints[0]).host)] if len(endpoints) > 1 else []
 
 
-def places_of(tls: Certificates | None) -> ChannelPool:
+def peer_channels(tls: Certificates | None) -> ChannelPool:
     """Channels for our own calls. To be closed."""
     return ChannelPool(
         open_channel=lambda endpoints: open_peer_channel(endpoints, tls),
@@ -123,11 +112,11 @@ def places_of(tls: Certificates | None) -> ChannelPool:
     )
 
 
-def forwarding_places(tls: Certificates | None) -> ChannelPool:
-    """Channels for forwarded calls, each to the process that leads its cell. To be closed."""
+def cell_channels(tls: Certificates | None, config: str = PROXY_CONFIG) -> ChannelPool:
+    """Channels to the processes that lead their cells, by default for calls that are passed on. To be closed."""
 
     def opened(endpoints: tuple[str, ...]) -> grpc.aio.Channel:
-        return open_cell_channel(endpoints, PROXY_CONFIG, None if tls is None else tls.channel_credentials())
+        return open_cell_channel(endpoints, config, None if tls is None else tls.channel_credentials())
 
     return ChannelPool(open_channel=opened, generation=never_anew if tls is None else tls.renewed)
 

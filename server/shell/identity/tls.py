@@ -1,7 +1,7 @@
 """Our certificate and trusted roots for gRPC, reloaded when the files change, without a restart.
 
 A server presents the newest certificate at each handshake. A gRPC channel keeps the one that it was opened with, so
-owners of channels reopen them when `generation` changes (places.py).
+owners of channels reopen them when `generation` changes (channel_pool.py).
 """
 
 import contextlib

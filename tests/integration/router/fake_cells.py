@@ -19,6 +19,7 @@ from cellbook.v1.router_pb2_grpc import RouterServiceServicer, add_RouterService
 from cells.domain.refusals import AuctionNotFound, FieldInvalid, Refused, UserNotFound, WrongCell
 from router.directory.cells import CellEntry
 from server.shell.calls.statuses import code_of, details_metadata, to_status
+from tests.integration.router.rig import FakeServer
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -45,10 +46,11 @@ class Truth:
         self.homes[user] = (cell, self.homes[user][1] + 1)
 
 
-class WayCell(LedgerServiceServicer, AuctionServiceServicer, EventServiceServicer):
+class WayCell(FakeServer, LedgerServiceServicer, AuctionServiceServicer, EventServiceServicer):
     """Each answer's token names the cell; calls are counted by method."""
 
     def __init__(self, name: str, truth: Truth) -> None:
+        super().__init__()
         self.name = name
         self.truth = truth
         self.calls: Counter[str] = Counter()
@@ -56,21 +58,11 @@ class WayCell(LedgerServiceServicer, AuctionServiceServicer, EventServiceService
         self.time_left_s: float | None = None
         self.endless = asyncio.Event()
         self.given_up = asyncio.Event()
-        self.address = "127.0.0.1:0"
-        self._server: grpc.aio.Server | None = None
 
-    async def start(self) -> None:
-        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        add_LedgerServiceServicer_to_server(self, self._server)
-        add_AuctionServiceServicer_to_server(self, self._server)
-        add_EventServiceServicer_to_server(self, self._server)
-        port = self._server.add_insecure_port(self.address)
-        self.address = f"127.0.0.1:{port}"
-        await self._server.start()
-
-    async def stop(self) -> None:
-        if self._server is not None:
-            await self._server.stop(None)
+    def add_to(self, server: grpc.aio.Server) -> None:
+        add_LedgerServiceServicer_to_server(self, server)
+        add_AuctionServiceServicer_to_server(self, server)
+        add_EventServiceServicer_to_server(self, server)
 
     @property
     def entry(self) -> CellEntry:
@@ -170,27 +162,17 @@ class WayCell(LedgerServiceServicer, AuctionServiceServicer, EventServiceService
             self.given_up.set()
 
 
-@dataclass(slots=True)
-class WayRouter(RouterServiceServicer):
+@dataclass
+class WayRouter(FakeServer, RouterServiceServicer):
     """Says of users what it was told, which may be long ago."""
 
     homes: dict[str, tuple[str, int]]
     cells: dict[str, list[str]]
     resolved: Counter[str] = field(default_factory=Counter)
-    address: str = "127.0.0.1:0"
     changed: asyncio.Event = field(default_factory=asyncio.Event)
-    _server: grpc.aio.Server | None = None
 
-    async def start(self) -> None:
-        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        add_RouterServiceServicer_to_server(self, self._server)
-        port = self._server.add_insecure_port(self.address)
-        self.address = f"127.0.0.1:{port}"
-        await self._server.start()
-
-    async def stop(self) -> None:
-        if self._server is not None:
-            await self._server.stop(None)
+    def add_to(self, server: grpc.aio.Server) -> None:
+        add_RouterServiceServicer_to_server(self, server)
 
     async def ResolveUser(
         self, request: router_pb2.ResolveUserRequest, context: Context

@@ -11,16 +11,18 @@ from typing import Any, Protocol
 
 import grpc
 import grpc.aio
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 
 from cellbook.v1 import ledger_pb2, router_pb2, router_pb2_grpc
 from cells.domain.refusals import AlreadyOpen
 from router.__main__ import hosted
 from router.directory.cells import CellEntry
 from router.settings import RouterSettings
-from server.shell.calls.statuses import DETAILS_KEY, DOMAIN, details_metadata, facts_in, to_status
+from server.shell.calls.statuses import DOMAIN, details_metadata, facts_in, to_status
 
 SHOP = "service/shop"
+OPERATOR = (("cellbook-principal", "operator/test"),)
 
 Answer = ledger_pb2.OpenAccountResponse
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -39,19 +41,45 @@ class Behaviour(Enum):
     DENIES = auto()
 
 
-@dataclass(slots=True)
-class FakeCell:
+@dataclass
+class FakeServer:
+    """Listens on a free port; after `stop`, on the same one again."""
+
+    address: str = field(default="127.0.0.1:0", kw_only=True)
+    _server: grpc.aio.Server | None = field(default=None, kw_only=True)
+
+    async def start(self) -> None:
+        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        self.add_to(self._server)
+        self.address = f"127.0.0.1:{self._server.add_insecure_port(self.address)}"
+        await self._server.start()
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            await self._server.stop(None)
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Adds its services."""
+        raise NotImplementedError
+
+    @property
+    def server(self) -> grpc.aio.Server:
+        """For more services, of one that runs: those added now count from the next call on."""
+        assert self._server is not None
+        return self._server
+
+
+@dataclass
+class FakeCell(FakeServer):
     name: str
     region: str
     behaviour: Behaviour = Behaviour.OPENS
-    address: str = "127.0.0.1:0"
     # User -> the ids of the commands by which its account was opened; each opens it once, as in a real cell.
     opened: dict[str, set[str]] = field(default_factory=dict)
     calls: list[ledger_pb2.OpenAccountRequest] = field(default_factory=list)
     principals: list[str] = field(default_factory=list)
     timeouts_s: list[float] = field(default_factory=list)
     called: asyncio.Event = field(default_factory=asyncio.Event)
-    _server: grpc.aio.Server | None = None
 
     @property
     def setting(self) -> str:
@@ -61,29 +89,14 @@ class FakeCell:
     def entry(self) -> CellEntry:
         return CellEntry(name=self.name, region=self.region, endpoints=tuple(self.address.split("+")))
 
-    async def start(self) -> None:
-        """On a free port; after `stop`, on the same one again."""
-        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    def add_to(self, server: grpc.aio.Server) -> None:
         handler = grpc.unary_unary_rpc_method_handler(
             self.open_account,
             request_deserializer=ledger_pb2.OpenAccountRequest.FromString,
             response_serializer=Answer.SerializeToString,
         )
         service = grpc.method_handlers_generic_handler("cellbook.v1.LedgerService", {"OpenAccount": handler})
-        self._server.add_generic_rpc_handlers((service,))
-        port = self._server.add_insecure_port(self.address)
-        self.address = f"127.0.0.1:{port}"
-        await self._server.start()
-
-    @property
-    def server(self) -> grpc.aio.Server:
-        """For more services, of a cell that runs: those added now count from the next call on."""
-        assert self._server is not None
-        return self._server
-
-    async def stop(self) -> None:
-        if self._server is not None:
-            await self._server.stop(None)
+        server.add_generic_rpc_handlers((service,))
 
     async def open_account(self, request: ledger_pb2.OpenAccountRequest, context: Context) -> Answer:
         self.calls.append(request)
@@ -149,6 +162,15 @@ class Client:
         request = router_pb2.ListCellsRequest()
         return list((await self.stub.ListCells(request, metadata=_as(principal), timeout=10)).cells)
 
+    async def operate(self, rpc: str, **fields: Any) -> Any:  # noqa: ANN401 - of any RPC
+        """The answer to an operator."""
+        request = getattr(router_pb2, f"{rpc}Request")(**fields)
+        return await getattr(self.stub, rpc)(request, metadata=OPERATOR, timeout=10)
+
+    async def change(self, rpc: str, name: str, **fields: Any) -> Any:  # noqa: ANN401 - as above
+        """The cell after an operator's change; None: it is removed."""
+        return getattr(await self.operate(rpc, name=name, **fields), "cell", None)
+
     async def is_read_only(self) -> bool:
         answer = await self.stub.ListCells(router_pb2.ListCellsRequest(), metadata=_as(SHOP), timeout=10)
         return answer.read_only
@@ -205,18 +227,13 @@ async def refused(call: Awaitable[object]) -> Refusal:
 
 
 def _refusal(error: grpc.aio.AioRpcError) -> Refusal:
-    info, bad, retry = (
-        error_details_pb2.ErrorInfo(),
-        error_details_pb2.BadRequest(),
-        error_details_pb2.RetryInfo(),
-    )
+    info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+    details = rpc_status.from_call(error)  # type: ignore[arg-type]
     has_retry = False
-    for key, value in error.trailing_metadata() or ():
-        if key == DETAILS_KEY and isinstance(value, bytes):
-            for detail in status_pb2.Status.FromString(value).details:
-                detail.Unpack(info)
-                detail.Unpack(bad)
-                has_retry = detail.Unpack(retry) or has_retry
+    for detail in details.details if details is not None else ():
+        detail.Unpack(info)
+        detail.Unpack(bad)
+        has_retry = detail.Unpack(retry) or has_retry
     assert info.domain in ("", DOMAIN)
     return Refusal(
         code=error.code(),

@@ -15,6 +15,7 @@ from cells.home_cache import HomeCache
 from router.client import Client
 from tests.integration.router.fake_cells import Truth, WayCell, WayRouter, way_cells
 from tests.integration.router.rig import new_user, refused
+from tests.local_cells import until
 
 US, EU, AP = "us-east", "eu-west", "ap-tokyo"
 PATIENCE_S = 30.0
@@ -143,12 +144,6 @@ async def test_a_call_that_is_given_up_is_given_up_at_the_cell(world: World) -> 
     await until(lambda: world.calls("ListAuctions") == {EU: 1})
     waiting.cancel()
     await asyncio.wait_for(world.cells[EU].given_up.wait(), PATIENCE_S)
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not holds():  # noqa: ASYNC110 - what is waited for is another server
-            await asyncio.sleep(0.01)
 
 
 # --- users who have moved -----------------------------------------------------------------------------------

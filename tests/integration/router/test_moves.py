@@ -1,5 +1,8 @@
 """What the router says of moves before it asks any cell, and what it makes of what cells tell it."""
 
+from uuid import UUID
+
+import asyncpg
 import pytest
 
 from cellbook.v1 import router_pb2 as pb
@@ -93,11 +96,10 @@ async def test_a_move_that_cannot_be_is_refused_at_once(
     """And says why; nothing was asked of any cell."""
     user = new_user()
     await client.register(user, "eu")
-    await client.stub.DrainCell(pb.DrainCellRequest(name="us-east"), timeout=10, metadata=OPERATOR)
-    request = pb.MoveUserRequest(command_id=new_user(), user_id=user, cell=cell, region=region)
-    answer = await refused(client.stub.MoveUser(request, timeout=10, metadata=OPERATOR))
+    await client.operate("DrainCell", name="us-east")
+    answer = await refused(client.operate("MoveUser", command_id=new_user(), user_id=user, cell=cell, region=region))
     assert answer.reason == reason
-    nothing = await refused(client.stub.GetMove(pb.GetMoveRequest(user_id=user), timeout=10, metadata=OPERATOR))
+    nothing = await refused(client.operate("GetMove", user_id=user))
     assert nothing.reason == "MOVE_NOT_FOUND"
 
 
@@ -107,10 +109,54 @@ async def test_only_a_drained_cell_is_evacuated(client: Client, capsys: pytest.C
     with pytest.raises(LedgerRefusal, match="CELL_NOT_DRAINING"):
         await moving.evacuate(asked, "eu-west", 100, as_json=False)
     await client.register(new_user(), "eu")
-    await client.stub.DrainCell(pb.DrainCellRequest(name="eu-west"), timeout=10, metadata=OPERATOR)
+    await client.operate("DrainCell", name="eu-west")
     with pytest.raises(ClientError, match=r"1 users are still at home in eu-west: .*NO_CELL_IN_REGION.*drain it again"):
         await moving.evacuate(asked, "eu-west", 100, as_json=False)
-    await client.stub.DrainCell(pb.DrainCellRequest(name="us-east"), timeout=10, metadata=OPERATOR)
+    await client.operate("DrainCell", name="us-east")
     capsys.readouterr()
     await moving.evacuate(asked, "us-east", 100, as_json=True)
     assert '"done": true' in capsys.readouterr().out
+
+
+async def test_what_became_of_a_move_out_of_a_cell_that_is_gone_is_not_known(client: Client, dsn: str) -> None:
+    """It may have been done: no answer is made up, and none is kept."""
+    user, command_id = new_user(), new_user()
+    await client.register(user, "eu")
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(
+            """
+            INSERT INTO move_commands (principal, command_id, user_id, to_cell, from_cell, from_epoch, residency)
+            VALUES ('operator/test', $1, $2, 'eu-west', 'eu-gone', 1, 'eu')
+            """,
+            UUID(command_id),
+            UUID(user),
+        )
+    finally:
+        await connection.close()
+    asked = {"command_id": command_id, "user_id": user}
+    for _ in range(2):
+        assert (await refused(client.operate("MoveUser", **asked, cell="eu-west"))).reason == "MOVE_UNKNOWN"
+    assert (await refused(client.operate("MoveUser", **asked, cell="us-east"))).reason == "COMMAND_ID_REUSED"
+
+
+async def test_a_refused_move_stays_refused(client: Client) -> None:
+    """Sent again under its id when it could be done: a no was final."""
+    user = new_user()
+    await client.register(user, "eu")
+    await client.change("DrainCell", "us-east")
+    asked = {"command_id": new_user(), "user_id": user, "cell": "us-east", "region": "us"}
+    first = await refused(client.operate("MoveUser", **asked))
+    await client.change("UndrainCell", "us-east")
+    assert (first.reason, await refused(client.operate("MoveUser", **asked))) == ("CELL_TAKES_NOBODY", first)
+
+
+async def test_a_registration_is_the_same_one_after_a_move(client: Client) -> None:
+    """Also where the move has changed the region: sent again, it says where the user is at home now."""
+    user = new_user()
+    assert (await client.register(user, "us")).home.cell == "us-east"
+    await tell(client, user, "eu-west", 2, "eu", by=peer("us-east"))
+    for region in ("us", "eu", ""):
+        again = (await client.register(user, region)).home
+        assert (again.cell, again.epoch, again.region) == ("eu-west", 2, "eu")
+    assert (await refused(client.register(user, "ap"))).reason == "USER_REGISTERED_ELSEWHERE"

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import asyncpg
@@ -19,6 +20,9 @@ from router.directory.users import Directory
 from tests.integration.router.rig import Client, FakeCell, cells, new_user, refused, router
 from tests.local_cells import until_async
 
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
 # Two in one region, one in another.
 CELLS = ("eu-west=eu", "eu-north=eu", "us-east=us")
 OPERATOR = (("cellbook-principal", "operator/test"),)
@@ -28,31 +32,9 @@ PATIENCE_S = 30.0
 
 
 async def add(client: Client, fake: FakeCell, weight: int | None = None, *, bring_back: bool = False) -> pb.Cell:
-    request = pb.RegisterCellRequest(
-        name=fake.name, region=fake.region, endpoints=[fake.address], weight=weight, bring_back=bring_back
+    return await client.change(  # type: ignore[no-any-return]
+        "RegisterCell", fake.name, region=fake.region, endpoints=[fake.address], weight=weight, bring_back=bring_back
     )
-    return (await client.stub.RegisterCell(request, metadata=OPERATOR, timeout=10)).cell
-
-
-async def drain(client: Client, name: str) -> pb.Cell:
-    return (await client.stub.DrainCell(pb.DrainCellRequest(name=name), metadata=OPERATOR, timeout=10)).cell
-
-
-async def undrain(client: Client, name: str) -> pb.Cell:
-    return (await client.stub.UndrainCell(pb.UndrainCellRequest(name=name), metadata=OPERATOR, timeout=10)).cell
-
-
-async def mark_down(client: Client, name: str) -> pb.Cell:
-    return (await client.stub.MarkCellDown(pb.MarkCellDownRequest(name=name), metadata=OPERATOR, timeout=10)).cell
-
-
-async def weigh(client: Client, name: str, weight: int) -> pb.Cell:
-    request = pb.SetCellWeightRequest(name=name, weight=weight)
-    return (await client.stub.SetCellWeight(request, metadata=OPERATOR, timeout=10)).cell
-
-
-async def remove(client: Client, name: str) -> None:
-    await client.stub.RemoveCell(pb.RemoveCellRequest(name=name), metadata=OPERATOR, timeout=10)
 
 
 async def homes(client: Client, region: str = "eu", count: int = 20) -> set[str]:
@@ -97,8 +79,8 @@ async def test_a_cell_is_added_to_a_running_router(client: Client) -> None:
 
 async def test_registering_a_cell_again_moves_its_processes_only(client: Client, fakes: list[FakeCell]) -> None:
     """New endpoints are taken over; weight and state stay unless they are named; the region never changes."""
-    await weigh(client, "us-east", 7)
-    await drain(client, "us-east")
+    await client.change("SetCellWeight", "us-east", weight=7)
+    await client.change("DrainCell", "us-east")
     again = await add(client, FakeCell("us-east", "us", address="127.0.0.1:9"))
     assert (list(again.endpoints), again.weight, again.state) == (["127.0.0.1:9"], 7, DRAINING)
     assert (await add(client, FakeCell("us-east", "us", address="127.0.0.1:9"), weight=0)).weight == 0
@@ -113,42 +95,42 @@ async def test_versions_rise_with_changes_alone(client: Client) -> None:
     """Saying what is so already changes nothing; a change is a new version."""
 
     async def version() -> int:
-        return (await client.stub.ListCells(pb.ListCellsRequest(), metadata=OPERATOR, timeout=10)).version
+        return int((await client.operate("ListCells")).version)
 
     before = await version()
-    await undrain(client, "eu-west")
-    await weigh(client, "eu-west", 100)
+    await client.change("UndrainCell", "eu-west")
+    await client.change("SetCellWeight", "eu-west", weight=100)
     assert await version() == before
-    await weigh(client, "eu-west", 99)
+    await client.change("SetCellWeight", "eu-west", weight=99)
     assert await version() == before + 1
 
 
 async def test_only_a_drained_cell_without_users_is_removed(client: Client) -> None:
     """An active one and one with users are refused; one that is gone already is not."""
-    assert (await refused(remove(client, "eu-west"))).reason == "CELL_NOT_DRAINING"
+    assert (await refused(client.change("RemoveCell", "eu-west"))).reason == "CELL_NOT_DRAINING"
     user = new_user()
     home = (await client.register(user, "us")).home
-    await drain(client, "us-east")
-    refusal = await refused(remove(client, "us-east"))
+    await client.change("DrainCell", "us-east")
+    refusal = await refused(client.change("RemoveCell", "us-east"))
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "CELL_HAS_USERS")
     assert (await client.resolve(user)).home == home
-    await drain(client, "eu-west")
+    await client.change("DrainCell", "eu-west")
     for _ in range(2):
-        await remove(client, "eu-west")
+        await client.change("RemoveCell", "eu-west")
     assert {cell.name for cell in await client.list_cells()} == {"eu-north", "us-east"}
     assert await homes(client) == {"eu-north"}
 
 
 async def test_somebody_comes_to_a_cell_that_is_being_removed(client: Client, dsn: str) -> None:
     """Whoever is on the way into the directory counts: the removal waits, and is refused."""
-    await drain(client, "eu-west")
+    await client.change("DrainCell", "eu-west")
     connection, watch = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
     try:
         async with connection.transaction():
             await connection.execute(
                 "INSERT INTO users (user_id, cell, cell_region, residency) VALUES ($1, 'eu-west', 'eu', '')", uuid4()
             )
-            removing = asyncio.create_task(refused(remove(client, "eu-west")))
+            removing = asyncio.create_task(refused(client.change("RemoveCell", "eu-west")))
 
             async def waits() -> bool:
                 return bool(await watch.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
@@ -164,9 +146,44 @@ async def test_somebody_comes_to_a_cell_that_is_being_removed(client: Client, ds
 async def test_users_are_counted_for_those_who_ask(client: Client) -> None:
     """A count costs a walk through the directory: it is not made by the way."""
     await asyncio.gather(*(client.register(new_user(), "us") for _ in range(3)))
-    counted = await client.stub.ListCells(pb.ListCellsRequest(count_users=True), metadata=OPERATOR, timeout=10)
+    counted = await client.operate("ListCells", count_users=True)
     assert {cell.name: cell.users for cell in counted.cells} == {"eu-north": 0, "eu-west": 0, "us-east": 3}
     assert not any(cell.HasField("users") for cell in await client.list_cells())
+
+
+async def test_an_operators_word_that_is_sent_again_undoes_no_later_one(client: Client) -> None:
+    """Under its id it is done once; without one, it is said anew."""
+    drained = pb.DrainCellRequest(name="us-east", command_id=new_user())
+    told = {"name": "us-east", "command_id": drained.command_id}
+    for wanted in (DRAINING, DRAINING):
+        assert (await client.change("DrainCell", **told)).state == wanted
+    await client.change("UndrainCell", "us-east")
+    assert (await client.change("DrainCell", **told)).state == ACTIVE
+    assert (await refused(client.change("MarkCellDown", **told))).reason == "COMMAND_ID_REUSED"
+    other = (("cellbook-principal", "operator/other"),)
+    assert (await client.stub.DrainCell(drained, metadata=other, timeout=10)).cell.state == DRAINING
+    removing = {"name": "us-east", "command_id": new_user()}
+    await client.change("RemoveCell", **removing)
+    await client.change("RegisterCell", "us-east", region="us", endpoints=["127.0.0.1:9"], bring_back=True)
+    await client.change("DrainCell", "us-east")
+    await client.change("RemoveCell", **removing)
+    assert "us-east" in {cell.name for cell in await client.list_cells()}
+
+
+async def test_a_removed_cell_stays_removed(dsn: str, fakes: list[FakeCell]) -> None:
+    """Though a router starts again with settings that name it. It comes back by an operator's explicit word alone."""
+    async with router(dsn, fakes) as client:
+        await client.change("DrainCell", "us-east")
+        await client.change("RemoveCell", "us-east")
+    async with router(dsn, fakes) as client:
+        assert {cell.name for cell in await client.list_cells()} == {"eu-west", "eu-north"}
+        assert (await refused(client.register(new_user(), "us"))).reason == "NO_CELL_IN_REGION"
+        assert (await refused(add(client, fakes[2]))).reason == "CELL_REMOVED"
+        elsewhere = FakeCell("us-east", "eu", address=fakes[2].address)
+        assert (await refused(add(client, elsewhere, bring_back=True))).reason == "CELL_IN_OTHER_REGION"
+        assert (await add(client, fakes[2], bring_back=True)).state == ACTIVE
+    async with router(dsn, fakes) as client:
+        assert (await client.register(new_user(), "us")).home.cell == "us-east"
 
 
 # --- draining, down, weight ---------------------------------------------------------------------------------
@@ -176,26 +193,26 @@ async def test_a_drained_cell_keeps_its_users_and_takes_no_new_ones(client: Clie
     """New users go to the region's other cell, and are refused where there is none; undrained, it takes them again."""
     user = new_user()
     home = (await client.register(user, "us")).home
-    assert (await drain(client, "us-east")).state == DRAINING
+    assert (await client.change("DrainCell", "us-east")).state == DRAINING
     assert (await refused(client.register(new_user(), "us"))).reason == "NO_CELL_IN_REGION"
     assert (await client.register(user, "us")).home == home
-    await drain(client, "eu-west")
+    await client.change("DrainCell", "eu-west")
     assert await homes(client) == {"eu-north"}
-    assert (await undrain(client, "us-east")).state == ACTIVE
+    assert (await client.change("UndrainCell", "us-east")).state == ACTIVE
     assert await homes(client, "us") == {"us-east"}
 
 
 async def test_an_operator_can_mark_a_cell_down(client: Client) -> None:
     """It gets no new users whatever the probes say, until it is taken back."""
-    assert (await mark_down(client, "eu-west")).state == DOWN
+    assert (await client.change("MarkCellDown", "eu-west")).state == DOWN
     assert await homes(client) == {"eu-north"}
-    await undrain(client, "eu-west")
+    await client.change("UndrainCell", "eu-west")
     assert await homes(client, count=60) == {"eu-west", "eu-north"}
 
 
 async def test_a_weight_of_nothing_takes_nobody(client: Client) -> None:
     """The region's other cell gets all."""
-    assert (await weigh(client, "eu-west", 0)).weight == 0
+    assert (await client.change("SetCellWeight", "eu-west", weight=0)).weight == 0
     assert await homes(client) == {"eu-north"}
 
 
@@ -205,7 +222,7 @@ async def test_a_drain_counts_for_routers_that_have_not_heard_of_it(
     """Once it is answered nobody is placed there: the directory says no to what another router still proposes."""
     monkeypatch.setattr(Follower, "look_again", deaf)
     async with router(dsn, fakes) as one, router(dsn, fakes) as other:
-        await drain(one, "us-east")
+        await one.change("DrainCell", "us-east")
         refusal = await refused(other.register(new_user(), "us"))
         assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "CELL_DRAINING")
         assert refusal.retry_ms
@@ -229,14 +246,14 @@ async def test_without_that_another_router_would_fill_it(
 
     monkeypatch.setattr(Directory, "__init__", careless)
     async with router(dsn, fakes) as one, router(dsn, fakes) as other:
-        await drain(one, "us-east")
+        await one.change("DrainCell", "us-east")
         assert (await other.register(new_user(), "us")).home.cell == "us-east"
 
 
 async def test_routers_hear_of_each_others_changes(dsn: str, fakes: list[FakeCell]) -> None:
     """What one was told, the other shows soon."""
     async with router(dsn, fakes) as one, router(dsn, fakes) as other, watching(other) as shows:
-        await drain(one, "us-east")
+        await one.change("DrainCell", "us-east")
         await shows(lambda known: known["us-east"].state == DRAINING)
         assert (await refused(other.register(new_user(), "us"))).reason == "NO_CELL_IN_REGION"
 
@@ -266,7 +283,7 @@ async def test_probes_steer_new_users_and_refuse_nobody(
         doctor.serving = False
         await shows(lambda known: known["eu-west"].health == NOT_SERVING)
         assert await homes(client) == {"eu-north"}
-        await drain(client, "eu-north")
+        await client.change("DrainCell", "eu-north")
         assert await homes(client, count=1) == {"eu-west"}
         doctor.serving = True
         await shows(lambda known: known["eu-west"].health == SERVING)
@@ -294,19 +311,18 @@ async def test_without_probes_new_users_would_go_to_the_silent(
 @pytest.mark.parametrize("principal", ["service/x", "peer/x", "auditor/x", "treasury/x"])
 async def test_operations_are_for_operators(client: Client, fakes: list[FakeCell], principal: str) -> None:
     """Nobody else changes what all callers go by."""
-    who = (("cellbook-principal", principal),)
     name = "eu-west"
-    calls: list[Awaitable[object]] = [
-        client.stub.RegisterCell(
-            pb.RegisterCellRequest(name=name, region="eu", endpoints=[fakes[0].address]), metadata=who, timeout=10
-        ),
-        client.stub.SetCellWeight(pb.SetCellWeightRequest(name=name, weight=1), metadata=who, timeout=10),
-        client.stub.DrainCell(pb.DrainCellRequest(name=name), metadata=who, timeout=10),
-        client.stub.MarkCellDown(pb.MarkCellDownRequest(name=name), metadata=who, timeout=10),
-        client.stub.UndrainCell(pb.UndrainCellRequest(name=name), metadata=who, timeout=10),
-        client.stub.RemoveCell(pb.RemoveCellRequest(name=name), metadata=who, timeout=10),
+    requests: list[Message] = [
+        pb.RegisterCellRequest(name=name, region="eu", endpoints=[fakes[0].address]),
+        pb.SetCellWeightRequest(name=name, weight=1),
+        pb.DrainCellRequest(name=name),
+        pb.MarkCellDownRequest(name=name),
+        pb.UndrainCellRequest(name=name),
+        pb.RemoveCellRequest(name=name),
     ]
-    for call in calls:
+    for request in requests:
+        method = getattr(client.stub, type(request).__name__.removesuffix("Request"))
+        call = method(request, metadata=(("cellbook-principal", principal),), timeout=10)
         assert (await refused(call)).code is grpc.StatusCode.PERMISSION_DENIED
 
 
@@ -331,9 +347,9 @@ async def test_malformed_cells_are_refused(client: Client, request_: pb.Register
 
 async def test_cells_that_are_not_there_are_refused(client: Client) -> None:
     """By every operation on one; its removal apart, which has nothing left to do."""
-    calls = [operate(client, "nowhere") for operate in (drain, undrain, mark_down)]
-    for call in (*calls, weigh(client, "nowhere", 1)):
+    calls = [client.change(rpc, "nowhere") for rpc in ("DrainCell", "UndrainCell", "MarkCellDown")]
+    for call in (*calls, client.change("SetCellWeight", "nowhere", weight=1)):
         refusal = await refused(call)
         assert (refusal.code, refusal.reason) == (grpc.StatusCode.NOT_FOUND, "NO_SUCH_CELL")
         assert refusal.facts == {"cell": "nowhere"}
-    await remove(client, "nowhere")
+    await client.change("RemoveCell", "nowhere")

@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, router_pb2, types_pb2
+from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, types_pb2
 from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
 from cellbook.v1.event_pb2_grpc import EventServiceStub
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
@@ -97,7 +97,7 @@ async def test_each_item_of_a_batch_goes_to_its_own_cell(town: Town) -> None:
     assert await answers(town, users[2]) == [EU]
     assert await answers(town, users[1], new_user(), "nobody") == [EU, "USER_NOT_FOUND", "USER_NOT_FOUND"]
     assert await answers(town) == []
-    await town.router.stub.MarkCellDown(router_pb2.MarkCellDownRequest(name=EU), metadata=OPERATOR, timeout=10)
+    await town.router.operate("MarkCellDown", name=EU)
     other = await town.user("us")
     assert await answers(town, users[1], other) == ["CELL_DOWN", US]
     stranger = await refused(town.ledger.BatchDeposit(deposits(new_user()), timeout=10, metadata=BANK))
@@ -187,11 +187,11 @@ async def test_without_following_a_moved_user_is_refused(town: Town, monkeypatch
 async def test_nothing_is_sent_to_a_cell_that_is_down(town: Town) -> None:
     """By an operator's word, at once; undrained it is called again."""
     user = await town.user("us")
-    await town.router.stub.MarkCellDown(router_pb2.MarkCellDownRequest(name=US), metadata=OPERATOR, timeout=10)
+    await town.router.operate("MarkCellDown", name=US)
     refusal = await refused(town.balance(user))
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "CELL_DOWN")
     assert not town.cells[US].calls["GetBalance"]
-    await town.router.stub.UndrainCell(router_pb2.UndrainCellRequest(name=US), metadata=OPERATOR, timeout=10)
+    await town.router.operate("UndrainCell", name=US)
     assert (await town.balance(user)).token.cell == US
 
 

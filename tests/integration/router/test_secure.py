@@ -162,14 +162,13 @@ LEG = settlement_pb2.ApplyLegRequest(leg=settlement_pb2.Leg(orchestrator="router
 
 async def test_the_router_lends_nobody_its_power(town: Town) -> None:
     """Without a token what it may itself is denied, and legs whoever asks; nothing is written, no clock moves."""
-    user, before = new_id(), await town.position()
+    user, before, claimed_ms = new_id(), await town.position(), town.cell.time.clock.wall_ms() + 400
     opened = ledger_pb2.OpenAccountRequest(command_id=new_id(), user_id=user, home_epoch=1)
     pretence = (
         ("cellbook-principal", "router/router"),
         ("cellbook-cell", HERE),
-        ("cellbook-hlc", str((town.cell.time.clock.wall_ms() + 400) << 16)),
+        ("cellbook-hlc", str(claimed_ms << 16)),
     )
-    ahead = town.cell.time.hlc.last
     async with town.public() as channel:
         ledger, legs = LedgerServiceStub(channel), SettlementServiceStub(channel)
         sagas = SagaServiceStub(channel)
@@ -181,7 +180,8 @@ async def test_the_router_lends_nobody_its_power(town: Town) -> None:
             token = pretence + town.token(principal)
             assert await denied(legs.ApplyLeg(LEG, metadata=token, timeout=10)) == "NOT_PERMITTED"
     assert await town.position() == before
-    assert town.cell.time.hlc.last.physical_ms - ahead.physical_ms < 400
+    # On a loaded machine the clock may have got there by itself.
+    assert town.cell.time.hlc.last.physical_ms < claimed_ms or town.cell.time.clock.wall_ms() >= claimed_ms
 
 
 async def test_without_the_mark_the_router_would_lend_it(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,16 +22,11 @@ from router.directory.users import CopiedHome, Directory
 from server.shell.hosting.failures import DatabaseUnusable
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.router.rig import Client, FakeCell, new_user, refused, router
+from tests.local_cells import until_async
 
 CELLS = ("us-east=us", "eu-west=eu")
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 PATIENCE_S = 30.0
-
-
-async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not await holds():  # noqa: ASYNC110 - what is waited for is on a disk
-            await asyncio.sleep(0.02)
 
 
 async def copied(file: Path, *users: str) -> None:
@@ -43,7 +38,7 @@ async def copied(file: Path, *users: str) -> None:
         connection.close()
         return known >= {UUID(user).bytes for user in users}
 
-    await until(held)
+    await until_async(held)
 
 
 async def registered(dsn: str, fakes: list[FakeCell], file: Path, count: int = 20) -> dict[str, str]:
@@ -76,7 +71,7 @@ async def test_known_users_are_found_while_the_database_is_away(
     async with router(dsn, fakes, snapshot=file) as client:
         await postgres.stop("immediate")
         await check_read_only(client, homes)
-        await until(client.is_read_only)
+        await until_async(client.is_read_only)
         await postgres.start()
         user = new_user()
 
@@ -87,9 +82,9 @@ async def test_known_users_are_found_while_the_database_is_away(
                 return False
             return True
 
-        await until(registers)
+        await until_async(registers)
         assert {user: (await client.resolve(user)).home.cell for user in homes} == homes
-        await until(client.is_writable)
+        await until_async(client.is_writable)
 
 
 async def test_a_router_starts_without_its_database(dsn: str, fakes: list[FakeCell], tmp_path: Path) -> None:
@@ -112,7 +107,7 @@ async def test_a_router_that_started_without_it_takes_it_up(
     async with router(dsn, fakes, snapshot=file) as client:
         await check_read_only(client, homes)
         await postgres.start()
-        await until(client.is_writable)
+        await until_async(client.is_writable)
         assert (await client.register(new_user(), "eu")).home.cell == "eu-west"
 
 
@@ -125,7 +120,7 @@ async def test_another_directory_does_not_take_the_place_of_the_one_copied(
     looked = looks(monkeypatch)
     async with router(postgres.dsn("another"), fakes, snapshot=file) as client:
         await check_read_only(client, homes)
-        await until(looked)
+        await until_async(looked)
         await check_read_only(client, homes)
     async with router(dsn, fakes, snapshot=file) as client:
         assert await client.is_writable()
