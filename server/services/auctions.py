@@ -7,10 +7,10 @@ from cellbook.v1 import auction_pb2 as pb
 from cellbook.v1.auction_pb2_grpc import AuctionServiceServicer
 from cells.audit.history.questions import History
 from cells.cell import Cell
-from cells.domain.commands import CancelAuction, CloseAuction, PlaceBid, RegisterAsset
+from cells.domain import commands
 from cells.store.ports import Clock
 from server.services.audit_parts import Context
-from server.services.commands import Executor, then_or_now
+from server.services.commands import Executor, command, reader, then_or_now
 from server.shell.fields.bounds import DESCRIPTION, text_in
 from server.shell.fields.parse import parse_page_size, parse_uuid
 from server.wire import auctions as wire
@@ -19,6 +19,8 @@ from server.wire.fields import asset_name, auction_name, parse_local_id
 from server.wire.pages import BY_ID
 
 PLACE_BID = "/cellbook.v1.AuctionService/PlaceBid"
+
+_read_bid = reader(commands.PlaceBid, pb.PlaceBidRequest, user="bidder_id")
 
 
 class AuctionServicer(AuctionServiceServicer):
@@ -34,8 +36,8 @@ class AuctionServicer(AuctionServiceServicer):
         owner_id = parse_uuid(request.owner_user_id, "owner_user_id")
         description = text_in(request.description, "description", DESCRIPTION)
         home = await self._cell.home_of(owner_id)
-        command = RegisterAsset(owner_id=owner_id, owner_cell=home, description=description)
-        outcome = await self._execute(request, command, owner_id)
+        wanted = commands.RegisterAsset(owner_id=owner_id, owner_cell=home, description=description)
+        outcome = await self._execute(request, wanted, owner_id)
         return answered(pb.RegisterAssetResponse, outcome, asset=asset_name(outcome.cell, outcome.result["asset_id"]))
 
     async def GetAsset(self, request: pb.GetAssetRequest, _context: Context) -> pb.GetAssetResponse:
@@ -44,8 +46,8 @@ class AuctionServicer(AuctionServiceServicer):
         return wire.asset_to_proto(asset_id, *await then_or_now(request, then, now), self._cell.name)
 
     async def CreateAuction(self, request: pb.CreateAuctionRequest, _context: Context) -> pb.CreateAuctionResponse:
-        command = wire.parse_create_auction(request, self._cell.name)
-        outcome = await self._execute(request, command, command.seller_id)
+        create = wire.parse_create_auction(request, self._cell.name)
+        outcome = await self._execute(request, create, create.seller_id)
         name = auction_name(outcome.cell, outcome.result["auction_id"])
         return answered(pb.CreateAuctionResponse, outcome, auction=name)
 
@@ -60,24 +62,19 @@ class AuctionServicer(AuctionServiceServicer):
         rows = await self._cell.list_auctions(states=states, after=BY_ID.parse(request.page_token), limit=size + 1)
         return wire.listed_to_proto(rows, size, self._cell.name)
 
-    async def PlaceBid(self, request: pb.PlaceBidRequest, _context: Context) -> pb.PlaceBidResponse:
-        return answered(pb.PlaceBidResponse, await self._execute(request, *_read_bid(request)))
+    # The auction may live in another cell: the bid is sent to the bidder's home.
+    PlaceBid = command(commands.PlaceBid, pb.PlaceBidRequest, pb.PlaceBidResponse, user="bidder_id")
 
     async def BatchPlaceBids(self, request: pb.BatchPlaceBidsRequest, _context: Context) -> pb.BatchPlaceBidsResponse:
         return await self.executor.answer_all(pb.BatchPlaceBidsResponse(), request.items, _read_bid, PLACE_BID)
 
     async def CloseAuction(self, request: pb.CloseAuctionRequest, _context: Context) -> pb.CloseAuctionResponse:
-        command = CloseAuction(auction_id=self._id(request.auction, "auction", "auctions"), by_command=True)
-        return wire.closed_to_proto(await self._execute(request, command, None))
+        close = commands.CloseAuction(auction_id=self._id(request.auction, "auction", "auctions"), by_command=True)
+        return wire.closed_to_proto(await self._execute(request, close, None))
 
     async def CancelAuction(self, request: pb.CancelAuctionRequest, _context: Context) -> pb.CancelAuctionResponse:
-        command = CancelAuction(auction_id=self._id(request.auction, "auction", "auctions"))
-        return answered(pb.CancelAuctionResponse, await self._execute(request, command, None))
+        cancel = commands.CancelAuction(auction_id=self._id(request.auction, "auction", "auctions"))
+        return answered(pb.CancelAuctionResponse, await self._execute(request, cancel, None))
 
     def _id(self, name: str, field: str, collection: str) -> UUID:
         return parse_local_id(name, field, collection, self._cell.name)
-
-
-def _read_bid(item: pb.PlaceBidRequest) -> tuple[PlaceBid, UUID]:
-    bid = wire.parse_place_bid(item)
-    return bid, bid.bidder_id

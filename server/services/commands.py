@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Any, Protocol, TypeVar, cast
 from uuid import UUID
 
@@ -22,7 +23,7 @@ from server.services.audit_parts import Context, map_store_errors
 from server.shell.calls.call import current_call
 from server.shell.calls.statuses import to_status
 from server.shell.fields.bounds import BATCH, items_in
-from server.wire.convert import answered, parser, put_answer
+from server.wire.convert import answer_writer, parser
 from server.wire.history import parse_moment
 from server.wire.requests import Item, Mutating, Reader, parse_deadline, parse_request, parse_requests, parse_sender
 
@@ -46,18 +47,30 @@ def command(
     user: str | None = "user_id",
     lane: Lane = Lane.CLIENT,
 ) -> Method[Q_contra, A_co]:
-    """The RPC that executes a command, of a servicer with an `executor`: fields are converted by their names.
-
-    `user`: the field of the command that names the user on whose behalf it is.
-    """
-    parse = parser(kind, request)
+    """The RPC that executes a command, of a servicer with an `executor`: fields are converted by their names."""
+    read, write = reader(kind, request, user=user), answer_writer(answer)
 
     async def execute(self: Any, message: Any, _context: Context) -> A_co:  # noqa: ANN401 - any servicer and request
-        wanted = parse(message)
-        user_id = None if user is None else getattr(wanted, user)
-        return answered(answer, await self.executor.execute(message, wanted, user_id, lane=lane))
+        outcome, reply = await self.executor.execute(message, *read(message), lane=lane), answer()
+        write(reply, outcome, {})
+        return reply
 
     return cast("Method[Q_contra, A_co]", execute)
+
+
+def reader(kind: type[Command], request: type[Message], *, user: str | None = "user_id") -> Reader[Any]:
+    """Turns a request into its command and the user on whose behalf it is: the field `user` of the command."""
+    parse, user_of = parser(kind, request), attrgetter(user) if user is not None else _nobody
+
+    def read(message: Any) -> tuple[Command, UUID | None]:  # noqa: ANN401 - a message of that kind
+        wanted = parse(message)
+        return wanted, user_of(wanted)
+
+    return read
+
+
+def _nobody(_command: Command) -> None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +99,7 @@ class Executor:
             if isinstance(answer, Refused):
                 result.refused.CopyFrom(to_status(answer))
             else:
-                put_answer(result.accepted, answer)
+                answer_writer(type(result.accepted))(result.accepted, answer, {})
         return response
 
     async def _execute_all(self, items: Sequence[Item], read: Reader[Item], method: str) -> list[Outcome | Refused]:

@@ -16,17 +16,16 @@ from cells.requests import Read
 from cells.store.ports import Clock
 from server.audit.signatures import NO_SIGNATURES, CallerSignatures
 from server.services.audit_parts import Context, note_access
-from server.services.commands import Executor, command, then_or_now
+from server.services.commands import Executor, command, reader, then_or_now
 from server.shell.calls.call import current_call
 from server.shell.fields.bounds import PRINCIPAL_OR_NONE, text_in
 from server.shell.fields.parse import parse_uuid
 from server.wire import ledger as wire
-from server.wire.convert import parser
 from server.wire.requests import asker_of
 
 DEPOSIT = "/cellbook.v1.LedgerService/Deposit"
 
-_parse_deposit = parser(commands.Deposit, pb.DepositRequest)
+_read_deposit = reader(commands.Deposit, pb.DepositRequest)
 
 
 class LedgerServicer(LedgerServiceServicer):
@@ -77,8 +76,3 @@ class LedgerServicer(LedgerServiceServicer):
         sender = text_in(request.principal, "principal", PRINCIPAL_OR_NONE)
         asker = asker_of(current_call().principal)
         return wire.command_to_proto(await self._cell.commands.status(command_id, asker, principal=sender))
-
-
-def _read_deposit(item: pb.DepositRequest) -> tuple[commands.Deposit, UUID]:
-    wanted = _parse_deposit(item)
-    return wanted, wanted.user_id

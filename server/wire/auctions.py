@@ -7,18 +7,17 @@ from cellbook.v1 import auction_pb2 as pb
 from cells.audit.history.moments import Point
 from cells.domain.auction.asset import Asset
 from cells.domain.auction.auction import Auction, AuctionState
-from cells.domain.commands import CreateAuction, PlaceBid
+from cells.domain.commands import CreateAuction
 from cells.domain.values import Money
 from cells.requests import Outcome, Read
 from cells.store.ports import Versioned
 from server.shell.fields.bounds import INCREMENT, number_in
-from server.wire.convert import answered, members, parse, parse_enum, parser, to_proto
-from server.wire.fields import asset_name, auction_name, parse_local_id, parse_money, parse_name
+from server.wire.convert import answered, members, parse, parse_enum, to_proto
+from server.wire.fields import asset_name, auction_name, parse_local_id, parse_money
 from server.wire.history import read_at
 from server.wire.pages import BY_ID, cut
 
 STATES = members(pb.AuctionState.DESCRIPTOR, AuctionState)
-_bid = parser(PlaceBid, pb.PlaceBidRequest, "", "auction_id", "auction_cell")
 
 
 def parse_create_auction(request: pb.CreateAuctionRequest, here: str) -> CreateAuction:
@@ -29,12 +28,6 @@ def parse_create_auction(request: pb.CreateAuctionRequest, here: str) -> CreateA
         opening=parse_money(request.opening_price, "opening_price"),
         increment_minor=number_in(request.increment_minor, "increment_minor", INCREMENT) or 1,
     )
-
-
-def parse_place_bid(request: pb.PlaceBidRequest) -> PlaceBid:
-    """The auction may live in another cell: the bid is sent to the bidder's home."""
-    auction = parse_name(request.auction, "auction", "auctions")
-    return _bid(request, auction_id=auction.id, auction_cell=auction.cell)
 
 
 def parse_states(request: pb.ListAuctionsRequest) -> tuple[str, ...]:

@@ -109,21 +109,26 @@ def _parser(
     check_of: Callable[[Hint, Field], Check],
 ) -> Callable[..., V]:
     hints, declared = get_type_hints(kind), message.DESCRIPTOR.fields_by_name
-    checks, arguments = dict[str, Any](), list[str]()
+    names, arguments = {"kind": kind, "parse_name": fields.parse_name}, list[str]()
     for name, parameter in signature(kind).parameters.items():
         path = _path(name, declared) if name not in given else None
+        resource, _, part = name.rpartition("_")
         if path is not None:
             found, known_as = _declared(path, message), f"check_{name}"
-            checks[known_as] = check_of(hints[name], found)
+            names[known_as] = check_of(hints[name], found)
             argument = f"{known_as}(message.{path}, {f'{field}.{path}' if field else path!r})"
             if found.has_presence and NoneType in get_args(hints[name]):
                 argument = f"{argument} if message.HasField({path!r}) else None"
             arguments.append(f"{name}={argument}")
+        elif name not in given and resource in declared and f"{resource}_cell" in hints and part in {"id", "cell"}:
+            # The name of a resource says both; it is parsed once, for the id, which stands first.
+            parsed = f"({resource} := parse_name(message.{resource}, {resource!r}, {f'{resource}s'!r}))"
+            arguments.append(f"{name}={parsed if part == 'id' else resource}.{part}")
         elif name not in given and parameter.default is parameter.empty:
             raise TypeError(f"{message.DESCRIPTOR.name} has no field for {kind.__name__}.{name}")
     # Made once, because it runs for every bid. Only names of fields go into the source.
     source = f"lambda message, **given: kind({', '.join([*arguments, '**given'])})"
-    made: Callable[..., V] = eval(source if given else source.replace("**given", ""), {"kind": kind, **checks})  # noqa: S307
+    made: Callable[..., V] = eval(source if given else source.replace("**given", ""), names)  # noqa: S307
     return made
 
 
@@ -240,13 +245,20 @@ def to_proto(kind: type[M], source: object = None, /, **given: object) -> M:
 def answered(kind: type[M], outcome: Outcome, /, **given: object) -> M:
     """The answer to an accepted command: its receipt, and what its result says."""
     message = kind()
-    put_answer(message, outcome, **given)
+    answer_writer(kind, *given)(message, outcome, given)
     return message
 
 
-def put_answer(message: Message, outcome: Outcome, /, **given: object) -> None:
-    _put_receipt(message.receipt, outcome, {})  # type: ignore[attr-defined]
-    writer(type(message), dict, "receipt", *given)(message, outcome.result, given)
+@_once
+def answer_writer(kind: type[Message], /, *given: str) -> Callable[[Any, Outcome, Mapping[str, Any]], None]:
+    """The function that writes such an answer, into a message where it stands."""
+    put_receipt, put_result = writer(types_pb2.CommandReceipt, Outcome), writer(kind, dict, "receipt", *given)
+
+    def write(message: Content, outcome: Outcome, given: Mapping[str, Any]) -> None:
+        put_receipt(message.receipt, outcome, {})
+        put_result(message, outcome.result, given)
+
+    return write
 
 
 @_once
@@ -365,6 +377,3 @@ def _numbers(declared: Field) -> dict[str, int]:
 def members(declared: Field, kind: Hint) -> dict[int, Any]:
     """Raises KeyError if the domain has no such member."""
     return {number: kind[name] if issubclass(kind, Enum) else name for name, number in _numbers(declared).items()}
-
-
-_put_receipt = writer(types_pb2.CommandReceipt, Outcome)

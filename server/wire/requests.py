@@ -104,7 +104,7 @@ def parse_request(
 
 Item = TypeVar("Item", bound=Mutating)
 # Turns an item into its command and the user on whose behalf it is.
-Reader = Callable[[Item], tuple[Command, UUID]]
+Reader = Callable[[Item], tuple[Command, UUID | None]]
 
 
 def parse_requests(

@@ -154,12 +154,12 @@ def test_a_name_of_another_cell_leads_there() -> None:
     with pytest.raises(WrongCell) as caught:
         fields.parse_local_id(name, "auction", "auctions", CELL)
     assert caught.value.facts == {"resource": name, "cell": "eu-west", "here": CELL}
-    bid = auctions.parse_place_bid(
-        auction_pb2.PlaceBidRequest(
-            auction=name, bidder_user_id=str(U2), amount=types_pb2.Money(currency="USD", amount_minor=7)
-        )
+    request = auction_pb2.PlaceBidRequest(
+        auction=name, bidder_user_id=str(U2), amount=types_pb2.Money(currency="USD", amount_minor=7)
     )
-    assert bid == PlaceBid(auction_id=U1, auction_cell="eu-west", bidder_id=U2, amount=Money("USD", 7))
+    assert parse(PlaceBid, request) == PlaceBid(
+        auction_id=U1, auction_cell="eu-west", bidder_id=U2, amount=Money("USD", 7)
+    )
 
 
 # --- pages ---
