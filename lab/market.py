@@ -42,6 +42,16 @@ class OpenAuction:
     seller: Person
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Won:
+    """An auction whose leading bidder has bid `price_minor`. It is not closed yet."""
+
+    auction: OpenAuction
+    winner: Person
+    seller: Person
+    price_minor: int
+
+
 def bid_request(bidder: Person, auction: OpenAuction, currency: str, amount_minor: int) -> auction_pb2.PlaceBidRequest:
     return auction_pb2.PlaceBidRequest(
         command_id=new_command_id(),
@@ -81,6 +91,34 @@ class Market:
         reply = await self.client.call(self.client.router.RegisterUser, request, MARKET)
         self._learn(reply.cell)
         return Person(label=label, user_id=request.user_id, cell=reply.home.cell)
+
+    async def person(self, label: str, cell: str, funds_minor: int, currency: str = "USD") -> Person:
+        """Registers a new user with money."""
+        person = await self.register(label, cell)
+        await self.deposit(person, currency, funds_minor)
+        return person
+
+    async def won(
+        self,
+        label: str,
+        *,
+        winner_cell: str,
+        auction_cell: str,
+        seller_cell: str,
+        funds_minor: int,
+        price_minor: int,
+        bids: int = 1,
+        settlement_timeout_ms: int = 0,
+    ) -> Won:
+        """A new winner with `funds_minor` leads a new seller's auction, in which each bid exceeded the last by 1."""
+        winner = await self.person(f"winner of {label}", winner_cell, funds_minor)
+        seller = await self.register(f"seller of {label}", seller_cell)
+        auction = await self.open_auction(
+            auction_cell, seller, label, "USD", 100, settlement_timeout_ms=settlement_timeout_ms
+        )
+        for amount_minor in range(price_minor - bids + 1, price_minor + 1):
+            await self.bid(winner, auction, "USD", amount_minor)
+        return Won(auction=auction, winner=winner, seller=seller, price_minor=price_minor)
 
     async def home(self, user_id: str) -> str:
         """The name of the user's home cell, from the router."""

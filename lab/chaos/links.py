@@ -1,9 +1,9 @@
 """The link between two cells that can be cut and restored, while all other links stay up."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
 
 from lab.member import Member
 
@@ -18,17 +18,20 @@ class LinkKind(StrEnum):
     PROXY = "proxy"
 
 
-class Link(Protocol):
-    # How it is built and how it is cut, for the report.
+@dataclass(slots=True)
+class Link:
+    """NEAR and FAR reach each other only through it. `made_of` and `cut_by` are for the report."""
+
+    kind: LinkKind
     made_of: str
     cut_by: str
-    kind: LinkKind
 
     async def prepare(self) -> None:
-        """Before the members are started."""
+        """Called before the members are started."""
 
     def plan(self, folder: Path, ports: Sequence[int]) -> list[Member]:
-        """The router and three cells; NEAR and FAR reach each other only through this link."""
+        """The router and three cells."""
+        raise NotImplementedError
 
     async def connect(self, members: Sequence[Member]) -> None:
         """Called when the members run."""
@@ -40,4 +43,4 @@ class Link(Protocol):
         """Everything passes again."""
 
     async def close(self) -> None:
-        """Removes everything that was set up."""
+        """Removes what does not end with the processes."""

@@ -50,9 +50,8 @@ class LocalLoad:
     async def open(self) -> None:
         for cell in self._market.cells:
             seller = await self._market.register(f"local seller of {cell}", cell)
-            bidders = [await self._market.register(f"local bidder {number} of {cell}", cell) for number in (1, 2)]
-            for bidder in bidders:
-                await self._market.deposit(bidder, CURRENCY, FUNDS_MINOR)
+            names = (f"local bidder {number} of {cell}" for number in (1, 2))
+            bidders = [await self._market.person(name, cell, FUNDS_MINOR) for name in names]
             auctions = [
                 await self._market.open_auction(cell, seller, f"local lot {number}", CURRENCY, 1)
                 for number in range(AUCTIONS_PER_CELL)

@@ -22,7 +22,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Never
 
-from lab.chaos.links import FAR, NEAR, LinkKind
+from lab.chaos.links import FAR, NEAR, Link, LinkKind
 from lab.cluster import CELLS, CellPlan, four
 from lab.member import ClusterError, Member
 from server.cli.keys.cluster import ROUTER
@@ -93,7 +93,7 @@ CABLES = tuple(Cable(pair) for pair in combinations(CELLS, 2))
 
 
 @dataclass(slots=True)
-class NetnsLink:
+class NetnsLink(Link):
     kind: LinkKind = LinkKind.NETNS
     made_of: str = "network namespaces, joined by veth pairs"
     cut_by: str = "ip link set us-eu down"
@@ -134,9 +134,6 @@ class NetnsLink:
 
     async def mend(self) -> None:
         await _ip(f"link set {self._cable.name} up")
-
-    async def close(self) -> None:
-        """Nothing to do: everything ends with the processes."""
 
 
 def _ours(pids: dict[str, int]) -> Iterator[str]:

@@ -1,36 +1,44 @@
-"""For machines without network namespaces: a TCP proxy between two cells that can become a black hole.
+"""TCP proxies between processes. Each direction can be stopped, slowed, or turned into a black hole.
 
-While cut, it reads nothing and forwards nothing, but closes nothing either; it accepts new connections and never
-answers them. To the cells that is a cable that broke somewhere on the way.
+While it is cut, a proxy reads nothing and forwards nothing, but closes nothing either; it accepts new connections and
+never answers them. To the processes that is a cable that broke somewhere on the way.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import permutations
 from pathlib import Path
 
-from lab.chaos.links import FAR, NEAR, LinkKind
-from lab.cluster import four
+from lab.chaos.links import ENDS, Link, LinkKind
+from lab.cluster import CELLS, four
 from lab.member import Member
 from server.cli.options import LOOPBACK
 
 CHUNK_BYTES = 64 * 1024
+# A caller and a cell that it calls.
+PAIRS = tuple(permutations([cell.name for cell in CELLS], 2))
 
 
 @dataclass(slots=True, eq=False)
-class OneWay:
-    """A listening port in front of one cell."""
+class Way:
+    """A listening port in front of one process."""
 
     target: str = ""
+    # Before each chunk.
+    delay_s: float = 0.0
     _server: asyncio.Server | None = None
-    _whole: asyncio.Event = field(default_factory=asyncio.Event)
+    # Set while what is asked, and what is answered, gets through.
+    _asked: asyncio.Event = field(default_factory=asyncio.Event)
+    _answered: asyncio.Event = field(default_factory=asyncio.Event)
+    _generation: int = 0
     _handlers: dict[asyncio.Task[None], asyncio.StreamWriter] = field(default_factory=dict)
     # Connections accepted while the link was cut: none of their data ever reached the other side.
     _dropped: set[asyncio.StreamWriter] = field(default_factory=set)
 
     async def listen(self) -> None:
-        self._whole.set()
+        self.mend()
         self._server = await asyncio.start_server(self._accepted, LOOPBACK, 0)
 
     @property
@@ -39,13 +47,26 @@ class OneWay:
             raise RuntimeError("the proxy does not listen yet")
         return f"{LOOPBACK}:{self._server.sockets[0].getsockname()[1]}"
 
-    def cut(self) -> None:
-        self._whole.clear()
+    def cut(self, *, answers: bool = True) -> None:
+        """Nothing passes; without `answers`, what is answered still does."""
+        self._asked.clear()
+        if answers:
+            self.mute()
+
+    def mute(self) -> None:
+        """What is answered does not pass."""
+        self._answered.clear()
 
     def mend(self) -> None:
-        self._whole.set()
+        self._asked.set()
+        self._answered.set()
+        self.delay_s = 0.0
         for writer in list(self._dropped):
             writer.transport.abort()
+
+    def forget(self) -> None:
+        """As a firewall does: what the existing connections carry is swallowed, and new ones are whole."""
+        self._generation += 1
 
     async def close(self) -> None:
         if self._server is not None:
@@ -66,7 +87,7 @@ class OneWay:
     async def _handled(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             with suppress(OSError):
-                await (self._joined(reader, writer) if self._whole.is_set() else self._swallowed(reader, writer))
+                await (self._joined(reader, writer) if self._asked.is_set() else self._swallowed(reader, writer))
         finally:
             writer.transport.abort()
 
@@ -74,8 +95,8 @@ class OneWay:
         host, _, port = self.target.rpartition(":")
         far_reader, far_writer = await asyncio.open_connection(host, int(port))
         ways = (
-            asyncio.ensure_future(self._passed_on(reader, far_writer)),
-            asyncio.ensure_future(self._passed_on(far_reader, writer)),
+            asyncio.ensure_future(self._passed_on(reader, far_writer, self._asked)),
+            asyncio.ensure_future(self._passed_on(far_reader, writer, self._answered)),
         )
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -85,11 +106,17 @@ class OneWay:
             await asyncio.gather(*ways, return_exceptions=True)
             far_writer.transport.abort()
 
-    async def _passed_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _passed_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, free: asyncio.Event) -> None:
+        known = self._generation
         while True:
             chunk = await reader.read(CHUNK_BYTES)
+            await asyncio.sleep(self.delay_s)
             # Data in transit when the cable broke, including the end of the connection, arrives when it is restored.
-            await self._whole.wait()
+            await free.wait()
+            if self._generation != known:
+                if not chunk:
+                    await asyncio.Event().wait()
+                continue
             if not chunk:
                 return
             writer.write(chunk)
@@ -104,43 +131,62 @@ class OneWay:
             self._dropped.discard(writer)
 
 
-@dataclass(slots=True)
-class ProxyLink:
-    kind: LinkKind = LinkKind.PROXY
-    made_of: str = "a TCP proxy each way on this machine"
-    cut_by: str = "the proxies pass nothing on"
-    _to_near: OneWay = field(default_factory=OneWay)
-    _to_far: OneWay = field(default_factory=OneWay)
+class Mesh:
+    """A way for each pair of cells, or for some of them."""
 
-    async def prepare(self) -> None:
-        await self._to_near.listen()
-        await self._to_far.listen()
+    def __init__(self, pairs: Iterable[tuple[str, str]] = PAIRS) -> None:
+        self.ways = {pair: Way() for pair in pairs}
+
+    async def listen(self) -> None:
+        for way in self.ways.values():
+            await way.listen()
 
     def plan(self, folder: Path, ports: Sequence[int]) -> list[Member]:
         members = four(folder, ports)
         by_name = {member.name: member for member in members}
-        self._to_near.target, self._to_far.target = by_name[NEAR].address, by_name[FAR].address
-        _reroute(by_name[NEAR], FAR, self._to_far.address)
-        _reroute(by_name[FAR], NEAR, self._to_near.address)
+        for (caller, called), way in self.ways.items():
+            way.target = by_name[called].address
+            peers = by_name[caller].settings["peers"]
+            if isinstance(peers, dict):
+                peers[called] = way.address
         return members
 
-    async def connect(self, members: Sequence[Member]) -> None:
-        """Nothing to do: the members already know the ports."""
+    def between(self, one: str, other: str) -> Iterator[Way]:
+        yield self.ways[one, other]
+        yield self.ways[other, one]
 
-    async def cut(self) -> None:
-        self._to_near.cut()
-        self._to_far.cut()
+    def cut(self, one: str, other: str) -> None:
+        for way in self.between(one, other):
+            way.cut()
 
-    async def mend(self) -> None:
-        self._to_near.mend()
-        self._to_far.mend()
+    def mend(self) -> None:
+        for way in self.ways.values():
+            way.mend()
 
     async def close(self) -> None:
-        await self._to_near.close()
-        await self._to_far.close()
+        await asyncio.gather(*(way.close() for way in self.ways.values()))
 
 
-def _reroute(member: Member, peer: str, address: str) -> None:
-    peers = member.settings["peers"]
-    if isinstance(peers, dict):
-        peers[peer] = address
+@dataclass(slots=True)
+class ProxyLink(Link):
+    """For machines without network namespaces."""
+
+    kind: LinkKind = LinkKind.PROXY
+    made_of: str = "a TCP proxy each way on this machine"
+    cut_by: str = "the proxies pass nothing on"
+    _mesh: Mesh = field(default_factory=lambda: Mesh(permutations(ENDS, 2)))
+
+    async def prepare(self) -> None:
+        await self._mesh.listen()
+
+    def plan(self, folder: Path, ports: Sequence[int]) -> list[Member]:
+        return self._mesh.plan(folder, ports)
+
+    async def cut(self) -> None:
+        self._mesh.cut(*ENDS)
+
+    async def mend(self) -> None:
+        self._mesh.mend()
+
+    async def close(self) -> None:
+        await self._mesh.close()

@@ -121,9 +121,8 @@ class RemoteBids:
 
     async def _route(self, home: str, cell: str) -> Route:
         seller = await self._market.register(f"seller to {home}", cell)
-        bidders = [await self._market.register(f"bidder {number} from {home}", home) for number in (1, 2)]
-        for bidder in bidders:
-            await self._market.deposit(bidder, CURRENCY, FUNDS_MINOR)
+        names = (f"bidder {number} from {home}" for number in (1, 2))
+        bidders = [await self._market.person(name, home, FUNDS_MINOR) for name in names]
         return Route(await self._market.open_auction(cell, seller, "far lot", CURRENCY, 100), bidders)
 
     async def _ask(self, bid: RemoteBid, before: "asyncio.Task[None] | None") -> None:

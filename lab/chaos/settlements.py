@@ -3,14 +3,14 @@
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from cellbook.v1 import saga_pb2
 from cells.domain.sagas.settlement import SETTLEMENT_LEGS
 from lab.chaos.links import ENDS
 from lab.cluster import CELLS
-from lab.market import UNDER_WAY, Market, OpenAuction, Person
+from lab.market import UNDER_WAY, Market, Won
 from lab.play import side_by_side
 from server.cli.client import ClientError
 
@@ -40,12 +40,8 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement:
+class Settlement(Won):
     shape: Shape
-    auction: OpenAuction
-    winner: Person
-    seller: Person
-    price_minor: int
     saga_id: str = ""
 
 
@@ -85,20 +81,16 @@ class Fleet:
 
         async def one(indexed: tuple[int, Shape]) -> Settlement:
             number, shape = indexed
-            winner = await self._market.register(f"winner {number}", shape.winner_cell)
-            seller = await self._market.register(f"seller {number}", shape.seller_cell)
-            await self._market.deposit(winner, CURRENCY, FUNDS_MINOR)
-            auction = await self._market.open_auction(
-                shape.auction_cell,
-                seller,
+            won = await self._market.won(
                 f"lot {number}",
-                CURRENCY,
-                100,
+                winner_cell=shape.winner_cell,
+                auction_cell=shape.auction_cell,
+                seller_cell=shape.seller_cell,
+                funds_minor=FUNDS_MINOR,
+                price_minor=PRICE_MINOR + 100 * number,
                 settlement_timeout_ms=doomed_timeout_ms if shape.doomed else timeout_ms,
             )
-            price_minor = PRICE_MINOR + 100 * number
-            await self._market.bid(winner, auction, CURRENCY, price_minor)
-            return Settlement(shape=shape, auction=auction, winner=winner, seller=seller, price_minor=price_minor)
+            return Settlement(shape=shape, **{each.name: getattr(won, each.name) for each in fields(Won)})
 
         self.settlements = await side_by_side(enumerate(shapes(), start=1), one)
         await self._market.wait_until_quiet()

@@ -2,12 +2,11 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from cellbook.v1 import auction_pb2, ledger_pb2, saga_pb2, types_pb2
 from lab.cluster import CELLS, Cluster, four
-from lab.market import Market, OpenAuction, Person
+from lab.market import Market, Person, Won
 from lab.member import Member
 from server.cli.client import MARKET, new_command_id
 from tests.e2e.cellbook_command import SECURE
@@ -19,15 +18,6 @@ FUNDS_MINOR = 100_000
 PRICE_MINOR = 20_000
 # 2.5 per cent, the cells' default.
 FEE_MINOR = 500
-
-
-@dataclass(slots=True, kw_only=True)
-class Won:
-    """An auction whose leading bidder lives in one cell, whose seller in another, and which lives in a third."""
-
-    auction: OpenAuction
-    winner: Person
-    seller: Person
 
 
 class Town:
@@ -53,15 +43,18 @@ class Town:
         code = await self.member(name).wait()
         assert code == -9, f"{name} ended with {code}: {self.member(name).failure('died')}"
 
-    async def won(self, label: str = "lamp", *, bids: int = 2) -> Won:
-        """An auction ready to be closed, after a few rising bids from another cell."""
-        winner = await self.market.register(f"winner of {label}", WINNER_CELL)
-        seller = await self.market.register(f"seller of {label}", SELLER_CELL)
-        await self.market.deposit(winner, "USD", FUNDS_MINOR)
-        auction = await self.market.open_auction(AUCTION_CELL, seller, label, "USD", 100)
-        for number in range(bids):
-            await self.market.bid(winner, auction, "USD", PRICE_MINOR - bids + 1 + number)
-        return Won(auction=auction, winner=winner, seller=seller)
+    async def won(self, label: str = "lamp", *, bids: int = 2, timeout_ms: int = 0) -> Won:
+        """An auction ready to be closed: its leading bidder lives in one cell, its seller in another, it in a third."""
+        return await self.market.won(
+            label,
+            winner_cell=WINNER_CELL,
+            auction_cell=AUCTION_CELL,
+            seller_cell=SELLER_CELL,
+            funds_minor=FUNDS_MINOR,
+            price_minor=PRICE_MINOR,
+            bids=bids,
+            settlement_timeout_ms=timeout_ms,
+        )
 
     async def pay(self, payer: Person, payee: Person, amount_minor: int) -> ledger_pb2.TransferResponse:
         """Asked for under one id until there is a definite answer, whoever dies meanwhile."""

@@ -11,8 +11,9 @@ import pytest
 
 from cellbook.v1 import auction_pb2
 from cells.domain.sagas.settlement import SETTLEMENT_LEGS
+from lab.market import Won
 from server.cli.client import LedgerRefusal
-from tests.e2e.cluster import AUCTION_CELL, FUNDS_MINOR, SELLER_CELL, WINNER_CELL, Town, Won, town
+from tests.e2e.cluster import AUCTION_CELL, FUNDS_MINOR, SELLER_CELL, WINNER_CELL, Town, town
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.slow]
 

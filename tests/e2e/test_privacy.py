@@ -13,10 +13,10 @@ import pytest
 from cellbook.v1 import auction_pb2, contact_pb2
 from cellbook.v1.contact_pb2_grpc import ContactServiceStub
 from lab.cluster import CELLS
-from lab.market import Person
+from lab.market import Person, Won
 from server.cli.client import MARKET
 from tests.e2e.cellbook_command import run
-from tests.e2e.cluster import Town, Won, town
+from tests.e2e.cluster import Town, town
 from tests.local_cells import until, until_async
 from tests.smtp_server import MailServer, mail_server
 

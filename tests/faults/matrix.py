@@ -14,11 +14,11 @@ import asyncpg
 
 from cellbook.v1 import auction_pb2, saga_pb2
 from cells.domain.sagas.settlement import SETTLEMENT_LEGS
+from lab.chaos.proxy import Mesh
 from lab.cluster import CELLS, Cluster
-from lab.market import Market, Person
+from lab.market import Market, Person, Won
 from lab.member import Member
-from tests.e2e.cluster import AUCTION_CELL, FUNDS_MINOR, PRICE_MINOR, SELLER_CELL, WINNER_CELL, Town, Won
-from tests.faults.mesh import Mesh
+from tests.e2e.cluster import AUCTION_CELL, FUNDS_MINOR, SELLER_CELL, WINNER_CELL, Town
 from tests.faults.rig import POWER_CUT, START_S
 from tests.local_cells import until, until_async
 
@@ -66,7 +66,7 @@ class Matrix(Town):
         """A settlement that is closed, and will come by the place: on the way back where that is asked for."""
         if place.direction == "compensation":
             self.add(AUCTION_CELL, f"refuse/{PIVOT}/action")
-        won = await self.won(str(place), timeout_ms=timeout_ms)
+        won = await self.won(str(place), bids=1, timeout_ms=timeout_ms)
         await self.market.close(won.auction)
         return won
 
@@ -184,20 +184,7 @@ class Matrix(Town):
 
     async def rich(self, cell: str) -> Person:
         """Somebody with money: the cell takes commands."""
-        person = await self.somebody(cell)
-        await self.market.deposit(person, "USD", FUNDS_MINOR)
-        return person
-
-    async def won(self, label: str = "lamp", *, bids: int = 1, timeout_ms: int = 0) -> Won:
-        winner = await self.market.register(f"winner of {label}", WINNER_CELL)
-        seller = await self.market.register(f"seller of {label}", SELLER_CELL)
-        await self.market.deposit(winner, "USD", FUNDS_MINOR)
-        auction = await self.market.open_auction(
-            AUCTION_CELL, seller, label, "USD", 100, settlement_timeout_ms=timeout_ms
-        )
-        for number in range(bids):
-            await self.market.bid(winner, auction, "USD", PRICE_MINOR - bids + 1 + number)
-        return Won(auction=auction, winner=winner, seller=seller)
+        return await self.market.person("somebody", cell, FUNDS_MINOR)
 
 
 def _failpoints(member: Member) -> Path:

@@ -14,13 +14,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.chaos.proxy import Mesh, Way
 from lab.cluster import CELLS, Cluster
 from lab.market import Market
 from lab.member import DATABASE, Member
 from server.cli.keys.cluster import ROUTER
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.e2e.cluster import Town
-from tests.faults.mesh import Mesh, Way
 from tests.faults.rig import tell_processes
 from tests.integration.wire import Wire
 

@@ -120,7 +120,7 @@ async def test_calls_are_lost(here: Matrix, place: Place) -> None:
     here.add(AUCTION_CELL, f"hold/{place}")
     won = await here.on_its_way(place)
     await here.is_at(won, place)
-    here.mesh.ways[AUCTION_CELL, place.cell].cut()
+    here.mesh.ways[AUCTION_CELL, place.cell].cut(answers=False)
     here.drop(AUCTION_CELL, f"hold/{place}")
     await here.tried(won)
     payer, payee = await here.rich(place.cell), await here.rich(AUCTION_CELL)

@@ -18,7 +18,7 @@ from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, move_pb2, router_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cellbook.v1.move_pb2_grpc import MoveServiceStub
 from cells.domain.moves.home import Home
-from lab.chaos.proxy import OneWay
+from lab.chaos.proxy import Way
 from lab.market import OpenAuction, Person
 from router.client import Client
 from tests.e2e.cluster import Town, town
@@ -290,7 +290,7 @@ async def test_a_clock_jumps_while_a_user_moves(tmp_path: Path, offset_ms: int) 
 
 async def test_a_home_that_cannot_reach_the_router_tells_it_later(tmp_path: Path) -> None:
     """Cut off before it has told of the move: the user is served at the new home, and found once the way is mended."""
-    way = OneWay()
+    way = Way()
     await way.listen()
     async with town(tmp_path) as here, Client(here.cluster.router, principal="service/test") as client:
         file = tmp_path / "failpoints"

@@ -20,11 +20,11 @@ import grpc.aio
 import pytest
 
 from cellbook.v1 import event_pb2
+from lab.chaos.proxy import Way
 from server.shell.channels.client import open_cell_channel, open_channel
 from server.shell.postgres import database
 from server.shell.postgres.database import Connection
 from server.shell.postgres.embedded import PORT, EmbeddedPostgres
-from tests.faults.mesh import Way
 from tests.integration.database import ask
 from tests.integration.router.rig import cells, new_user, router
 from tests.integration.shell_host import SERVICE, running

@@ -13,7 +13,7 @@ from lab.chaos import netns
 from lab.chaos.command import NoSuchLink, chosen
 from lab.chaos.links import FAR, NEAR, LinkKind
 from lab.chaos.netns import CABLES, NetnsLink
-from lab.chaos.proxy import OneWay, ProxyLink
+from lab.chaos.proxy import ProxyLink, Way
 
 # How long the test listens for silence.
 SILENCE_S = 0.2
@@ -47,7 +47,7 @@ class Line:
 
 
 @asynccontextmanager
-async def proxied() -> AsyncIterator[OneWay]:
+async def proxied() -> AsyncIterator[Way]:
     echoes: set[asyncio.Task[None]] = set()
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -61,7 +61,7 @@ async def proxied() -> AsyncIterator[OneWay]:
 
     server = await asyncio.start_server(taken, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
-    proxy = OneWay(target=f"{host}:{port}")
+    proxy = Way(target=f"{host}:{port}")
     await proxy.listen()
     try:
         yield proxy
@@ -72,7 +72,7 @@ async def proxied() -> AsyncIterator[OneWay]:
 
 
 @asynccontextmanager
-async def call(proxy: OneWay) -> AsyncIterator[Line]:
+async def call(proxy: Way) -> AsyncIterator[Line]:
     host, _, port = proxy.address.rpartition(":")
     line = Line(*await asyncio.open_connection(host, int(port)))
     try:
