@@ -68,6 +68,10 @@ class Books:
         return users
 
 
+# The places of money, each with the accounts that count there.
+PLACES = {"users": USERS, "escrow": ESCROW, "fees": "fees", "transit": "transit", "clearing": CLEARING}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoneyRow:
     """The places of one currency's money in one cell."""
@@ -85,7 +89,7 @@ class MoneyRow:
 
     @property
     def inside(self) -> int:
-        return self.users + self.escrow + self.fees + self.transit + self.clearing
+        return sum(getattr(self, name) for name in PLACES)
 
     @property
     def held(self) -> bool:
@@ -109,11 +113,7 @@ def money_rows(books: Sequence[Books]) -> list[MoneyRow]:
             currency=currency,
             deposited=own.deposited[currency],
             withdrawn=own.withdrawn[currency],
-            users=own.total(USERS, currency),
-            escrow=own.total(ESCROW, currency),
-            fees=own.total("fees", currency),
-            transit=own.total("transit", currency),
-            clearing=own.total(CLEARING, currency),
+            **{name: own.total(prefix, currency) for name, prefix in PLACES.items()},
         )
         for own in books
         for currency in sorted(own.currencies)
@@ -122,7 +122,7 @@ def money_rows(books: Sequence[Books]) -> list[MoneyRow]:
 
 def over_all(rows: Sequence[MoneyRow]) -> list[MoneyRow]:
     """One row per currency: the sum over all cells."""
-    amounts = ("deposited", "withdrawn", "users", "escrow", "fees", "transit", "clearing")
+    amounts = ("deposited", "withdrawn", *PLACES)
     return [
         MoneyRow(
             cell="all cells",

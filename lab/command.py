@@ -6,11 +6,10 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from lab.chaos.command import NoSuchLink, chosen, run_cable_cut
 from lab.chaos.links import Link, LinkKind
@@ -162,15 +161,16 @@ async def run_up(data: Path | None, port_base: int, *, as_json: bool, secure: bo
         ClusterError: it did not start, or one of its processes has ended unasked.
     """
     async with started(Cluster(data, port_base=port_base, secure=secure), Progress(report.stderr())) as cluster:
+        told = await _described(cluster)
         if as_json:
-            print(json.dumps(await _described(cluster)), flush=True)
+            print(json.dumps(told), flush=True)
         else:
             with report.stdout() as console:
-                await _tell(cluster, console, kept=data is not None)
+                _tell(console, told, kept=data is not None)
         raise await cluster.death()
 
 
-async def _described(cluster: Cluster) -> dict[str, object]:
+async def _described(cluster: Cluster) -> dict[str, Any]:
     regions = {cell.name: cell.region for cell in CELLS}
     return {
         "router": cluster.router,
@@ -191,23 +191,28 @@ async def _described(cluster: Cluster) -> dict[str, object]:
     }
 
 
-async def _tell(cluster: Cluster, console: Console, *, kept: bool) -> None:
-    regions = {cell.name: cell.region for cell in CELLS}
-    table = Table(box=None, pad_edge=False, header_style="bold dim")
-    for column in ("process", "region", "address", "metrics", "pid", "database"):
-        table.add_column(column, overflow="fold", no_wrap=column != "database")
-    for member in cluster.members:
-        region = regions.get(member.name, "-")
-        table.add_row(member.name, region, member.address, member.metrics, str(member.pid), literal(await member.dsn()))
+def _tell(console: Console, told: dict[str, Any], *, kept: bool) -> None:
+    columns = ("process", "region", "address", "metrics", "pid", "database")
+    table = report.table(*columns)
+    for column in table.columns:
+        column.overflow, column.no_wrap = "fold", column.header != "database"
+    for each in told["processes"]:
+        metrics = each["metrics"].removeprefix("http://").removesuffix("/metrics")
+        row = (each["name"], each["region"] or "-", each["address"], metrics, str(each["pid"]), literal(each["dsn"]))
+        table.add_row(*row)
     console.print(table)
     fate = "kept" if kept else "temporary: gone when this stops; --data DIR keeps it"
-    console.print(f"\nData and logs: {cluster.folder} ({fate})", soft_wrap=True)
-    how = f"cellbook --keys {cluster.keys}" if cluster.keys is not None else "cellbook"
-    if cluster.keys is not None:
-        console.print(f"For calls with a token and no certificate: {cluster.public}, whose CA is {cluster.keys}/ca.pem")
-    console.print("Next, in another terminal:", f"  {how} demo --router {cluster.router}", sep="\n", soft_wrap=True)
-    console.print(f"  {how} replay FILE --router {cluster.router}", soft_wrap=True)
-    if cluster.keys is not None:
-        console.print(f"  cellbook keys token {cluster.keys} service/shop", soft_wrap=True)
-    console.print(f"  psql '{await cluster.members[1].dsn()}'", soft_wrap=True)
+    keys = told.get("keys")
+    how = f"cellbook --keys {keys}" if keys else "cellbook"
+    lines = [f"\nData and logs: {told['data']} ({fate})"]
+    if keys:
+        lines.append(f"For calls with a token and no certificate: {told['public']}, whose CA is {keys}/ca.pem")
+    lines += [
+        "Next, in another terminal:",
+        f"  {how} demo --router {told['router']}",
+        f"  {how} replay FILE --router {told['router']}",
+        *([f"  cellbook keys token {keys} service/shop"] if keys else []),
+        f"  psql '{told['processes'][1]['dsn']}'",
+    ]
+    console.print("\n".join(lines), soft_wrap=True)
     console.print("Ctrl-C stops everything.")

@@ -1,8 +1,7 @@
 """`cellbook demo` and `cellbook replay`: a market over three cells, from registration to the last check."""
 
 import json
-from collections import Counter
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,16 +10,18 @@ from lab import checks as log_checks
 from lab.books import Books, Logs, add_up
 from lab.checks import Check, found, order
 from lab.lots import FileBid, Lot, expected, read_lots
-from lab.market import Market, Person
+from lab.market import Market, Person, whole
 from lab.play import (
     AUCTIONS_AT_ONCE,
     Cast,
     Featured,
+    Place,
     Sale,
     close,
     close_featured,
     featured_index,
     gather_cast,
+    placed,
     places,
     play_bids,
     settled,
@@ -155,44 +156,32 @@ async def run_demo(market: Market, progress: Progress) -> Run:
 
 async def _called_off(market: Market, run: Run) -> Sale:
     """Two bids are accepted, then the auction is cancelled and a third bid is refused; all get their money back."""
-    cells = market.cell_names
-    seller, bidders = run.cast.sellers[0], list(run.cast.bidders.values())[:3]
-    auction = await market.open_auction(cells[1], seller, CALLED_OFF.item, "USD", CALLED_OFF.opening_minor)
-    for bidder, amount_minor in zip(bidders[:2], (4_000, 4_500), strict=True):
-        await market.bid(bidder, auction, "USD", amount_minor)
-    await market.cancel(auction)
-    sale = Sale(lot=CALLED_OFF, auction=auction, accepted=2, state=auction_pb2.AUCTION_STATE_CANCELLED)
-    return await _refused(sale, market.bid(bidders[2], auction, "USD", 5_000))
+    place = Place(cell=market.cell_names[1], seller=run.cast.sellers[0])
+    bidders = list(run.cast.bidders.values())
+    sale = await play_bids(market, CALLED_OFF, place, {})
+    for bidder, amount_minor in zip(bidders, (4_000, 4_500), strict=False):
+        sale = await placed(market, sale, bidder, amount_minor)
+    await market.cancel(sale.auction)
+    sale = replace(sale, state=auction_pb2.AUCTION_STATE_CANCELLED)
+    return await placed(market, sale, bidders[2], 5_000)
 
 
 async def _unsold(market: Market, run: Run) -> Sale:
     """Every bid breaks a rule: nobody wins, and the asset stays with its seller."""
-    cells = market.cell_names
+    here = market.cell_names[0]
     seller, regular = run.cast.sellers[1], next(iter(run.cast.bidders.values()))
     await market.deposit(seller, "USD", 2_000_000)
-    auction = await market.open_auction(cells[0], seller, UNSOLD.item, "USD", UNSOLD.opening_minor)
-    sale = Sale(lot=UNSOLD, auction=auction)
-    poor = await market.register("somebody with no money", cells[0])
-    await market.deposit(poor, "USD", 100)
-    for bidder, currency, amount_minor in (
-        (poor, "USD", 900_000),
-        (seller, "USD", 1_000_000),
-        (regular, "USD", 1_000),
-    ):
-        sale = await _refused(sale, market.bid(bidder, auction, currency, amount_minor))
+    poor = await market.person("somebody with no money", here, 100)
     await market.deposit(poor, "EUR", 2_000_000)
-    sale = await _refused(sale, market.bid(poor, auction, "EUR", 1_500_000))
+    sale = await play_bids(market, UNSOLD, Place(cell=here, seller=seller), {})
+    for bidder, amount_minor, currency in (
+        (poor, 900_000, "USD"),
+        (seller, 1_000_000, "USD"),
+        (regular, 1_000, "USD"),
+        (poor, 1_500_000, "EUR"),
+    ):
+        sale = await placed(market, sale, bidder, amount_minor, currency)
     return await close(market, sale, run.cast.bidders)
-
-
-async def _refused(sale: Sale, bid: Awaitable[object]) -> Sale:
-    """The sale with one more refusal; an accepted bid is recorded too, and the checks then report it."""
-    try:
-        await bid
-    except LedgerRefusal as refusal:
-        refusals = sale.refusals + Counter([refusal.reason])
-        return replace(sale, refusals=refusals, examples={**sale.examples, refusal.reason: refusal.message})
-    return replace(sale, accepted=sale.accepted + 1)
 
 
 async def _same_command_twice(market: Market, run: Run) -> Check:
@@ -265,8 +254,8 @@ def featured_paid(featured: Featured, trace: Sequence[event_pb2.Event]) -> Check
     fee = sum(
         int(json.loads(event.payload_json)["fee_minor"]) for event in trace if event.event_type == "PENDING_SETTLED"
     )
-    paid = _all(featured.before.winner) - _all(featured.after.winner)
-    earned = _all(featured.after.seller) - _all(featured.before.seller)
+    paid = whole(featured.before.winner) - whole(featured.after.winner)
+    earned = whole(featured.after.seller) - whole(featured.before.seller)
     wrong = [
         *([f"the winner paid {paid}, the price is {price}"] if paid != price else []),
         *([f"the seller got {earned}, due are {price} less {fee}"] if earned != price - fee else []),
@@ -282,7 +271,3 @@ def featured_traced(featured: Featured, traced: audit_pb2.TraceResponse, logs: L
     }
     wrong = [*problems(traced), *(f"event {event_id} is not in it" for event_id in sorted(of_saga - told))]
     return found("the settlement's trace is what the logs say", wrong, f"{len(told)} events, {len(of_saga)} of its own")
-
-
-def _all(balance: ledger_pb2.Balance) -> int:
-    return balance.available_minor + balance.reserved_minor + balance.pending_minor

@@ -58,7 +58,9 @@ def read_lots(path: Path) -> list[Lot]:
         raise BidFileError(f"{path}: not text in UTF-8: {error.reason} at byte {error.start}") from error
     if not lots:
         raise BidFileError(f"{path}: holds no bids")
-    _check_funds(path, lots)
+    for (bidder, _), amount_minor in funds_needed(lots).items():
+        if amount_minor > AMOUNT_MAX_MINOR:
+            raise BidFileError(f"{path}: the bids of bidder {bidder} come to more than fits in 64 bits")
     return lots
 
 
@@ -86,15 +88,19 @@ def _lots(path: Path, file: Iterator[str]) -> list[Lot]:
     heads: dict[str, tuple[str, int]] = {}
     bids: dict[str, list[FileBid]] = {}
     try:
-        _require_columns(path, reader.fieldnames)
+        if missing := [name for name in NEEDED if name not in (reader.fieldnames or ())]:
+            what = f"no column {', '.join(missing)}" if reader.fieldnames else "an empty file"
+            raise BidFileError(f"{path}, line 1: {what}; expected the columns {','.join(COLUMNS)}")
         for row in reader:
             where = f"{path}, line {reader.line_num}"
-            _require_fields(where, row)
+            if None in row:
+                raise BidFileError(f"{where}: more fields than columns")
+            if empty := [name for name in NEEDED if not (row[name] or "").strip()]:
+                raise BidFileError(f"{where}: {empty[0]} is empty")
             auction = row["auction"].strip()
             heads.setdefault(auction, (row["item"], _amount(where, row, "open_minor")))
-            bids.setdefault(auction, []).append(
-                FileBid(bidder=_number(where, row, "bidder"), amount_minor=_amount(where, row, "bid_minor"))
-            )
+            bid = FileBid(bidder=_number(where, row, "bidder"), amount_minor=_amount(where, row, "bid_minor"))
+            bids.setdefault(auction, []).append(bid)
     except csv.Error as error:
         raise BidFileError(f"{path}, line {reader.reader.line_num}: {error}") from error
     return [
@@ -102,28 +108,12 @@ def _lots(path: Path, file: Iterator[str]) -> list[Lot]:
     ]
 
 
-def _require_columns(path: Path, names: object) -> None:
-    found = list(names) if isinstance(names, (list, tuple)) else []
-    missing = [name for name in NEEDED if name not in found]
-    if missing:
-        what = "an empty file" if not found else f"no column {', '.join(missing)}"
-        raise BidFileError(f"{path}, line 1: {what}; expected the columns {','.join(COLUMNS)}")
-
-
-def _require_fields(where: str, row: dict[str, str]) -> None:
-    if None in row:
-        raise BidFileError(f"{where}: more fields than columns")
-    for name in NEEDED:
-        if not (row[name] or "").strip():
-            raise BidFileError(f"{where}: {name} is empty")
-
-
 def _number(where: str, row: dict[str, str], name: str) -> int:
     text = row[name].strip()
     # int() also accepts "1_000" and other scripts' digits, which are not allowed in a bid file.
     if not (text.isascii() and text.removeprefix("-").isdigit()):
         raise BidFileError(f"{where}: {name} is not a whole number: {text!r}")
-    if len(text) > len(str(AMOUNT_MAX_MINOR)) + 1:
+    if len(text) > len(str(AMOUNT_MAX_MINOR)) + 1 or int(text) > AMOUNT_MAX_MINOR:
         raise BidFileError(f"{where}: {name} does not fit in 64 bits: {text[:30]}")
     return int(text)
 
@@ -132,12 +122,4 @@ def _amount(where: str, row: dict[str, str], name: str) -> int:
     amount_minor = _number(where, row, name)
     if amount_minor <= 0:
         raise BidFileError(f"{where}: {name} must be positive, got {amount_minor}")
-    if amount_minor > AMOUNT_MAX_MINOR:
-        raise BidFileError(f"{where}: {name} does not fit in 64 bits: {amount_minor}")
     return amount_minor
-
-
-def _check_funds(path: Path, lots: list[Lot]) -> None:
-    for (bidder, _), amount_minor in funds_needed(lots).items():
-        if amount_minor > AMOUNT_MAX_MINOR:
-            raise BidFileError(f"{path}: the bids of bidder {bidder} come to more than fits in 64 bits")

@@ -52,6 +52,10 @@ class Won:
     price_minor: int
 
 
+def whole(balance: ledger_pb2.Balance) -> int:
+    return balance.available_minor + balance.reserved_minor + balance.pending_minor
+
+
 def bid_request(bidder: Person, auction: OpenAuction, currency: str, amount_minor: int) -> auction_pb2.PlaceBidRequest:
     return auction_pb2.PlaceBidRequest(
         command_id=new_command_id(),

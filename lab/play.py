@@ -144,6 +144,16 @@ def featured_index(lots: Sequence[Lot], where: Sequence[Place], bidders: Mapping
     return best
 
 
+async def placed(market: Market, sale: Sale, bidder: Person, amount_minor: int, currency: str = "") -> Sale:
+    """The sale with what came of one more bid."""
+    try:
+        await market.bid(bidder, sale.auction, currency or sale.lot.currency, amount_minor)
+    except LedgerRefusal as refusal:
+        examples = {refusal.reason: refusal.message, **sale.examples}
+        return replace(sale, refusals=sale.refusals + Counter([refusal.reason]), examples=examples)
+    return replace(sale, accepted=sale.accepted + 1)
+
+
 async def play_bids(
     market: Market,
     lot: Lot,
@@ -153,16 +163,11 @@ async def play_bids(
 ) -> Sale:
     """Opens the auction and places its bids, each after the answer to the previous one. Leaves it open."""
     auction = await market.open_auction(place.cell, place.seller, lot.item, lot.currency, lot.opening_minor)
-    accepted, refusals, examples = 0, Counter[str](), dict[str, str]()
+    sale = Sale(lot=lot, auction=auction)
     for bid in lot.bids:
-        try:
-            await market.bid(bidders[bid.bidder], auction, lot.currency, bid.amount_minor)
-            accepted += 1
-        except LedgerRefusal as refusal:
-            refusals[refusal.reason] += 1
-            examples.setdefault(refusal.reason, refusal.message)
+        sale = await placed(market, sale, bidders[bid.bidder], bid.amount_minor)
         told()
-    return Sale(lot=lot, auction=auction, accepted=accepted, refusals=refusals, examples=examples)
+    return sale
 
 
 async def close(market: Market, sale: Sale, bidders: Mapping[int, Person]) -> Sale:

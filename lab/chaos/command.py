@@ -12,8 +12,7 @@ from lab.chaos import netns
 from lab.chaos.links import ENDS, FAR, NEAR, Link, LinkKind
 from lab.chaos.netns import NetnsLink
 from lab.chaos.proxy import ProxyLink
-from lab.chaos.scenario import Scenario, play
-from lab.chaos.timeline import Timeline
+from lab.chaos.scenario import Timeline, play
 from lab.chaos.verdict import Verdict, summary
 from lab.cluster import Cluster, started
 from lab.market import Market
@@ -89,7 +88,7 @@ async def _played(cluster: Cluster, link: Link, cut_seconds: int, timeline: Time
         # Left by an earlier run in the same folder.
         file.unlink(missing_ok=True)
     async with Market(cluster.router, cluster.access) as market:
-        scenario: Scenario = await play(market, link, holds, cut_seconds, timeline)
+        scenario = await play(market, link, holds, cut_seconds, timeline)
         verdict = Verdict(scenario)
         await verdict.reach(market)
         return verdict

@@ -3,10 +3,12 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from rich.console import Console
 
 from cellbook.v1 import saga_pb2
 from lab.chaos.links import FAR, NEAR, Link
@@ -14,8 +16,8 @@ from lab.chaos.load import BIDS_PER_S, LocalLoad
 from lab.chaos.observations import Bookkeeper, Observation
 from lab.chaos.remote_bids import RemoteBids
 from lab.chaos.settlements import CURRENCY, DOOMED, LEGS, TOTAL, Fleet, spread_text
-from lab.chaos.timeline import Timeline
 from lab.market import UNDER_WAY, Market
+from server.cli.screen import literal
 from server.cli.texts import amount_text
 
 # Bids before the cut, for comparison.
@@ -28,10 +30,34 @@ AFTER_DEADLINE_S = 1.0
 REMOTE_BIDS_ROUNDS = 12
 REMOTE_BIDS_EVERY_LEAST_S = 1.5
 RECOVERY_GIVEN_UP_S = 120.0
-POLL_S = 1.0
 POLL_S = 0.1
 # The timeline gets at least this many lines during a cut.
 TOLD_DURING_CUT = 6
+
+
+class Timeline:
+    """The events, one line each, with the time since the start; on a terminal, with the current state below."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._started_s = time.monotonic()
+
+    def say(self, text: str, *, style: str = "") -> None:
+        said = f"[{style}]{literal(text)}[/{style}]" if style else literal(text)
+        self._console.print(f"[dim]{self._now()}[/dim]  {said}", soft_wrap=True)
+
+    @contextmanager
+    def now(self) -> Iterator[Callable[[str], None]]:
+        """For frequently changing text: shown in place on a terminal, and left out elsewhere."""
+        if not self._console.is_terminal:
+            yield lambda _: None
+            return
+        with self._console.status("") as status:
+            yield lambda text: status.update(f"{self._now()}  {literal(text)}")
+
+    def _now(self) -> str:
+        minutes, seconds = divmod(time.monotonic() - self._started_s, 60)
+        return f"{minutes:02.0f}:{seconds:04.1f}"
 
 
 @dataclass(slots=True, kw_only=True)

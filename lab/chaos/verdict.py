@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 
-from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, saga_pb2
+from cellbook.v1 import auction_pb2, event_pb2, saga_pb2
 from lab import checks as log_checks
 from lab.books import ESCROW, Logs, clearing_left
 from lab.chaos.links import Link
@@ -12,7 +12,7 @@ from lab.chaos.load import Window
 from lab.chaos.scenario import Scenario
 from lab.chaos.settlements import CURRENCY, DOOMED, FUNDS_MINOR, LEGS, TOTAL, Settlement, spread_text
 from lab.checks import Check, found
-from lab.market import Market
+from lab.market import Market, whole
 from lab.play import side_by_side
 
 RECOVERY_MAX_S = 30.0
@@ -128,7 +128,7 @@ async def _wrong_end(market: Market, settlement: Settlement) -> list[str]:
     due_state = auction_pb2.AUCTION_STATE_SETTLED if sold else auction_pb2.AUCTION_STATE_SETTLEMENT_FAILED
     due = FUNDS_MINOR - (settlement.price_minor if sold else 0)
     sellers = (await market.balances(settlement.seller.cell, settlement.seller.user_id)).get(CURRENCY)
-    proceeds = _all(sellers) if sellers is not None else 0
+    proceeds = whole(sellers) if sellers is not None else 0
     wrong = []
     if auction.state != due_state:
         wrong.append(f"{auction.name} is {auction_pb2.AuctionState.Name(auction.state)}")
@@ -139,10 +139,6 @@ async def _wrong_end(market: Market, settlement: Settlement) -> list[str]:
     if (proceeds > 0) != sold or proceeds > settlement.price_minor:
         wrong.append(f"{settlement.seller.label} has {proceeds}")
     return wrong
-
-
-def _all(balance: ledger_pb2.Balance) -> int:
-    return balance.available_minor + balance.reserved_minor + balance.pending_minor
 
 
 def double_effects(logs: Logs) -> list[str]:
