@@ -29,7 +29,7 @@ class Way:
     # Before each chunk.
     delay_s: float = 0.0
     _server: asyncio.Server | None = None
-    # Set while what is asked, and what is answered, gets through.
+    # Set while requests, and answers, get through.
     _asked: asyncio.Event = field(default_factory=asyncio.Event)
     _answered: asyncio.Event = field(default_factory=asyncio.Event)
     _generation: int = 0
@@ -48,13 +48,13 @@ class Way:
         return f"{LOOPBACK}:{self._server.sockets[0].getsockname()[1]}"
 
     def cut(self, *, answers: bool = True) -> None:
-        """Nothing passes; without `answers`, what is answered still does."""
+        """Nothing passes either way; without `answers`, answers still do."""
         self._asked.clear()
         if answers:
             self.mute()
 
     def mute(self) -> None:
-        """What is answered does not pass."""
+        """Answers do not pass."""
         self._answered.clear()
 
     def mend(self) -> None:
