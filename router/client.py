@@ -17,13 +17,11 @@ locations while the router is away. Calls and errors are those of grpc.aio. docs
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import grpc
 import grpc.aio
 from google.protobuf.message import Message
-from google.protobuf.message_factory import GetMessageClass
 
 from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
 from cellbook.v1.event_pb2_grpc import EventServiceStub
@@ -38,7 +36,6 @@ from router.routing.routes import (
     ROUTES,
     RoutingTarget,
     is_for_cells,
-    known_method,
     named_in,
     no_routing_target,
     routing_target_of,
@@ -50,6 +47,7 @@ from server.shell.fields.spelling import spelled
 from server.shell.identity.callers import TOKEN_KEY
 from server.shell.identity.principal import PRINCIPAL_KEY
 from server.shell.identity.tls import Certificates, TlsFiles
+from server.shell.rpc import answer_parser
 from server.shell.settings.addresses import target_of
 
 if TYPE_CHECKING:
@@ -236,11 +234,11 @@ class _Sending:
         return self.over(await self._locations.channel(cell), request)
 
     def over(self, channel: grpc.aio.Channel, request: Message) -> UnaryCall:
-        method = channel.unary_unary(self.method, _serialized, _reader(self.method))
+        method = channel.unary_unary(self.method, _serialized, answer_parser(self.method))
         return method(request, timeout=max(self._deadline_s - time.monotonic(), 0.0), **self._how())
 
     def stream_over(self, channel: grpc.aio.Channel, request: Message) -> StreamCall:
-        method = channel.unary_stream(self.method, _serialized, _reader(self.method))
+        method = channel.unary_stream(self.method, _serialized, answer_parser(self.method))
         return method(request, timeout=self._details.timeout, **self._how())
 
     def _how(self) -> dict[str, Any]:
@@ -288,10 +286,3 @@ def _text(method: str | bytes) -> str:
 
 def _serialized(message: Message) -> bytes:
     return message.SerializeToString()
-
-
-@lru_cache(maxsize=256)
-def _reader(method: str) -> Callable[[bytes], Message]:
-    """The parser for answers of a method whose stub has been imported."""
-    read: Callable[[bytes], Message] = GetMessageClass(known_method(method).output_type).FromString
-    return read

@@ -16,9 +16,10 @@ from grpc_status import rpc_status
 from cells.domain.moves.home import Home
 from cells.domain.refusals import Refused
 from cells.home_cache import HomeCache
-from router.routing.routes import ROUTES, known_method, text_in
+from router.routing.routes import ROUTES, text_in
 from server.shell.calls.statuses import of_status, to_status
 from server.shell.fields.spelling import spelled
+from server.shell.rpc import known_method
 
 # Any request or answer of a batch.
 Batched: TypeAlias = Any

@@ -13,6 +13,7 @@ if a cell says that the user lives elsewhere; any other retry is up to the calle
 import re
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import aclosing
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -34,8 +35,6 @@ from router.routing.routes import (
     ROUTES,
     RoutingTarget,
     is_for_cells,
-    known_method,
-    method_of,
     named_in,
     no_routing_target,
     routing_target_in,
@@ -45,13 +44,13 @@ from server.shell.calls.guard import DEFAULT_TIMEOUT_S, CallGuard, Found
 from server.shell.calls.policy import PolicyTable, check_acts_for
 from server.shell.calls.statuses import WRONG_CELL, refusal_in
 from server.shell.channels.channel_pool import ChannelPool
-from server.shell.channels.forwarding import ANSWER_HERE_KEY, HOP_KEYS, kept_of, pass_on_error
+from server.shell.channels.forwarding import ANSWER_HERE_KEY, HOP_KEYS, answers_of, kept_of, pass_on_error
 from server.shell.hosting.security import Security
 from server.shell.identity.callers import FORWARDED_KEY, ON_BEHALF_KEYS, Identity
 from server.shell.identity.principal import PRINCIPAL_KEY
 from server.shell.observability.metrics import CallMetrics
 from server.shell.observability.tracing import Tracing
-from server.shell.rpc import Context, Handler
+from server.shell.rpc import Context, Handler, known_method, method_of
 
 # In metrics, for all methods that are not known here.
 UNKNOWN = "unknown"
@@ -256,19 +255,13 @@ class ProxyingGuard(CallGuard):
         return response
 
     async def _stream_on(self, method: str, request: bytes | AsyncIterable[bytes], context: Context) -> None:
-        call = None
         try:
             call = await self._begun(method, request, context)
-            if initial := await call.initial_metadata():
-                await context.send_initial_metadata(tuple(initial))
-            async for response in call:
-                await context.write(response)
-            context.set_trailing_metadata(tuple(await call.trailing_metadata()))
         except grpc.aio.AioRpcError as error:
             await pass_on_error(error, context)
-        finally:
-            if call is not None:
-                call.cancel()
+        async with aclosing(answers_of(call, context)) as responses:
+            async for response in responses:
+                await context.write(response)
 
     async def _begun(self, method: str, request: bytes | AsyncIterable[bytes], context: Context) -> Any:  # noqa: ANN401 - a call of bytes
         metadata = passed_on(METADATA.get(), self._not_passed_on)

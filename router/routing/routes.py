@@ -9,8 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from google.protobuf import descriptor_pool
-from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -25,6 +23,7 @@ from cellbook.v1 import (
     settlement_pb2,
 )
 from server.shell.fields.spelling import spelled
+from server.shell.rpc import known_method
 
 CELL_KEY = "cellbook-cell"
 USER_KEY = "cellbook-user"
@@ -134,23 +133,6 @@ def routing_target_in(method: str, request: bytes) -> RoutingTarget | None:
 
 def is_for_cells(method: str) -> bool:
     return method.startswith(PACKAGE) and not method.startswith(ROUTER_SERVICE)
-
-
-def method_of(name: str) -> MethodDescriptor | None:
-    """The descriptor of "/package.Service/Method", if it is known here."""
-    try:
-        found: MethodDescriptor = descriptor_pool.Default().FindMethodByName(name[1:].replace("/", "."))
-    except KeyError:
-        return None
-    return found
-
-
-def known_method(name: str) -> MethodDescriptor:
-    """The same for a method whose stub has been imported."""
-    found = method_of(name)
-    if found is None:
-        raise LookupError(f"no stub of {name} has been imported")
-    return found
 
 
 def text_in(message: Message, path: str) -> str:

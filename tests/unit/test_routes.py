@@ -12,12 +12,12 @@ from router.routing.routes import (
     ROUTES,
     RoutingTarget,
     is_for_cells,
-    known_method,
     named_in,
     routing_target_in,
     routing_target_of,
     text_in,
 )
+from server.shell.rpc import known_method
 from tests.roles import full_name, rpcs
 
 USER = "6f1de43c-97b2-4f11-a52e-f3ab3a1cf1fd"
@@ -82,7 +82,8 @@ def test_the_router_knows_every_method_of_this_version() -> None:
 
     A caller of such a one has few at once, and reads INTERNAL in place of a denial that comes before its message.
     """
-    known = "import sys; from router.routing.routes import method_of; print(*map(bool, map(method_of, sys.argv[1:])))"
+    imports = "import sys; import router.routing.routes; from server.shell.rpc import method_of"
+    known = f"{imports}; print(*map(bool, map(method_of, sys.argv[1:])))"
     methods = [full_name(rpc) for rpc in rpcs() if is_for_cells(full_name(rpc))]
     said = subprocess.run([sys.executable, "-c", known, *methods], capture_output=True, check=True, text=True).stdout
     assert [name for name, word in zip(methods, said.split(), strict=True) if word != "True"] == []

@@ -2,7 +2,7 @@
 
 Clients need not know which process leads: any of them returns the leader's answer. The standby admits the call as the
 leader would (identity, rate, policy), and states the caller: by the caller's own token or, if a certificate proved the
-caller, by ON_BEHALF_KEY, which a process accepts only with its own cell's certificate (identity.py).
+caller, by ON_BEHALF_KEY, which a process accepts only with its own cell's certificate (callers.py).
 
 A forwarded call carries ANSWER_HERE_KEY, and the process that receives it answers by itself, so no call is forwarded
 twice.
@@ -10,17 +10,15 @@ twice.
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from collections.abc import Set as AbstractSet
+from contextlib import aclosing
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
-from google.protobuf import descriptor_pool
 from google.protobuf.message import Message
-from google.protobuf.message_factory import GetMessageClass
 
 from cells.domain.refusals import Refused
 from server.shell.calls.call import abort_call
@@ -28,7 +26,7 @@ from server.shell.channels.channel_pool import ChannelPool
 from server.shell.channels.location_cache import LocationCache
 from server.shell.identity.callers import ON_BEHALF_CERTIFICATE_KEY, ON_BEHALF_KEY, ON_BEHALF_KEYS, TOKEN_KEY
 from server.shell.identity.principal import PRINCIPAL_KEY, Principal
-from server.shell.rpc import Context
+from server.shell.rpc import Context, answer_parser
 
 # The receiver answers by itself, whether it leads or not.
 ANSWER_HERE_KEY = "cellbook-answer-here"
@@ -57,33 +55,21 @@ class LeaderForwarder:
         self, method: str, request: Message, context: Context, principal: Principal, refused: Refused
     ) -> Message:
         channel = await self._leader(context, refused)
-        call: Any = channel.unary_unary(method, type(request).SerializeToString, _reader(method))(
-            request, timeout=context.time_remaining(), metadata=self._metadata(context, principal)
-        )
-        try:
-            answer: Message = await call
-            await _pass_on_initial(call, context)
-            context.set_trailing_metadata(tuple(await call.trailing_metadata()))
-        except grpc.aio.AioRpcError as error:
-            await pass_on_error(error, context)
+        call = channel.unary_unary(method, type(request).SerializeToString, answer_parser(method))
+        answer: Message = await answer_of(call(request, **self._how(context, principal)), context)
         return answer
 
     async def stream(
         self, method: str, request: Message, context: Context, principal: Principal, refused: Refused
     ) -> AsyncGenerator[Message, None]:
         channel = await self._leader(context, refused)
-        call: Any = channel.unary_stream(method, type(request).SerializeToString, _reader(method))(
-            request, timeout=context.time_remaining(), metadata=self._metadata(context, principal)
-        )
-        try:
-            await _pass_on_initial(call, context)
-            async for answer in call:
+        call = channel.unary_stream(method, type(request).SerializeToString, answer_parser(method))
+        async with aclosing(answers_of(call(request, **self._how(context, principal)), context)) as answers:
+            async for answer in answers:
                 yield answer
-            context.set_trailing_metadata(tuple(await call.trailing_metadata()))
-        except grpc.aio.AioRpcError as error:
-            await pass_on_error(error, context)
-        finally:
-            call.cancel()
+
+    def _how(self, context: Context, principal: Principal) -> dict[str, Any]:
+        return {"timeout": context.time_remaining(), "metadata": self._metadata(context, principal)}
 
     async def close(self) -> None:
         await self.channels.close()
@@ -120,6 +106,30 @@ def kept_of(sent: Iterable[tuple[str, str | bytes]], dropped: AbstractSet[str]) 
     return tuple((key, value) for key, value in sent if key not in dropped)
 
 
+async def answer_of(call: Any, context: Context) -> Any:  # noqa: ANN401 - a unary call
+    """The answer, with its metadata passed on; or the error passed on as it was answered."""
+    try:
+        answer = await call
+        await _pass_on_initial(call, context)
+        context.set_trailing_metadata(tuple(await call.trailing_metadata()))
+    except grpc.aio.AioRpcError as error:
+        await pass_on_error(error, context)
+    return answer
+
+
+async def answers_of(call: Any, context: Context) -> AsyncGenerator[Any, None]:  # noqa: ANN401 - a stream
+    """The same for a stream, which is cancelled if the caller goes."""
+    try:
+        await _pass_on_initial(call, context)
+        async for answer in call:
+            yield answer
+        context.set_trailing_metadata(tuple(await call.trailing_metadata()))
+    except grpc.aio.AioRpcError as error:
+        await pass_on_error(error, context)
+    finally:
+        call.cancel()
+
+
 async def pass_on_error(error: grpc.aio.AioRpcError, context: Context) -> NoReturn:
     """Passes on the status as it was answered; the details travel in the trailing metadata."""
     if initial := error.initial_metadata():
@@ -135,11 +145,3 @@ async def _pass_on_initial(call: Any, context: Context) -> None:  # noqa: ANN401
 
 def _sent(context: Context) -> Iterable[tuple[str, str | bytes]]:
     return context.invocation_metadata() or ()
-
-
-@lru_cache(maxsize=256)
-def _reader(method: str) -> Callable[[bytes], Message]:
-    """The parser for the answer to "/cellbook.v1.LedgerService/Deposit"."""
-    found = descriptor_pool.Default().FindMethodByName(method.removeprefix("/").replace("/", "."))
-    read: Callable[[bytes], Message] = GetMessageClass(found.output_type).FromString
-    return read
