@@ -20,9 +20,9 @@ def named(line: str) -> list[tuple[str, str]]:
 
 
 def text_of(path: str) -> str:
-    inside = [ROOT / path, ROOT / "tests" / "integration" / path]
-    found = [each for each in inside if each.is_file()]
-    assert found, f"{path} is named and not there"
+    """Of the one file at this path, from the top or somewhere below tests/integration/."""
+    found = [ROOT / path] if (ROOT / path).is_file() else [*(ROOT / "tests" / "integration").rglob(path)]
+    assert len(found) == 1, f"{path} is named, and there are {len(found)} of it"
     return found[0].read_text("utf-8")
 
 
