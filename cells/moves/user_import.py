@@ -14,13 +14,13 @@ from cells.domain.commands import ApplyLeg, CompensateLeg
 from cells.domain.moves.commands import ArriveUser, LeaveUser
 from cells.domain.moves.refusals import BaggageMissing, NotMovingThere
 from cells.domain.record import replace
-from cells.domain.refusals import FieldInvalid, Refused, Unavailable
+from cells.domain.refusals import FieldInvalid, Refused
 from cells.domain.sagas.leg import LegResult
 from cells.domain.values import Kind, Ref
 from cells.home_cache import HomeCache
 from cells.moves.user_bundle import Contacts, MovedEvent, MovedPlace, UserBundle
 from cells.requests import CommandRequest, Outcome
-from cells.store.ports import Clock, Store, StoreError
+from cells.store.ports import Clock, Store, StoreError, map_store_errors
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -55,10 +55,7 @@ class UserImport:
     async def check_departed(self, user_id: UUID, saga_id: UUID, *, to: str) -> None:
         """Raises NotMovingThere unless that move is taking, or has taken, the user to that cell."""
         ref = Ref(Kind.ACCOUNT, user_id)
-        try:
-            found = (await self.store.load([ref])).get(ref)
-        except StoreError as error:
-            raise Unavailable(problem=str(error)) from error
+        found = (await map_store_errors(self.store.load([ref]))).get(ref)
         account = found.state if found is not None else None
         move = account.move if isinstance(account, Account) and not account.is_here else None
         if move is None or (move.saga_id, move.to_cell) != (saga_id, to):
@@ -81,11 +78,10 @@ class UserImport:
         if home is None or home.cell != peer:
             await self.require_home(bundle.user_id, peer)
         for event in bundle.events:
-            self._check(event)
-        try:
-            return await self.staged(bundle)
-        except StoreError as error:
-            raise Unavailable(problem=str(error)) from error
+            if event.cell == self.cell:
+                problem = f"is of {self.cell}, which has its own log"
+                raise FieldInvalid(field="events.cell", problem=problem, value=event.cell)
+        return await map_store_errors(self.staged(bundle))
 
     async def staged(self, bundle: UserBundle) -> dict[str, int]:
         """Raises BaggageGap, StoreError."""
@@ -102,12 +98,6 @@ class UserImport:
                 pass
             log.info("staged_history_dropped")
 
-    def _check(self, event: MovedEvent) -> None:
-        """Raises FieldInvalid for an event of this cell's own log."""
-        if event.cell == self.cell:
-            problem = f"is of {self.cell}, which has its own log"
-            raise FieldInvalid(field="events.cell", problem=problem, value=event.cell)
-
     async def require_home(self, user_id: UUID, peer: str, epoch: int | None = None) -> None:
         """Only the user's home may deliver data. The directory is asked each time, because users move."""
         # A move that has begun ends without the router: its last answer stays valid for a moment.
@@ -118,26 +108,23 @@ class UserImport:
 
     async def earlier_events(self, user_id: UUID, *, after: MovedPlace | None, limit: int) -> list[MovedEvent]:
         """The copied history of the account from earlier homes."""
-        try:
-            return await self.store.moved_events(user_id, after=after, limit=limit)
-        except StoreError as error:
-            raise Unavailable(problem=str(error)) from error
+        return await map_store_errors(self.store.moved_events(user_id, after=after, limit=limit))
 
     async def take(self, request: CommandRequest, command: ApplyLeg | CompensateLeg, submit: "Submit") -> Outcome:
         """Executes a leg, together with the part of a move that is outside the log."""
+        return await map_store_errors(self._take(request, command, submit))
+
+    async def _take(self, request: CommandRequest, command: ApplyLeg | CompensateLeg, submit: "Submit") -> Outcome:
         action = command.action
-        try:
-            if isinstance(action, ArriveUser) and isinstance(command, ApplyLeg):
-                return await self._taken_in(request, command, action, submit)
-            if isinstance(action, LeaveUser) and isinstance(command, ApplyLeg):
-                await self.contacts.forget(action.user_id)
-            outcome = await submit(request)
-            if isinstance(action, ArriveUser):
-                if outcome.result.get("result") == LegResult.APPLIED:
-                    await self.store.settle(action.user_id)
-                await self._forget_unless_here(action.user_id)
-        except StoreError as error:
-            raise Unavailable(problem=str(error)) from error
+        if isinstance(action, ArriveUser) and isinstance(command, ApplyLeg):
+            return await self._taken_in(request, command, action, submit)
+        if isinstance(action, LeaveUser) and isinstance(command, ApplyLeg):
+            await self.contacts.forget(action.user_id)
+        outcome = await submit(request)
+        if isinstance(action, ArriveUser):
+            if outcome.result.get("result") == LegResult.APPLIED:
+                await self.store.settle(action.user_id)
+            await self._forget_unless_here(action.user_id)
         return outcome
 
     async def _taken_in(

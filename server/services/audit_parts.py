@@ -1,8 +1,7 @@
-"""Shared by servicers: the parts of an audit, the record of reads by staff, the refusal while the database is away."""
+"""Shared by servicers: the parts of an audit, and the record of reads by staff."""
 
-from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 from uuid import UUID
 
 import grpc.aio
@@ -20,13 +19,10 @@ from cells.audit.reconcile.service import ReconciliationService
 from cells.audit.reconcile.trial import TrialBalances
 from cells.audit.witness.cosigner import Cosignatures, Witness
 from cells.cell import Cell
-from cells.domain.refusals import Unavailable
-from cells.store.ports import StoreError
 from server.shell.calls.call import current_call
 from server.shell.identity.principal import Role
 
 Context = grpc.aio.ServicerContext[Any, Any]
-T = TypeVar("T")
 # Their reads are recorded. Users read their own accounts, services show them to users, cells and routers move them.
 STAFF = frozenset({Role.AUDITOR, Role.OPERATOR, Role.TREASURY, Role.DELEGATE})
 
@@ -64,14 +60,6 @@ class AuditParts:
     stream_checks: StreamChecks
     proofs: Proofs
     books: Books
-
-
-async def map_store_errors(answer: Awaitable[T]) -> T:
-    """Maps a database that is away to the refusal that the rest of the wire uses. Raises Unavailable."""
-    try:
-        return await answer
-    except StoreError as error:
-        raise Unavailable(problem=str(error)) from error
 
 
 def note_access(accesses: AccessLog, subject: UUID | int | None = None) -> None:

@@ -17,9 +17,9 @@ from cells.domain.commands import Command
 from cells.domain.decision import State
 from cells.domain.refusals import Refused
 from cells.requests import CommandRequest, Lane, Outcome, Read
-from cells.store.ports import Clock
+from cells.store.ports import Clock, map_store_errors
 from server.audit.signatures import NO_SIGNATURES, CallerSignatures
-from server.services.audit_parts import Context, map_store_errors
+from server.services.audit_parts import Context
 from server.shell.calls.call import current_call
 from server.shell.calls.statuses import to_status
 from server.shell.fields.bounds import BATCH, items_in

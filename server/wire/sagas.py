@@ -14,6 +14,7 @@ from cells.domain.time.hlc import PHYSICAL_MAX_MS
 from cells.domain.values import Money
 from cells.requests import Read
 from cells.sagas.admin import SagaNews, SagaView
+from cells.sagas.executions import SagaExecution
 from cells.store.ports import EventRow, SagaFilter, SagaPlace
 from cells.uuids import uuid_from
 from server.shell.fields.bounds import STATES_ASKED, items_in
@@ -75,10 +76,9 @@ def news_to_proto(news: SagaNews, cell: str) -> pb.WatchSagaResponse:
 
 
 def saga_to_proto(view: SagaView, *, in_full: bool = False) -> pb.Saga:
-    saga, run = view.saga, view.run
+    saga, run = view.saga, view.run or SagaExecution(saga_id=view.saga_id, saga=view.saga)
     # Each kind has some of the facts below.
     facts: Any = saga.facts
-    copied = run.copied if run is not None else None
     return to_proto(
         pb.Saga,
         saga,
@@ -92,12 +92,12 @@ def saga_to_proto(view: SagaView, *, in_full: bool = False) -> pb.Saga:
         parties=[pb.SagaParty(role=role, user_id=user_id, cell=cell) for role, user_id, cell in _parties(facts)],
         start_time_ms=saga.started_ms,
         stream_version=view.stream_version,
-        attempts=run.attempts if run is not None else 0,
-        last_error=run.last_error if run is not None else "",
-        next_attempt_time_ms=run.next_attempt_ms if run is not None else 0,
-        waits_for_cell=run.waits_for if run is not None else "",
+        attempts=run.attempts,
+        last_error=run.last_error,
+        next_attempt_time_ms=run.next_attempt_ms,
+        waits_for_cell=run.waits_for,
         stuck=view.stuck,
-        copied=to_proto(pb.CopyProgress, copied, bytes=copied.size_bytes) if copied is not None else None,
+        copied=to_proto(pb.CopyProgress, run.copied, bytes=run.copied.size_bytes) if run.copied is not None else None,
     )
 
 
