@@ -75,28 +75,6 @@ def test_a_uuid_has_several_spellings_and_one_meaning(form: str, digits: str) ->
     assert spelled(text) == spelled(text.upper()) == str(U1)
 
 
-@pytest.mark.parametrize(
-    ("currency", "amount_minor", "reason", "field"),
-    [
-        ("", 0, "FIELD_INVALID", "amount"),
-        ("", 5, "FIELD_INVALID", "amount.currency"),
-        ("US", 5, "UNKNOWN_CURRENCY", "amount.currency"),
-        ("usd", 5, "UNKNOWN_CURRENCY", "amount.currency"),
-        ("XXX", 5, "UNKNOWN_CURRENCY", "amount.currency"),
-        ("U" * 9_999, 5, "FIELD_INVALID", "amount.currency"),
-        ("USD", 0, "AMOUNT_NOT_POSITIVE", "amount.amount_minor"),
-        ("USD", -1, "AMOUNT_NOT_POSITIVE", "amount.amount_minor"),
-        ("USD", -(2**63), "AMOUNT_NOT_POSITIVE", "amount.amount_minor"),
-    ],
-)
-def test_bad_money_is_refused(currency: str, amount_minor: int, reason: str, field: str) -> None:
-    """Money is a known currency and a positive amount, and the refusal names the wrong one."""
-    message = types_pb2.Money(currency=currency, amount_minor=amount_minor)
-    refused = refusal_of(lambda: fields.parse_money(message))
-    assert (refused.reason, refused.facts["field"]) == (reason, field)
-    assert all(len(str(fact)) <= 80 for fact in refused.facts.values())
-
-
 def test_the_greatest_amount_passes() -> None:
     """The whole signed 64-bit range can be used."""
     assert fields.parse_money(types_pb2.Money(currency="USD", amount_minor=2**63 - 1)).amount_minor == 2**63 - 1
@@ -191,17 +169,6 @@ def test_a_command_travels_with_its_circumstances() -> None:
     assert (request.deadline_s, request.size_bytes) == (105.0, message.ByteSize())
     endless = requests.parse_sender(CALL._replace(timeout_s=None), 1.0)
     assert requests.parse_request(message, command, user_id=U1, sender=endless).deadline_s is None
-
-
-@pytest.mark.parametrize("command_id", ["", "junk", str(UUID(int=0))])
-def test_a_command_needs_an_id(command_id: str) -> None:
-    """No command without a well-formed id that is not nil."""
-    message = ledger_pb2.ReleaseRequest(command_id=command_id, user_id=str(U1), hold_id=str(U2))
-    command = parse(Release, message)
-    refused = refusal_of(
-        lambda: requests.parse_request(message, command, user_id=U1, sender=requests.parse_sender(CALL, 0.0))
-    )
-    assert refused.facts["field"] == "command_id"
 
 
 def origin(call: Call) -> bytes:
@@ -309,25 +276,6 @@ def test_an_auction_s_terms_have_defaults() -> None:
     )
     request = create_request()
     assert auctions.parse_create_auction(request, CELL) == expected
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"increment_minor": -1},
-        {"extension_ms": -1},
-        {"extension_ms": 2**47},
-        {"settlement_timeout_ms": -1},
-        {"settlement_timeout_ms": 2**47},
-        {"end_time_ms": 0},
-        {"end_time_ms": -1},
-        {"end_time_ms": 2**47},
-    ],
-)
-def test_bad_terms_of_an_auction_are_refused(changes: dict[str, int]) -> None:
-    """Times are within the clock's 47 bits and not negative; the end is required."""
-    refused = refusal_of(lambda: auctions.parse_create_auction(create_request(**changes), CELL))
-    assert refused.facts["field"] == next(iter(changes))
 
 
 def test_a_capture_is_of_all_or_of_some() -> None:
