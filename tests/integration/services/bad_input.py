@@ -1,7 +1,7 @@
 """Requests to every RPC of a cell: one with which nothing is wrong, and many with which something is."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -168,7 +168,7 @@ def names() -> Iterator[Bad]:
 
 
 # What no bound of a single field says: RPC, path, values.
-_WRONG: list[tuple[str, str, list[object]]] = [
+_WRONG: list[tuple[str, str, Sequence[object]]] = [
     # What is wrong with one item alone is in test_services_batches.py and test_leg_batches.py beside this.
     *((rpc, "items", [None, "too many"]) for rpc in BATCHES),
     *((rpc, "external_reference", ["a\x00b"]) for rpc in ("Deposit", "Withdraw")),
