@@ -3,8 +3,7 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
-from pathlib import Path
+from collections.abc import AsyncIterator, Sequence
 
 import structlog
 
@@ -81,15 +80,6 @@ async def running(*tasks: BackgroundTask) -> AsyncIterator[None]:
         await asyncio.gather(*(task.stop() for task in tasks))
 
 
-@contextlib.contextmanager
-def opened_snapshot(file: Path | None) -> Iterator[Snapshot | None]:
-    if file is None:
-        yield None
-        return
-    with contextlib.closing(Snapshot(file)) as snapshot:
-        yield snapshot
-
-
 @contextlib.asynccontextmanager
 async def first_look(follower: Follower, snapshot: Snapshot | None) -> AsyncIterator[None]:
     """Reads the directory; if its database is away or slow, uses the last known good copy.
@@ -117,7 +107,8 @@ async def first_look(follower: Follower, snapshot: Snapshot | None) -> AsyncIter
 async def hosted(settings: RouterSettings) -> AsyncIterator[GrpcHost]:
     """The running router; the caller ends it by `run_until_signalled` or `stop`."""
     async with contextlib.AsyncExitStack() as stack:
-        snapshot = stack.enter_context(opened_snapshot(settings.snapshot_file))
+        file = settings.snapshot_file
+        snapshot = stack.enter_context(contextlib.closing(Snapshot(file))) if file is not None else None
         database = await stack.enter_async_context(directory_database(settings, snapshot))
         directory, cells, topology = Directory(database), CellStore(database), LiveTopology(Topology(()))
         follower = Follower(database=database, cells=cells, topology=topology, settings_cells=settings.cells)
@@ -125,14 +116,14 @@ async def hosted(settings: RouterSettings) -> AsyncIterator[GrpcHost]:
         await stack.enter_async_context(first_look(follower, snapshot))
         security = build_security(settings)
         tls = security.certificates
-        accounts, probes = Accounts(peer_channels(tls)), Probes(topology, peer_channels(tls))
-        stack.push_async_callback(accounts.close)
-        stack.push_async_callback(probes.close)
+        processes, leaders = peer_channels(tls), cell_channels(tls)
+        stack.push_async_callback(processes.close)
+        stack.push_async_callback(leaders.close)
+        accounts, probes = Accounts(processes), Probes(topology, processes)
         homes = Homes(directory=directory, database=database, topology=topology, copier=copier)
         homed = copier.wake if copier else nobody_hears
         registration = Registration(directory=directory, accounts=accounts, topology=topology, homed=homed)
-        calls = MoveCalls(topology=topology, channels=cell_channels(tls))
-        stack.push_async_callback(calls.close)
+        calls = MoveCalls(topology=topology, channels=leaders)
         moves = Moves(store=MoveStore(database), directory=directory, accounts=accounts, topology=topology, calls=calls)
         service = RouterService(
             registration=registration,
@@ -143,8 +134,8 @@ async def hosted(settings: RouterSettings) -> AsyncIterator[GrpcHost]:
             moves=moves,
         )
         registry = router_registry(topology, database)
-        forwarder = Forwarder(directory=homes, topology=topology, channels=cell_channels(tls))
-        stack.push_async_callback(forwarder.close)
+        forwarder = Forwarder(directory=homes, topology=topology, channels=leaders)
+        stack.push_async_callback(forwarder.homes.close)
         tracing = build_tracing(settings, name=NAME)
         if tracing is not None:
             stack.push_async_callback(asyncio.to_thread, tracing.close)

@@ -23,8 +23,6 @@ _SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
 class Probes:
-    """To be closed."""
-
     def __init__(self, topology: LiveTopology, channels: ChannelPool) -> None:
         self._topology = topology
         self._channels = channels
@@ -43,9 +41,6 @@ class Probes:
                 log.info("cell_health", cell=name, state=now.value)
         self._topology.show_health(health)
         self._channels.forget({endpoint for cell in cells for endpoint in cell.endpoints})
-
-    async def close(self) -> None:
-        await self._channels.close()
 
     async def _cell(self, cell: Cell) -> bool | None:
         """Whether one of its processes serves; None: one answers, but has no health service."""

@@ -45,7 +45,7 @@ def open_command_id(user_id: UUID, epoch: int) -> UUID:
 
 
 class Accounts:
-    """Opens accounts in the cells, over one channel an endpoint. To be closed."""
+    """Opens accounts in the cells, over one channel an endpoint."""
 
     def __init__(self, channels: ChannelPool) -> None:
         self._caller = Caller(ROUTER)
@@ -81,9 +81,6 @@ class Accounts:
         self._answered.pop(home.cell.name, None)
         log.warning("account_not_opened", cell=home.cell.name, epoch=home.epoch, problem=problem)
         raise CellUnavailable(user_id=str(home.user_id), cell=home.cell.name, problem=problem)
-
-    async def close(self) -> None:
-        await self._channels.close()
 
     def _endpoints(self, home: UserEntry) -> list[str]:
         """The endpoint that answered last comes first."""

@@ -21,7 +21,7 @@ IN_PROGRESS = "IN_PROGRESS"
 
 @dataclass(slots=True, kw_only=True)
 class MoveCalls:
-    """Calls the leading process of a cell, out of all its processes. To be closed."""
+    """Calls the leading process of a cell, out of all its processes."""
 
     topology: LiveTopology
     channels: ChannelPool
@@ -65,9 +65,6 @@ class MoveCalls:
                 return None
             raise _unknown(move, error) from error
         return answer.saga
-
-    async def close(self) -> None:
-        await self.channels.close()
 
     def _channel(self, move: Move) -> grpc.aio.Channel:
         """Raises MoveUnknown: the cell may have done the move before it was removed."""

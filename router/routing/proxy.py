@@ -65,7 +65,7 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 class Forwarder:
-    """Finds the cell of a call, and the channel to it. To be closed."""
+    """Finds the cell of a call, and the channel to it."""
 
     def __init__(self, *, directory: Homes, topology: LiveTopology, channels: ChannelPool) -> None:
         self._directory = directory
@@ -115,10 +115,6 @@ class Forwarder:
         if not up:
             raise CellUnknown(cell="any")
         return up[0].name
-
-    async def close(self) -> None:
-        await self.homes.close()
-        await self._channels.close()
 
 
 class ProxyingGuard(CallGuard):
