@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from cells.waits import ended
-
 log = structlog.get_logger()
 
 PAUSE_FIRST_S = 1.0
 PAUSE_MAX_S = 2.0
+# A cancellation may be swallowed, as by `asyncio.wait_for` until Python 3.12, which libraries use.
+CANCEL_AGAIN_S = 3.0
 
 # Unforeseen exceptions of this process since its start, by task. A series that begins at 0 lets an alert see its first
 # increase.
@@ -33,6 +33,13 @@ def problem_of(error: Exception) -> str:
     """The error as text; for a group, each of its causes."""
     causes = error.exceptions if isinstance(error, ExceptionGroup) else (error,)
     return "; ".join(str(cause) or type(cause).__name__ for cause in causes)
+
+
+async def ended(task: asyncio.Task[None] | None) -> None:
+    """Cancels a task, repeatedly if needed, and returns when it has ended; at once if there is none."""
+    while task is not None and not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=CANCEL_AGAIN_S)
 
 
 @dataclass(slots=True)

@@ -30,10 +30,10 @@ from cells.domain.sagas.saga import Saga
 from cells.domain.values import Kind, Ref
 from cells.failpoints import NoFailpoints
 from cells.home_cache import HomeCache
-from cells.known_commands import KnownCommands
 from cells.log.subscriptions import Subscriptions
 from cells.moves.user_bundle import Contacts, NoContacts
 from cells.moves.user_import import UserImport
+from cells.outcomes import Outcomes, answers_of
 from cells.requests import CaughtUp, CommandRequest, CommandState, Outcome, Progress, Read
 from cells.routing import Routing
 from cells.store.ports import (
@@ -48,8 +48,6 @@ from cells.store.ports import (
     Versioned,
 )
 from cells.time.celltime import CellTime
-from cells.waits import answers_of
-from cells.writer.pending_outcomes import PendingOutcomes
 from cells.writer.writer import Writer
 
 S = TypeVar("S", bound=State)
@@ -78,9 +76,8 @@ class Cell:
     homes: HomeCache[UUID] = field(init=False)
     routing: Routing = field(init=False)
     user_import: UserImport = field(init=False)
-    commands: KnownCommands = field(init=False)
+    outcomes: Outcomes = field(init=False)
     subscriptions: Subscriptions = field(init=False)
-    _pending: PendingOutcomes = field(init=False)
 
     def __post_init__(self) -> None:
         self.homes = HomeCache(directory=self.directory, monotonic_s=self.time.clock.monotonic_s)
@@ -92,10 +89,9 @@ class Cell:
             homes=self.homes,
             clock=self.time.clock,
         )
-        self.commands = KnownCommands(self.store, self.writer)
+        self.outcomes = Outcomes(store=self.store, writer=self.writer)
         self.subscriptions = Subscriptions(store=self.store, time=self.time)
-        self._pending = PendingOutcomes(store=self.store, time=self.time)
-        self.writer.followers += [self.subscriptions.follow, self._pending.follow]
+        self.writer.followers += [self.subscriptions.follow, self.outcomes.follow]
 
     @property
     def leading(self) -> bool:
@@ -123,7 +119,7 @@ class Cell:
         await self.routing.require_cell(self.routing.cell_of(command))
         outcome = await self._submitted(request)
         if outcome.state is CommandState.IN_PROGRESS:
-            return await self._pending.of_one(outcome, request.deadline_s)
+            return await self.outcomes.of_one(outcome, request.deadline_s)
         return outcome
 
     async def _submitted(self, request: CommandRequest) -> Outcome:
@@ -150,11 +146,11 @@ class Cell:
             Refused: QueueFull or NotLeading; none of them was accepted.
         """
         cells = [self.routing.cell_of(request.command) for request in requests]
-        unknown = await self.routing.unknown_of(cells, self._pending.time_left_s(deadline_s))
+        unknown = await self.routing.unknown_of(cells, self.outcomes.time_left_s(deadline_s))
         known = [request for request, cell in zip(requests, cells, strict=True) if cell not in unknown]
         decided = await answers_of(self.writer.submit_all(known))
-        placed = await self.routing.placed_all(decided, self._pending.time_left_s(deadline_s))
-        answers = iter(await self._pending.of(placed, deadline_s))
+        placed = await self.routing.placed_all(decided, self.outcomes.time_left_s(deadline_s))
+        answers = iter(await self.outcomes.of(placed, deadline_s))
         return [unknown.get(cell) or next(answers) for cell in cells]
 
     async def home_of(self, user_id: UUID) -> str:

@@ -1,18 +1,19 @@
 """Which cell a command goes to, and where a user lives who has no account here."""
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from cells.domain.commands import Command, PlaceBid, Transfer
 from cells.domain.moves.home import Home
 from cells.domain.record import replace
-from cells.domain.refusals import CellUnknown, Refused, UserNotFound, WrongCell
+from cells.domain.refusals import CellUnknown, Refused, Unavailable, UserNotFound, WrongCell
 from cells.home_cache import HomeCache
 from cells.requests import CommandRequest, Outcome
 from cells.sagas.steps import user_in_refusal
 from cells.store.ports import Directory
-from cells.waits import lookups_of
 
 # Then the directory is asked again, because users move. Old answers are used while it is away: a cell that a user has
 # left says where the user has moved to.
@@ -44,7 +45,7 @@ class Routing:
     async def unknown_of(self, cells: Iterable[str], wait_s: float) -> dict[str, Refused]:
         """Those of the cells that cannot be called, each with the reason; all are looked up at once."""
         lookups = {cell: self.require_cell(cell) for cell in {*cells} - {self.cell}}
-        return {cell: refused for cell, refused in (await lookups_of(lookups, wait_s)).items() if refused is not None}
+        return {cell: refused for cell, refused in (await _lookups(lookups, wait_s)).items() if refused is not None}
 
     async def placed(self, error: UserNotFound) -> Refused:
         """A user without an account here may be at home elsewhere."""
@@ -57,7 +58,7 @@ class Routing:
     async def placed_all(self, answers: Sequence[Outcome | Refused], wait_s: float) -> list[Outcome | Refused]:
         """The answers, with the home in refusals for users without an account here."""
         strangers = {str(each.facts["user_id"]): each for each in answers if isinstance(each, UserNotFound)}
-        found = await lookups_of({user_id: self.placed(error) for user_id, error in strangers.items()}, wait_s)
+        found = await _lookups({user_id: self.placed(error) for user_id, error in strangers.items()}, wait_s)
         return [
             found[str(each.facts["user_id"])] or each if isinstance(each, UserNotFound) else each for each in answers
         ]
@@ -74,3 +75,27 @@ class Routing:
         if not (isinstance(command, Transfer) and command.to_user_id == stranger and isinstance(refused, WrongCell)):
             raise refused
         return replace(request, command=replace(command, to_cell=str(refused.facts["cell"])))
+
+
+async def _lookups(
+    lookups: Mapping[str, Coroutine[Any, Any, Refused | None]], wait_s: float
+) -> dict[str, Refused | None]:
+    """The result of each lookup, raised or not; Unavailable if there was none in time."""
+    if not lookups:
+        return {}
+    tasks = {key: asyncio.ensure_future(lookup) for key, lookup in lookups.items()}
+    try:
+        await asyncio.wait(tasks.values(), timeout=wait_s)
+        return {key: _found(task) for key, task in tasks.items()}
+    finally:
+        for task in tasks.values():
+            task.cancel()
+
+
+def _found(task: asyncio.Future[Refused | None]) -> Refused | None:
+    if not task.done():
+        return Unavailable(problem="the router has not answered in time")
+    try:
+        return task.result()
+    except Refused as refused:
+        return refused

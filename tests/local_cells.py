@@ -28,9 +28,9 @@ from cells.domain.refusals import Refused, Unknown, WrongCell
 from cells.domain.sagas.leg import LegResult
 from cells.domain.time.hlc import HybridLogicalClock
 from cells.domain.values import Direction, Money, Ref
-from cells.known_commands import Asker
 from cells.moves.history_exporter import HistoryExporter
 from cells.moves.user_bundle import UserBundle
+from cells.outcomes import Asker
 from cells.requests import CommandRequest, Lane, Outcome
 from cells.sagas.engine import SagaEngine
 from cells.sagas.executions import SagaExecutions

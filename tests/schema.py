@@ -1,6 +1,6 @@
 """The listing of what the migrations make of an empty database: `python -m tests.schema` writes it anew.
 
-A new migration needs it; `tests/integration/test_schema_drift.py` says so where it was forgotten.
+A new migration needs it; `tests/integration/store/test_schema_drift.py` says so where it was forgotten.
 """
 
 import asyncio

@@ -75,4 +75,4 @@ class LedgerServicer(LedgerServiceServicer):
         # Empty if the request names no sender.
         sender = text_in(request.principal, "principal", PRINCIPAL_OR_NONE)
         asker = asker_of(current_call().principal)
-        return wire.command_to_proto(await self._cell.commands.status(command_id, asker, principal=sender))
+        return wire.command_to_proto(await self._cell.outcomes.status(command_id, asker, principal=sender))

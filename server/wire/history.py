@@ -16,7 +16,7 @@ from cells.audit.reconcile.trial import TrialBalance
 from cells.domain.audit.refusals import SumTooLarge
 from cells.domain.time.hlc import Stamp
 from cells.domain.values import AMOUNT_MAX_MINOR, CURRENCY_EXPONENTS, Posting
-from cells.known_commands import Asker
+from cells.outcomes import Asker
 from cells.requests import Read
 from cells.store.ports import POSITION_MAX, AccountEntryRow
 from cells.uuids import uuid_from

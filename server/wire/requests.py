@@ -7,7 +7,7 @@ from uuid import UUID
 
 from cells.domain.commands import Command
 from cells.domain.refusals import Refused, refusal
-from cells.known_commands import Asker
+from cells.outcomes import Asker
 from cells.requests import Author, CommandRequest, Lane
 from cells.uuids import uuid_from
 from server.shell.calls.call import Call

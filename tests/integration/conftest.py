@@ -6,6 +6,8 @@ from tests.integration.database import cell_dsn, cluster, template
 from tests.integration.played import market, played
 
 # Its tests are inherited: without this a failing assert would not say what it compared.
-pytest.register_assert_rewrite("tests.integration.store_conformance", "tests.integration.saga_list_conformance")
+pytest.register_assert_rewrite(
+    "tests.integration.store.store_conformance", "tests.integration.store.saga_list_conformance"
+)
 
 __all__ = ["cell_dsn", "cluster", "market", "played", "template"]

@@ -12,7 +12,7 @@ from server.shell.postgres.database import Connection, migrate
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.database import CELL, TIMEOUT_S, ask
 from tests.integration.rows import account, batch_on, event_row, projection_row
-from tests.integration.test_event_store_is_append_only import APPEND_ONLY, PERSONAL, SCHEMA_CHANGES, changes
+from tests.integration.store.test_event_store_is_append_only import APPEND_ONLY, PERSONAL, SCHEMA_CHANGES, changes
 
 # Ways round one's own role.
 ESCAPES = (

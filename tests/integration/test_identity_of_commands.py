@@ -303,7 +303,7 @@ FOR_EVERYBODY = {
     "GetAsset": "assets can be looked at by everybody",
     "GetAuction": "auctions as well",
     "ListAuctions": "auctions as well",
-    "GetCommand": "answered command by command: KnownCommands",
+    "GetCommand": "answered command by command: Outcomes",
     "GetCheckpoint": "what is signed is for everybody to keep",
     "GetConsistencyProof": "hashes of it",
     "AddCosignature": "a signature says itself whose it is",

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from cells import outcomes
 from cells.cell import Cell
 from cells.domain.commands import Transfer
 from cells.domain.decision import LedgerPolicy
@@ -29,7 +30,6 @@ from cells.domain.values import BALANCE_MAX_MINOR, Money
 from cells.requests import CommandState, Outcome
 from cells.sagas import circuit_breaker
 from cells.store.ports import SagaFilter, Versioned
-from cells.writer import pending_outcomes
 from lab.failpoints import Failpoints
 from tests.local_cells import READER, FixedDirectory, available, deposit, open_user, request, until_async
 from tests.saga_world import AWAY, HERE, World, world
@@ -79,10 +79,10 @@ class Town:
 
     async def ended(self, command_id: UUID) -> CommandState:
         async def over() -> bool:
-            return (await self.here.commands.status(command_id, READER)).state is not CommandState.IN_PROGRESS
+            return (await self.here.outcomes.status(command_id, READER)).state is not CommandState.IN_PROGRESS
 
         await until_async(over, timeout_s=30.0)
-        return (await self.here.commands.status(command_id, READER)).state
+        return (await self.here.outcomes.status(command_id, READER)).state
 
     async def balances(self) -> tuple[int, int]:
         return await available(self.here, self.ann), await available(self.there, self.bob)
@@ -193,8 +193,8 @@ async def test_a_transfer_waits_for_a_cell_that_is_away(town: Town, monkeypatch:
     """In progress through the cut, the money neither here nor there, and done once the cell is back."""
     town.world.cable.cut.add(AWAY)
     command_id = await town.begun(town.pay())
-    assert (await town.here.commands.status(command_id, READER)).state is CommandState.IN_PROGRESS
-    monkeypatch.setattr(pending_outcomes, "WAIT_MAX_S", 0.01)
+    assert (await town.here.outcomes.status(command_id, READER)).state is CommandState.IN_PROGRESS
+    monkeypatch.setattr(outcomes, "WAIT_MAX_S", 0.01)
     assert isinstance(await town.refused(town.pay(), command_id), InProgress)
     assert await town.balances() == (600, 0)
     assert sum(town.world.books.in_transit.values()) == 400
@@ -223,7 +223,7 @@ async def test_a_transfer_that_cannot_arrive_in_time_comes_back(town: Town) -> N
     await until_async(turned_back)
     town.world.cable.cut.clear()
     assert await town.ended(command_id) is CommandState.REFUSED
-    assert isinstance((await town.here.commands.status(command_id, READER)).refusal, TransferExpired)
+    assert isinstance((await town.here.outcomes.status(command_id, READER)).refusal, TransferExpired)
     assert await town.balances() == (1_000, 0)
 
 

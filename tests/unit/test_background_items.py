@@ -22,7 +22,7 @@ from router.directory.topology import CellHealth, LiveTopology, Topology
 from server.shell.channels.channel_pool import ChannelPool
 from tests.doubles.proofs import MemoryProofs
 from tests.doubles.store import MemoryStore
-from tests.integration.test_timers import open_auctions
+from tests.integration.writer.test_timers import open_auctions
 from tests.local_cells import memory_cell, open_user, until, until_async
 from tests.saga_world import world
 from tests.unit.test_background import Broken, _soon

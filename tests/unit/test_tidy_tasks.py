@@ -16,7 +16,7 @@ TASK_OWNERS = frozenset(
         "cells.sagas.temporal",
         # It asks once whether the server is working, and otherwise ends the task that it watches.
         "cells.store.sessions",
-        "cells.waits", "cells.writer.writer", "router.__main__", "router.moves.evacuation",
+        "cells.routing", "cells.writer.writer", "router.__main__", "router.moves.evacuation",
         "server.__main__", "server.audit.process", "server.services.audit", "server.shell.coalescer",
         "server.shell.channels.location_cache",
         "server.shell.channels.channel_pool", "server.shell.hosting.host", "server.shell.hosting.process",

@@ -88,7 +88,7 @@ async def test_a_cell_is_restored_as_it_was(played: str, cluster: EmbeddedPostgr
             known = json.loads(
                 next(row for row in before["command_outcomes"] if '"balance' in row or "accepted" in row)
             )
-            status = await rig.cell.commands.status(UUID(known["command_id"]), READER)
+            status = await rig.cell.outcomes.status(UUID(known["command_id"]), READER)
             assert status.position == known["position"]
             await rig.write(3)
             grown = await rig.prover.consistency(size, (await rig.signed()).size)

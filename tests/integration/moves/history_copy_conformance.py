@@ -14,7 +14,7 @@ from cells.moves.user_bundle import HistoryCopy, MovedEvent, MovedPlace
 from cells.store.outcomes import outcome_place
 from cells.store.ports import OutcomeRow, Versioned
 from tests.integration.rows import NOW, event_row, outcome_row
-from tests.integration.store_conformance import Stores, append_all
+from tests.integration.store.store_conformance import Stores, append_all
 
 
 def outcome(user_id: UUID | None = None, command_id: UUID | None = None, text: str = '{"accepted":{}}') -> OutcomeRow:

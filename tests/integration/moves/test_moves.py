@@ -100,7 +100,7 @@ async def test_a_command_is_done_once_whichever_cell_it_reaches(town: World) -> 
     await do(town, AWAY, took, ann, command_id=late)
     assert (await do(town, AWAY, took, ann, command_id=late)).replayed
     assert await available(town.cells[AWAY], ann) == 1_012
-    assert (await town.cells[AWAY].commands.status(done, READER)).state is CommandState.ACCEPTED
+    assert (await town.cells[AWAY].outcomes.status(done, READER)).state is CommandState.ACCEPTED
 
 
 async def test_a_refusal_is_known_at_the_new_home(town: World) -> None:
@@ -234,7 +234,7 @@ async def test_own_flows_end_before_the_departure(town: World) -> None:
     assert isinstance(await refused(town.cells[HERE], pay, ann), UserMoving)
     town.cable.cut.clear()
     await asyncio.gather(paying, moving)
-    assert (await town.cells[AWAY].commands.status(paid, READER)).state is CommandState.ACCEPTED
+    assert (await town.cells[AWAY].outcomes.status(paid, READER)).state is CommandState.ACCEPTED
     assert await available(town.cells[AWAY], ann) == 901
 
 

@@ -24,7 +24,7 @@ from tests.doubles.store import MemoryStore
 from tests.integration.database import ask, opened
 from tests.integration.moves.moves_rig import allow_ms, do, history_exporter_of, move, until_logged
 from tests.integration.rows import event_row, outcome_row
-from tests.integration.store_conformance import append_all
+from tests.integration.store.store_conformance import append_all
 from tests.local_cells import DirectPeers, available, deposit, open_user, until, until_async
 from tests.saga_world import AWAY, HERE, THIRD, World
 

@@ -29,7 +29,7 @@ from cells.domain.decision import LedgerPolicy
 from cells.domain.refusals import REFUSALS, CommandIdReused, Refused
 from cells.domain.values import Money
 from cells.requests import Outcome
-from tests.integration.cell_model import AMOUNT_MAX, BALANCE_MAX, FEE_BPS, Model, ModelAuction, ModelHold
+from tests.integration.writer.cell_model import AMOUNT_MAX, BALANCE_MAX, FEE_BPS, Model, ModelAuction, ModelHold
 from tests.local_cells import build_cell, request
 from tests.simulation.books import Books, WatchedStore
 from tests.simulation.clock import VirtualClock

@@ -7,7 +7,7 @@ import pytest
 from cells.encoding import codec
 from cells.store.ports import Poisoned
 from tests.integration.rows import outcome_row
-from tests.integration.store_conformance import Stores, append_all, same_json
+from tests.integration.store.store_conformance import Stores, append_all, same_json
 
 
 class OutcomesConformance:

@@ -18,7 +18,7 @@ from tests.integration.database import TIMEOUT_S, ask, opened
 from tests.integration.rows import batch_on, event_row
 from tests.strategies import PATIENT, values
 
-LOG_FORMAT = Path(__file__).parents[2] / "docs" / "log-format.md"
+LOG_FORMAT = Path(__file__).parents[3] / "docs" / "log-format.md"
 NASTY = 'é e\u0301 漢字 😀 \U0010ffff \ufeff \u2028 \ufffd " \\ / \x01 \x1f \x7f \\u0000 \\ud800'
 
 

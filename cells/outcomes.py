@@ -1,23 +1,38 @@
-"""Commands that a saga answers: waiting for the end of one, or of many at once."""
+"""Outcomes of commands: for callers with a right to them, and for callers that wait until a saga has ended."""
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeGuard
+from typing import NamedTuple, TypeGuard
 from uuid import UUID
 
 from cells.domain.record import replace
-from cells.domain.refusals import InProgress, Refused, Unavailable
-from cells.requests import CommandState, CommandStatus, Outcome
+from cells.domain.refusals import CommandNotFound, InProgress, NotLeading, Refused, Unavailable
+from cells.domain.time.hlc import Stamp
+from cells.requests import CommandRequest, CommandState, CommandStatus, Outcome
 from cells.store.outcomes import status_of
-from cells.store.ports import Store, StoreError
-from cells.time.celltime import CellTime
+from cells.store.ports import OutcomeRow, Store, StoreError
 from cells.writer.batch import Commit
+from cells.writer.writer import Writer
 
 # How long a caller without a deadline waits for other cells' answers.
 WAIT_MAX_S = 30.0
 # The part of a caller's deadline that is left for the answer to travel.
 ANSWER_MARGIN_S = 0.1
+
+
+class Asker(NamedTuple):
+    """A caller of GetCommand: knowing an id gives no right to its outcome."""
+
+    principal: str
+    # The user itself, or the users that a delegate may act for.
+    users: frozenset[UUID] = frozenset()
+    # An auditor, or an operator.
+    reads_all: bool = False
+
+    def may_know(self, principal: str, user_id: UUID | None) -> bool:
+        """Whether it may read a command that `principal` has sent for `user_id`."""
+        return self.reads_all or principal == self.principal or user_id in self.users
 
 
 @dataclass(slots=True, eq=False)
@@ -32,11 +47,54 @@ class _Wait:
 
 
 @dataclass(slots=True, kw_only=True)
-class PendingOutcomes:
+class Outcomes:
     store: Store
-    time: CellTime
+    writer: Writer
     # By saga.
     _waits: dict[UUID, list[_Wait]] = field(default_factory=dict)
+
+    async def status(self, command_id: UUID, asker: Asker, *, principal: str = "") -> CommandStatus:
+        """The outcome of the command; if several senders used the id, the asker's own, or else the oldest.
+
+        With `principal`: of the command from this sender.
+
+        Raises:
+            CommandNotFound: the asker may know of no such command, neither done nor under way.
+            NotLeading: nothing was done yet, but another process may be about to do it.
+            Unavailable
+        """
+        here = self.writer.time.cell
+        # Searched first: a command that ends in the meantime is in the store.
+        under_way = [
+            self._in_progress(each)
+            for each in self.writer.under_way(command_id)
+            if asker.may_know(each.principal, each.user_id)
+        ]
+        try:
+            rows = await self.store.outcomes([command_id])
+        except StoreError as error:
+            raise Unavailable(problem=str(error)) from error
+        ended = [status_of(row, here) for row in sorted(rows, key=_age) if asker.may_know(row.principal, row.user_id)]
+        known = [status for status in (*ended, *under_way) if principal in {"", status.principal}]
+        if known:
+            return min(known, key=lambda status: status.principal != asker.principal)
+        if not self.writer.leading:
+            raise NotLeading(cell=here)
+        raise CommandNotFound(command_id=str(command_id), cell=here)
+
+    def _in_progress(self, request: CommandRequest) -> CommandStatus:
+        return CommandStatus(
+            command_id=request.command_id,
+            principal=request.principal,
+            state=CommandState.IN_PROGRESS,
+            result={},
+            refusal=None,
+            cell=self.writer.time.cell,
+            position=self.writer.time.durable_position,
+            hlc=Stamp(0, 0),
+        )
+
+    # --- commands that a saga answers -------------------------------------------------------------------------------
 
     def follow(self, commit: Commit) -> None:
         """Receives each commit of the cell, in order."""
@@ -48,7 +106,7 @@ class PendingOutcomes:
         """How long a caller may wait, with time left to answer it."""
         if deadline_s is None:
             return WAIT_MAX_S
-        return max(deadline_s - self.time.clock.monotonic_s() - ANSWER_MARGIN_S, 0.0)
+        return max(deadline_s - self.writer.time.clock.monotonic_s() - ANSWER_MARGIN_S, 0.0)
 
     async def of(self, answers: Sequence[Outcome | Refused], deadline_s: float | None) -> list[Outcome | Refused]:
         """The answers with the ends of commands in progress: InProgress if there was none by the deadline."""
@@ -92,7 +150,7 @@ class PendingOutcomes:
 
     async def _ended(self, begun: Mapping[UUID, UUID]) -> dict[UUID | None, CommandStatus]:
         rows = [row for row in await self.store.outcomes([*begun.values()]) if row.saga_id in begun]
-        statuses = {row.saga_id: status_of(row, self.time.cell) for row in rows}
+        statuses = {row.saga_id: status_of(row, self.writer.time.cell) for row in rows}
         return {key: status for key, status in statuses.items() if status.state is not CommandState.IN_PROGRESS}
 
     def _forget(self, wait: _Wait, saga_ids: Iterable[UUID]) -> None:
@@ -101,6 +159,10 @@ class PendingOutcomes:
             waits.remove(wait)
             if not waits:
                 del self._waits[saga_id]
+
+
+def _age(row: OutcomeRow) -> tuple[float, str]:
+    return row.recorded_at.timestamp(), row.principal
 
 
 def _is_begun(answer: Outcome | Refused) -> TypeGuard[Outcome]:
@@ -113,3 +175,20 @@ def _end(begun: Outcome, status: CommandStatus | None) -> Outcome | Refused:
     if status.refusal is not None:
         return status.refusal
     return replace(begun, result=status.result, position=status.position, hlc=status.hlc, state=CommandState.ACCEPTED)
+
+
+async def answers_of(waiters: Sequence[asyncio.Future[Outcome]]) -> list[Outcome | Refused]:
+    """The answers in the order of `waiters`. If the caller is cancelled, all of them are cancelled."""
+    answers: list[Outcome | Refused] = []
+    try:
+        for waiter in waiters:
+            try:
+                answers.append(await waiter)
+            except Refused as refused:
+                answers.append(refused)
+    finally:
+        for waiter in waiters[len(answers) :]:
+            # An answer that arrived and is no longer wanted is no error.
+            if not waiter.cancel() and not waiter.cancelled():
+                waiter.exception()
+    return answers

@@ -1,24 +1,39 @@
-"""The store in memory does what every store must, and fails the way a test tells it to."""
+"""Both stores do what every store must; the one in memory also fails as a test tells it to."""
+
+from collections.abc import AsyncIterator
 
 import pytest
 
 from cells.store.ports import CommitUnknown, StoreUnavailable
 from tests.doubles.store import Fault, MemoryStore
+from tests.integration.database import opened
 from tests.integration.moves.history_copy_conformance import HistoryCopyConformance
-from tests.integration.outcomes_conformance import OutcomesConformance
 from tests.integration.rows import batch_on, event_row
-from tests.integration.saga_list_conformance import SagaListConformance
-from tests.integration.store_conformance import StoreConformance, Stores
+from tests.integration.store.outcomes_conformance import OutcomesConformance
+from tests.integration.store.saga_list_conformance import SagaListConformance
+from tests.integration.store.store_conformance import StoreConformance, Stores
 
 
-@pytest.fixture
-def stores() -> Stores:
-    store = MemoryStore("us-east")
-    return Stores(store, store)
+class Conformance(StoreConformance, SagaListConformance, HistoryCopyConformance, OutcomesConformance):
+    """What every store must do."""
 
 
-class TestMemoryStore(StoreConformance, SagaListConformance, HistoryCopyConformance, OutcomesConformance):
-    """The conformance suite in memory."""
+class TestMemoryStore(Conformance):
+    """In memory."""
+
+    @pytest.fixture
+    def stores(self) -> Stores:
+        store = MemoryStore("us-east")
+        return Stores(store, store)
+
+
+class TestPostgresStore(Conformance):
+    """On a real server."""
+
+    @pytest.fixture
+    async def stores(self, cell_dsn: str) -> AsyncIterator[Stores]:
+        async with opened(cell_dsn) as one, opened(cell_dsn) as other:
+            yield Stores(one, other)
 
 
 @pytest.mark.parametrize(

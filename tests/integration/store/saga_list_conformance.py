@@ -8,7 +8,7 @@ from cells.domain.sagas.saga import Saga, SagaState
 from cells.domain.sagas.saga_events import ReleaseFacts
 from cells.store.ports import SagaFilter, SagaPlace, Store
 from tests.integration.rows import NOW_MS, projection_row, saga
-from tests.integration.store_conformance import Stores, append_all
+from tests.integration.store.store_conformance import Stores, append_all
 
 # How many of the twenty below each filter lets.
 FILTERS = (

@@ -99,9 +99,9 @@ async def test_a_commit_is_under_way_until_the_head_has_told(monkeypatch: pytest
             patch.setattr(MemoryStore, "outcomes", AsyncMock(side_effect=[{}, {}]))
             with pytest.raises(Unavailable):
                 await cell.execute(paid)
-            assert (await cell.commands.status(paid.command_id, READER)).state is CommandState.IN_PROGRESS
+            assert (await cell.outcomes.status(paid.command_id, READER)).state is CommandState.IN_PROGRESS
         await until(lambda: not cell.writer.under_way(paid.command_id))
-        assert (await cell.commands.status(paid.command_id, READER)).state is CommandState.ACCEPTED
+        assert (await cell.outcomes.status(paid.command_id, READER)).state is CommandState.ACCEPTED
 
 
 async def test_a_leader_whose_database_stays_away_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
