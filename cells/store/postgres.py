@@ -22,24 +22,20 @@ from cells.store.moves import MovesInPostgres, keep_brought
 from cells.store.ports import (
     EVERYTHING,
     POSITION_MAX,
-    AccountEntryRow,
     Batch,
-    ClearingEntryRow,
     EventFilter,
     EventRow,
     Fenced,
     Head,
     HeadMoved,
-    LegRow,
     OutcomeRow,
     ProjectionRow,
-    ReferenceRow,
     SagaFilter,
     SagaPlace,
     Timer,
     Versioned,
 )
-from cells.store.rows import event_of, head_of, states_of, versioned
+from cells.store.rows import TABLES, event_of, head_of, states_of, versioned
 from cells.store.sessions import SCAN_TIMEOUT_S, Connection, Pool, at_work, session_of, suspect, works
 from cells.store.unusable import DatabaseOfAnotherCell, ImportUnfinished, SagasOfAnotherEngine
 
@@ -50,13 +46,6 @@ COMMIT_TIMEOUT_S = 3.0
 CLOSE_TIMEOUT_S = 2.0
 
 SQL = queries("cells.sql", "store.sql")
-COPIES: tuple[tuple[str, str, type[Any]], ...] = (
-    ("event_store", "events", EventRow),
-    ("account_entries", "account_entries", AccountEntryRow),
-    ("clearing_entries", "clearing_entries", ClearingEntryRow),
-    ("saga_legs", "legs", LegRow),
-    ("external_references", "references", ReferenceRow),
-)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -221,10 +210,9 @@ class PostgresStore(MovesInPostgres):
             problem = f"the head is not at epoch {batch.epoch}, position {batch.position_before} any more"
             # Under one epoch there is one writer: only a rule breaker can have moved the head.
             raise HeadMoved(problem) if head.epoch == batch.epoch else Fenced(problem)
-        for table, part, row in COPIES:
-            records = getattr(batch, part)
-            if records:
-                await connection.copy_records_to_table(table, records=records, columns=row._fields)
+        for table in TABLES:
+            if records := table.rows_in(batch):
+                await connection.copy_records_to_table(table.name, records=records, columns=table.row._fields)
         if batch.outcomes:
             await self._put_outcomes(connection, batch.outcomes)
         await self._put_projections(connection, batch.projections)

@@ -1,18 +1,66 @@
-"""Converts database rows to values."""
+"""The rows of the store: which table each part of a batch is written to, and the values that rows are read as."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import asyncpg
 
 from cells.domain.sagas.leg import LegBarrier, LegMark, LegResult, Unreadable, UsedReference
 from cells.domain.values import Direction, Kind, Ref
 from cells.encoding import codec
-from cells.store.ports import EventRow, Head, StoreUnavailable, Versioned
+from cells.store.ports import (
+    AccountEntryRow,
+    Batch,
+    ClearingEntryRow,
+    EventRow,
+    Head,
+    LegRow,
+    ReferenceRow,
+    StoreUnavailable,
+    Versioned,
+)
 
 if TYPE_CHECKING:
     from uuid import UUID
+
+
+class Table(NamedTuple):
+    """A table that only grows, by a part of each batch."""
+
+    name: str
+    part: str
+    row: type[Any]
+    # The columns of each constraint.
+    unique: dict[str, tuple[str, ...]]
+
+    def rows_in(self, batch: Batch) -> list[Any]:
+        rows: list[Any] = getattr(batch, self.part)
+        return rows
+
+
+TABLES = (
+    Table(
+        "event_store",
+        "events",
+        EventRow,
+        {"event_store_pkey": ("event_id",), "event_store_stream": ("aggregate_id", "stream_version")},
+    ),
+    Table(
+        "account_entries",
+        "account_entries",
+        AccountEntryRow,
+        {"account_entries_pkey": ("account_id", "currency", "position")},
+    ),
+    Table(
+        "clearing_entries",
+        "clearing_entries",
+        ClearingEntryRow,
+        {"clearing_entries_pkey": ("clearing_id", "position")},
+    ),
+    Table("saga_legs", "legs", LegRow, {"saga_legs_pkey": ("leg_id", "direction")}),
+    Table("external_references", "references", ReferenceRow, {"external_references_pkey": ("reference_id",)}),
+)
 
 
 def head_of(row: asyncpg.Record | None) -> Head:

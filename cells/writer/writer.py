@@ -128,7 +128,7 @@ class Writer:
         self._open, self._stopping = None, False
         try:
             # The clock's bound must be promised before the first stamp is issued, so leading starts with this commit.
-            self._launch(self._open_batch())
+            self._launch(self._next_batch())
             await self.ready()
             self.leading = self.time.leading = True
             while not (self._stopping and self._idle()):
@@ -161,7 +161,7 @@ class Writer:
         await self.store.append(replace(rows, stepping_down=True))
 
     def _idle(self) -> bool:
-        return not len(self.queue) and self._committing is None and not self._open_batch().answers
+        return not len(self.queue) and self._committing is None and not self._next_batch().answers
 
     async def _turn(self) -> None:
         await self._wait()
@@ -173,13 +173,13 @@ class Writer:
                 return
         await self._let_arrive()
         await self._decide_waiting()
-        batch = self._open_batch()
+        batch = self._next_batch()
         if self._committing is None and (batch.answers or self._beat_due()):
             self._launch(batch)
 
     async def _wait(self) -> None:
         """Waits until there are enough commands, the commit under way has ended, or a beat is due."""
-        decided = len(self._open_batch().answers)
+        decided = len(self._next_batch().answers)
         if self._committing is None:
             ready, enough = decided > 0, 1.0
         else:
@@ -208,7 +208,7 @@ class Writer:
         batch = self._committing
         return batch is not None and batch.commit is not None and not batch.commit.done()
 
-    def _open_batch(self) -> DecidedBatch:
+    def _next_batch(self) -> DecidedBatch:
         if self._open is None:
             ahead = self._committing
             self._open = self._new_batch(self.time.durable_position if ahead is None else ahead.position)
@@ -221,7 +221,7 @@ class Writer:
     # --- deciding ---------------------------------------------------------------------------------------------------
 
     async def _decide_waiting(self) -> None:
-        batch, now_ms = self._open_batch(), self.time.steady_ms()
+        batch, now_ms = self._next_batch(), self.time.steady_ms()
         taken = self.queue.take(self.batch_max - len(batch.answers), self.time.clock.monotonic_s())
         await self._decide_all(batch, [pending for pending in taken if self._register(pending, now_ms)])
 

@@ -31,17 +31,16 @@ from cells.store.ports import (
     EventRow,
     Fenced,
     Head,
-    LegRow,
     OutcomeRow,
     Poisoned,
     ProjectionRow,
-    ReferenceRow,
     SagaFilter,
     SagaPlace,
     StoreUnavailable,
     Timer,
     Versioned,
 )
+from cells.store.rows import TABLES
 
 UNIQUE_VIOLATION = "23505"
 CHECK_VIOLATION = "23514"
@@ -80,10 +79,8 @@ class MemoryStore:
         self.house: dict[tuple[str, str], int] = {}
         # By id and sender.
         self.kept_outcomes: dict[UUID, dict[str, OutcomeRow]] = {}
-        self._event_ids: set[UUID] = set()
-        self._stream_versions: set[tuple[UUID, int]] = set()
-        self._legs: dict[tuple[UUID, str], LegRow] = {}
-        self._references: dict[UUID, ReferenceRow] = {}
+        # By constraint: rows by their columns in it.
+        self._unique: dict[str, dict[tuple[object, ...], Any]] = {name: {} for table in TABLES for name in table.unique}
         # By user: events of earlier homes.
         self.moved: dict[UUID, dict[MovedPlace, MovedEvent]] = {}
         # By mark: copied events.
@@ -154,11 +151,8 @@ class MemoryStore:
         self._check_keys(batch)
 
     def _check_keys(self, batch: Batch) -> None:
-        _all_new([row.event_id for row in batch.events], self._event_ids, "event_store_pkey")
-        versions = [(row.aggregate_id, row.stream_version) for row in batch.events]
-        _all_new(versions, self._stream_versions, "event_store_stream")
-        _all_new([(row.leg_id, row.direction) for row in batch.legs], self._legs, "saga_legs_pkey")
-        _all_new([row.reference_id for row in batch.references], self._references, "external_references_pkey")
+        for constraint, rows in _by_constraint(batch):
+            _all_new([key for key, _ in rows], self._unique[constraint], constraint)
         known = {_outcome_key(row) for row in self._outcomes([row.command_id for row in batch.outcomes])}
         _all_new([_outcome_key(row) for row in batch.outcomes], known, "command_outcomes_pkey")
 
@@ -171,11 +165,9 @@ class MemoryStore:
         self._bound_ms = batch.hlc_bound_ms if batch.stepping_down else max(self._bound_ms, batch.hlc_bound_ms)
         self._beat = 0 if batch.stepping_down else self._beat + 1
         self.log.extend(batch.events)
-        self._event_ids.update(row.event_id for row in batch.events)
-        self._stream_versions.update((row.aggregate_id, row.stream_version) for row in batch.events)
+        for constraint, rows in _by_constraint(batch):
+            self._unique[constraint].update(rows)
         self.projections |= {Ref(row.kind, row.aggregate_id): row for row in batch.projections}
-        self._legs |= {(row.leg_id, row.direction): row for row in batch.legs}
-        self._references |= {row.reference_id: row for row in batch.references}
         for row in batch.outcomes:
             self._keep(row)
         self._keep_brought(batch.brought_outcomes)
@@ -211,13 +203,13 @@ class MemoryStore:
             known = action is not None or compensation is not None
             return Versioned(LegBarrier(action=action, compensation=compensation), 0) if known else None
         if ref.kind is Kind.REFERENCE:
-            used = self._references.get(ref.id) or self._marks.get(Mark("reference", ref.id))
+            used = self._unique["external_references_pkey"].get((ref.id,)) or self._marks.get(Mark("reference", ref.id))
             return Versioned(UsedReference(position=used.position), 0) if used else None
         row = self.projections.get(ref)
         return Versioned(codec.decode_state(ref.kind, row.state), row.stream_version) if row else None
 
     def _mark(self, leg_id: UUID, direction: Direction) -> LegMark | None:
-        row = self._legs.get((leg_id, direction.value))
+        row = self._unique["saga_legs_pkey"].get((leg_id, direction.value))
         if row is not None:
             return LegMark(LegResult(row.result), row.event_id)
         copied = self._marks.get(Mark(direction.value, leg_id))
@@ -387,6 +379,13 @@ def _jsons(batch: Batch) -> Iterable[str]:
         (row.outcome for row in chain(batch.outcomes, batch.ended_outcomes)),
         (row.state for row in batch.projections),
     )
+
+
+def _by_constraint(batch: Batch) -> Iterator[tuple[str, list[tuple[tuple[object, ...], Any]]]]:
+    """For each constraint the batch's rows, with their columns in it."""
+    for table in TABLES:
+        for constraint, columns in table.unique.items():
+            yield constraint, [(tuple(getattr(row, name) for name in columns), row) for row in table.rows_in(batch)]
 
 
 def _outcome_key(row: OutcomeRow) -> Hashable:
