@@ -67,4 +67,4 @@ def settle_of(credited: settlement_pb2.Leg) -> settlement_pb2.Leg:
 def checkpoint(*, old_size: int) -> audit_pb2.CosignRequest:
     """Asks a witness to sign that our log is as it was, which it has seen at `old_size`: 0, never."""
     body = checkpoint_body(KEY.name, SIZE, ROOT)
-    return audit_pb2.CosignRequest(key=str(KEY.verifier), checkpoint=f"{body}\n{KEY.sign(body)}", old_size=old_size)
+    return audit_pb2.CosignRequest(key=str(KEY.verifier), checkpoint=KEY.note(body), old_size=old_size)

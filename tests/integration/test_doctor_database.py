@@ -58,7 +58,7 @@ async def test_a_database_from_an_old_backup(cell_dsn: str, tmp_path: Path, monk
     assert (await age()).state is State.NOTE
     for size, state in ((0, State.OK), (7, State.FAIL)):
         body = checkpoint_body(signer.name, size, bytes(32))
-        (tmp_path / f"{CELL}.checkpoint.last").write_text(f"{body}\n{signer.sign(body)}")
+        (tmp_path / f"{CELL}.checkpoint.last").write_text(signer.note(body))
         found = await age()
         assert found.state is state, found
     assert "this cell has signed its first 7 events" in found.detail

@@ -57,7 +57,7 @@ class Log:
             for each in self.hashes:
                 tree.append(each)
             body = checkpoint_body(origin_of(HERE), size, tree.root(), self.sequence)
-            self.notes[size] = f"{body}\n{self.keys.log.sign(body)}"
+            self.notes[size] = self.keys.log.note(body)
 
     def cut(self, size: int) -> None:
         del self.hashes[size:]

@@ -32,8 +32,7 @@ def note_of(size: int) -> str:
     tree = Tree()
     for index in range(size):
         tree.append(leaf(index))
-    body = checkpoint_body(KEY.name, size, tree.root())
-    return f"{body}\n{KEYS.log.sign(body)}"
+    return KEYS.log.note(checkpoint_body(KEY.name, size, tree.root()))
 
 
 def publish(folder: Path, size: int) -> Published:

@@ -53,8 +53,7 @@ def asked(size: int, old_size: int = 0, *, keys: CellKeys = KEYS, other: bool = 
     tree = Tree()
     for each in hashes:
         tree.append(each)
-    body = checkpoint_body(f"cellbook/{HERE}", size, tree.root(), sequence)
-    note = f"{body}\n{keys.log.sign(body)}"
+    note = keys.log.note(checkpoint_body(f"cellbook/{HERE}", size, tree.root(), sequence))
     return Asked(
         key=str(keys.log.verifier), note=note, old_size=old_size, path=made(hashes, consistency_spans(old_size, size))
     )

@@ -207,7 +207,7 @@ class CheckpointSigner:
 
     def _checkpoint(self, key: SigningKey, size: int, root: bytes, sequence: int) -> SignedCheckpoint:
         body = checkpoint_body(key.name, size, root, sequence)
-        return SignedCheckpoint(size, root, f"{body}\n{key.sign(body)}", self.time.clock.wall())
+        return SignedCheckpoint(size, root, key.note(body), self.time.clock.wall())
 
     async def _add(self, checkpoint: SignedCheckpoint) -> None:
         await self.store.add_checkpoint(checkpoint)

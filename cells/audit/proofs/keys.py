@@ -60,6 +60,10 @@ class SigningKey:
         """The signature's line on a log's own checkpoint. `body` ends in a newline."""
         return self._line(self._private.sign(body.encode()))
 
+    def note(self, body: str) -> str:
+        """The text with the signature: a signed note. `body` ends in a newline."""
+        return f"{body}\n{self.sign(body)}"
+
     def cosign(self, body: str, at_s: int) -> str:
         """A witness's line, cosignature/v1."""
         return self._line(struct.pack(">Q", at_s) + self._private.sign(cosigned_text(body, at_s)))

@@ -185,7 +185,7 @@ class _Collecting:
         text = manifest_text(manifest)
         self._write(MANIFEST, text)
         body = summary_of(text, manifest)
-        self._write(SUMMARY, f"{body}\n{wanted.key.sign(body)}".encode())
+        self._write(SUMMARY, wanted.key.note(body).encode())
 
     def _write(self, name: str, content: bytes) -> None:
         path = self.folder / name

@@ -36,9 +36,10 @@ from server.shell.hosting.security import build_security
 from server.shell.identity.principal import parse_principal
 from server.shell.identity.tls import Certificates
 from tests.doubles.store import MemoryStore
+from tests.integration.audit.proof_rig import until_signed
 from tests.integration.services_rig import HERE, THERE, audit_parts, usd
 from tests.integration.shell_host import Pairs, settings_in
-from tests.local_cells import DirectPeers, LocalCell, build_cell, leading, open_user, until
+from tests.local_cells import DirectPeers, LocalCell, build_cell, leading, open_user
 
 BANK = SigningKey(name="treasury/bank", kind=LOG_KEY, seed=os.urandom(SEED_BYTES))
 
@@ -95,7 +96,7 @@ class Bank:
     async def exported(self) -> list[bytes]:
         """The lines of an export of the log, once all of it is signed."""
         [checkpoint_signer] = [task for task in self.cell.tasks if isinstance(task, CheckpointSigner)]
-        await until(lambda: checkpoint_signer.last and checkpoint_signer.last.size == self.cell.time.durable_position)
+        await until_signed(checkpoint_signer)
         pieces = [piece.lines async for piece in self.proofs.exporter.pieces(Wanted())]
         return b"".join(pieces).splitlines(keepends=True)
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from cells.audit.checks.log_watch import LogWatch
 from cells.audit.export.exporter import Exporter, ExportSource, Wanted
 from cells.audit.export.restore import Restore, Restored
 from cells.audit.export.store import PostgresExport, PostgresIntake
@@ -59,11 +60,22 @@ class Rig:
 
     async def signed(self) -> SignedCheckpoint:
         """Once all that is durable is signed."""
-        await until(
-            lambda: self.checkpoint_signer.last and self.checkpoint_signer.last.size == self.cell.time.durable_position
+        return await until_signed(self.checkpoint_signer)
+
+    def watch(self) -> LogWatch:
+        return LogWatch(
+            checkpoint_signer=self.checkpoint_signer,
+            source=self.exporter.source,
+            proofs=self.proofs,
+            events_per_s=1_000_000,
         )
-        assert self.checkpoint_signer.last is not None
-        return self.checkpoint_signer.last
+
+
+async def until_signed(signer: CheckpointSigner) -> SignedCheckpoint:
+    """The checkpoint of all that is durable."""
+    await until(lambda: signer.last and signer.last.size == signer.time.durable_position)
+    assert signer.last is not None
+    return signer.last
 
 
 @asynccontextmanager

@@ -107,8 +107,7 @@ async def with_the_key(evil: Evil) -> None:
             tree.add(leaf)
             if tree.size in notes or tree.size == len(leaves):
                 number = sequence_in(notes[tree.size]) if tree.size in notes else number + 1
-                body = checkpoint_body(KEYS.log.name, tree.size, tree.root(), number)
-                note = f"{body}\n{KEYS.log.sign(body)}"
+                note = KEYS.log.note(checkpoint_body(KEYS.log.name, tree.size, tree.root(), number))
                 await hand.sql("INSERT INTO checkpoints VALUES ($1, $2, $3, now())", tree.size, tree.root(), note)
         seal = HeadSeal(cell="us-east", key=KEYS.secret("head"), since=tree.size)
         sealed = seal.next(tree.size, []).seal
@@ -118,9 +117,7 @@ async def with_the_key(evil: Evil) -> None:
 async def forged_checkpoint(evil: Evil) -> None:
     body = checkpoint_body(KEYS.log.name, 340, b"x" * 32)
     async with evil.unguarded() as hand:
-        await hand.sql(
-            "INSERT INTO checkpoints VALUES (340, $1, $2, now())", b"x" * 32, f"{body}\n{KEYS.witness.sign(body)}"
-        )
+        await hand.sql("INSERT INTO checkpoints VALUES (340, $1, $2, now())", b"x" * 32, KEYS.witness.note(body))
 
 
 async def forget(evil: Evil) -> None:

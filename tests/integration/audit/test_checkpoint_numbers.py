@@ -5,9 +5,7 @@ A log that is restored whole, with its cell's checkpoint file and its witnesses,
 
 import pytest
 
-from cells.audit.checks.log_watch import LogWatch
 from cells.audit.export.exporter import Wanted
-from cells.audit.export.store import PostgresExport
 from cells.audit.proofs.keys import checkpoint_body
 from cells.audit.proofs.ports import SignedCheckpoint
 from cells.audit.reconcile.one_pass import BOOKS
@@ -15,6 +13,7 @@ from cells.audit.verify.export import check_export
 from cells.audit.verify.note import Checkpoint, checkpoint_in, sequence_in
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.audit.proof_rig import KEYS, CheckpointInMemory, Rig, export_of, proving
+from tests.integration.audit.superuser import unguard
 from tests.integration.database import another, ask
 
 SIZES = (2, 4, 6)
@@ -35,8 +34,7 @@ async def signed(cell_dsn: str) -> str:
     """A log with three checkpoints, whose tables a superuser has opened."""
     async with proving(cell_dsn) as rig:
         await grow(rig, *SIZES)
-    for table in ("event_store", "checkpoints", "cosignatures"):
-        await ask(cell_dsn, f"ALTER TABLE {table} DISABLE TRIGGER append_only")
+    await unguard(cell_dsn, "event_store", "checkpoints", "cosignatures")
     return cell_dsn
 
 
@@ -103,12 +101,8 @@ async def test_the_cell_that_runs_finds_it(cell_dsn: str, change: str, told: dic
     """By itself, within a round over its log: also where it was the last, which the process has signed itself."""
     async with proving(cell_dsn) as rig:
         await grow(rig, *SIZES)
-        for table in ("checkpoints", "cosignatures"):
-            await ask(cell_dsn, f"ALTER TABLE {table} DISABLE TRIGGER append_only")
-        source = PostgresExport(pool=rig.store.reads)
-        watch = LogWatch(
-            checkpoint_signer=rig.checkpoint_signer, source=source, proofs=rig.proofs, events_per_s=1_000_000
-        )
+        await unguard(cell_dsn, "checkpoints", "cosignatures")
+        watch = rig.watch()
         await watch.round()
         assert watch.before == {}
         await ask(cell_dsn, change)
@@ -121,14 +115,10 @@ async def test_a_tile_that_was_deleted_hides_no_row(cell_dsn: str) -> None:
     """It is missed itself, and the rows that it was made of are held against the hashes beside them."""
     async with proving(cell_dsn) as rig:
         await grow(rig, 300)
-        for table in ("event_store", "log_tiles"):
-            await ask(cell_dsn, f"ALTER TABLE {table} DISABLE TRIGGER append_only")
+        await unguard(cell_dsn, "event_store", "log_tiles")
         await ask(cell_dsn, "DELETE FROM log_tiles")
         await ask(cell_dsn, "UPDATE event_store SET payload = payload || '{\"x\": 1}' WHERE position = 57")
-        source = PostgresExport(pool=rig.store.reads)
-        watch = LogWatch(
-            checkpoint_signer=rig.checkpoint_signer, source=source, proofs=rig.proofs, events_per_s=1_000_000
-        )
+        watch = rig.watch()
         await watch.round()
         assert sorted(watch.before) == [1, 57]
         assert watch.before[1] == "tile 0 of the tree is missing"
@@ -138,7 +128,7 @@ async def test_the_last_one_that_was_deleted_leaves_a_gap(cell_dsn: str) -> None
     """As soon as the cell, which goes on, signs the next."""
     async with proving(cell_dsn) as rig:
         await grow(rig, *SIZES)
-        await ask(cell_dsn, "ALTER TABLE checkpoints DISABLE TRIGGER append_only")
+        await unguard(cell_dsn, "checkpoints")
         await ask(cell_dsn, "DELETE FROM checkpoints WHERE size = 6")
         await grow(rig, 8)
     assert await problems(cell_dsn) == [
@@ -154,7 +144,7 @@ async def test_a_checkpoint_that_the_database_lost_is_put_back(cell_dsn: str) ->
         rig.checkpoint_signer.broken = "killed"
         await rig.write(1)
     before = await ask(cell_dsn, "SELECT size, root, note FROM checkpoints ORDER BY size")
-    await ask(cell_dsn, "ALTER TABLE checkpoints DISABLE TRIGGER append_only")
+    await unguard(cell_dsn, "checkpoints")
     await ask(cell_dsn, "DELETE FROM checkpoints WHERE size = 6")
     async with proving(cell_dsn, checkpoint_file=checkpoint_file) as rig:
         await grow(rig, 8)
@@ -168,7 +158,7 @@ async def test_older_checkpoints_without_a_number_stay_valid(cell_dsn: str) -> N
     """The first that has one has number 1; one without a number after it is none of this log."""
     async with proving(cell_dsn) as rig:
         [first] = await grow(rig, 2)
-    await ask(cell_dsn, "ALTER TABLE checkpoints DISABLE TRIGGER append_only")
+    await unguard(cell_dsn, "checkpoints")
     await ask(cell_dsn, "UPDATE checkpoints SET note = $1", unnumbered(first).note)
     async with proving(cell_dsn) as rig:
         [_, third] = await grow(rig, 4, 6)
@@ -182,7 +172,7 @@ async def test_older_checkpoints_without_a_number_stay_valid(cell_dsn: str) -> N
 
 def unnumbered(checkpoint: SignedCheckpoint) -> SignedCheckpoint:
     body = checkpoint_body(KEYS.log.name, checkpoint.size, checkpoint.root)
-    return checkpoint._replace(note=f"{body}\n{KEYS.log.sign(body)}")
+    return checkpoint._replace(note=KEYS.log.note(body))
 
 
 async def test_a_part_goes_on_from_the_checkpoint_that_is_held(signed: str) -> None:

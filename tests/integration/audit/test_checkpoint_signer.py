@@ -16,6 +16,7 @@ from cells.domain.audit.refusals import CheckpointNotFound, EventNotFound, LogTa
 from cells.domain.refusals import DataLost, Refused
 from server.shell.postgres.database import connect
 from tests.integration.audit.proof_rig import KEYS, CheckpointInMemory, proving
+from tests.integration.audit.superuser import unguard
 from tests.integration.database import CELL, CELL_ROLE, ask, opened
 from tests.integration.rows import NOW
 from tests.local_cells import build_cell, leading, open_user, until
@@ -128,7 +129,7 @@ async def test_what_the_cell_wrote_is_signed_and_not_what_became_of_it(cell_dsn:
     async with proving(cell_dsn, events_max=1_000_000, pause_max_s=3_600.0) as rig:
         await rig.write(300)
         truth = await root_of(cell_dsn, 300)
-        await ask(cell_dsn, "ALTER TABLE event_store DISABLE TRIGGER append_only")
+        await unguard(cell_dsn, "event_store")
         await ask(cell_dsn, "UPDATE event_store SET leaf_hash = sha256('x') WHERE position IN (7, 299)")
         rig.checkpoint_signer.events_max = 1
         assert (await rig.signed()).root == truth != await root_of(cell_dsn, 300)
@@ -139,7 +140,7 @@ async def test_a_start_compares_the_rows_with_what_was_signed(cell_dsn: str) -> 
     async with proving(cell_dsn) as rig:
         await rig.write(5)
         signed = await rig.signed()
-    await ask(cell_dsn, "ALTER TABLE event_store DISABLE TRIGGER append_only")
+    await unguard(cell_dsn, "event_store")
     await ask(cell_dsn, "UPDATE event_store SET leaf_hash = sha256('x') WHERE position = 3")
     async with proving(cell_dsn) as rig:
         await until(lambda: rig.checkpoint_signer.broken)
@@ -176,8 +177,7 @@ async def test_a_fork_that_grew_past_the_memo_is_found(cell_dsn: str) -> None:
     async with proving(cell_dsn, checkpoint_file=checkpoint_file) as rig:
         await rig.write(5)
         await rig.signed()
-    for table in ("event_store", "checkpoints", "cosignatures"):
-        await ask(cell_dsn, f"ALTER TABLE {table} DISABLE TRIGGER append_only")
+    await unguard(cell_dsn, "event_store", "checkpoints", "cosignatures")
     await ask(cell_dsn, "DELETE FROM event_store WHERE position = 5")
     await ask(cell_dsn, "DELETE FROM checkpoints WHERE size = 5")
     await ask(cell_dsn, "UPDATE head SET position = 4")

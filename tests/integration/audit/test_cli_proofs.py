@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +23,11 @@ from server.cli.audit import export, proof, publish
 from server.cli.client import ClientError, LedgerRefusal
 from server.shell.calls.statuses import refusal_in
 from server.shell.postgres.embedded import EmbeddedPostgres
+from tests.integration.audit.proof_rig import until_signed
+from tests.integration.audit.superuser import unguard
 from tests.integration.audit_rig import CELLS, Served, Town, town
 from tests.integration.database import another, ask
-from tests.local_cells import open_user, until, until_async
+from tests.local_cells import open_user, until_async
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -198,7 +200,7 @@ async def test_an_export_of_a_damaged_log_fails(
         parts, dsn = cells.cells[HERE].parts, cells.cells[HERE].dsn
         cell, signer = parts.cell, parts.proofs.checkpoint_signer
         await asyncio.gather(*(open_user(cell) for _ in range(10)))
-        await until(lambda: signer.last and signer.last.size == cell.time.durable_position)
+        await until_signed(signer)
         await ask(dsn, "ALTER TABLE event_store DISABLE TRIGGER ALL")
         await ask(dsn, "DELETE FROM event_store WHERE position = (SELECT position - 1 FROM head)")
         capsys.readouterr()
@@ -268,9 +270,7 @@ async def test_a_fork_is_refused_over_the_wire(rig: Rig) -> None:
     key = rig.here.parts.proofs.checkpoint_signer.key
     assert key is not None
     body = f"cellbook/{HERE}\n{size}\n{'A' * 43}=\n"
-    request = audit_pb2.CosignRequest(
-        key=str(key.verifier), checkpoint=f"{body}\n{key.sign(body)}", old_size=size, path=[]
-    )
+    request = audit_pb2.CosignRequest(key=str(key.verifier), checkpoint=key.note(body), old_size=size, path=[])
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await witness.audit.Cosign(request, metadata=(("cellbook-principal", f"peer/{HERE}"),))
     assert isinstance(refusal_in(caught.value), LogForked)
@@ -286,8 +286,8 @@ async def test_what_the_cell_finds_changed_is_an_event_and_an_alarm(rig: Rig) ->
     here = rig.town.cells[CELLS[2]]
     await asyncio.gather(*(open_user(here.parts.cell) for _ in range(20)))
     watch = here.parts.proofs.log_watch
-    await until_async(_signed_all(here))
-    await ask(here.dsn, "ALTER TABLE event_store DISABLE TRIGGER append_only")
+    await until_signed(here.parts.proofs.checkpoint_signer)
+    await unguard(here.dsn, "event_store")
     await ask(here.dsn, "UPDATE event_store SET stream_version = stream_version + 7 WHERE position = 3")
     for _ in range(2):
         await watch.round()
@@ -307,13 +307,13 @@ async def test_an_alarm_is_no_reason_for_another_one(rig: Rig) -> None:
     here = rig.town.cells[CELLS[2]]
     await asyncio.gather(*(open_user(here.parts.cell) for _ in range(5)))
     watch = here.parts.proofs.log_watch
-    await until_async(_signed_all(here))
+    await until_signed(here.parts.proofs.checkpoint_signer)
     [(row,)] = await ask(here.dsn, "SELECT to_jsonb(e) FROM event_store e WHERE position = 5")
-    await ask(here.dsn, "ALTER TABLE event_store DISABLE TRIGGER append_only")
+    await unguard(here.dsn, "event_store")
     await ask(here.dsn, "DELETE FROM event_store WHERE position = 5")
     for _ in range(3):
         await watch.round()
-        await until_async(_signed_all(here))
+        await until_signed(here.parts.proofs.checkpoint_signer)
     rows = await ask(here.dsn, "SELECT payload FROM event_store WHERE event_type = 'RECONCILIATION_FAILED'")
     told = [finding["row"] for (payload,) in rows for finding in json.loads(payload)["findings"]]
     assert (told.count("the tree"), told.count("position 5"), told.count("position 6")) == (1, 1, 0)
@@ -321,11 +321,3 @@ async def test_an_alarm_is_no_reason_for_another_one(rig: Rig) -> None:
     await ask(here.dsn, "ALTER TABLE event_store ENABLE ALWAYS TRIGGER append_only")
     await watch.round()
     assert watch.problems == 0
-
-
-def _signed_all(served: Served) -> Callable[[], Awaitable[bool]]:
-    async def so() -> bool:
-        checkpoint_signer, time = served.parts.proofs.checkpoint_signer, served.parts.cell.time
-        return checkpoint_signer.last is not None and checkpoint_signer.last.size == time.durable_position
-
-    return so

@@ -13,7 +13,7 @@ from cells.audit.reconcile.findings import Check
 from cells.audit.reconcile.passes import Order
 from cells.domain.moves.commands import BeginMove
 from cells.store.postgres import PostgresStore
-from tests.integration.audit.superuser import COPIES_OPEN, rehash_copies
+from tests.integration.audit.superuser import COPIES_OPEN, rehash_copies, unguard
 from tests.integration.database import ask, opened_raw
 from tests.integration.moves.moves_rig import asked
 from tests.integration.played import HERE, THERE, Played, serving
@@ -68,7 +68,7 @@ async def test_copies_are_proven_by_the_chain_of_the_arrival(moved: Played, monk
 @pytest.fixture
 async def unchained(moved: Played) -> Played:
     """As an arrival of before chains has left it: what its copies mark was carried by events."""
-    await ask(moved.dsns[THERE], "ALTER TABLE event_store DISABLE TRIGGER append_only")
+    await unguard(moved.dsns[THERE], "event_store")
     await ask(moved.dsns[THERE], COPIES_OPEN)
     await ask(moved.dsns[THERE], "UPDATE event_store SET payload = payload - 'history'")
     await ask(moved.dsns[THERE], "UPDATE moved_events SET mark = '', mark_id = NULL")
@@ -183,7 +183,7 @@ async def test_a_pass_of_the_cell_compares_its_copies(moved: Played) -> None:
         assert {each.check for each in found.findings} == {Check.COPY}
         assert found.clearing.missing == {}
         peers.silent = True
-        await ask(dsn, "ALTER TABLE event_store DISABLE TRIGGER append_only")
+        await unguard(dsn, "event_store")
         await ask(dsn, "UPDATE event_store SET payload = payload - 'history'")
         found = await town.reconciliations[THERE].reconcile(Order(full=True))
         assert "not proven" in found.clearing.missing[HERE]

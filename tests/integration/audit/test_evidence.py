@@ -127,7 +127,7 @@ def resigned(rig: Rig, folder: Path, change: Callable[[dict[str, Any]], None] = 
     change(manifest)
     (folder / MANIFEST).write_bytes(manifest_text(manifest))
     body = summary_of(manifest_text(manifest), manifest)
-    (folder / SUMMARY).write_text(f"{body}\n{rig.operator.sign(body)}")
+    (folder / SUMMARY).write_text(rig.operator.note(body))
 
 
 async def test_hashes_that_were_made_right_need_the_key(rig: Rig, copy: Path, capsys: Out) -> None:
@@ -141,7 +141,7 @@ async def test_hashes_that_were_made_right_need_the_key(rig: Rig, copy: Path, ca
     assert problem.startswith("manifest.json: changed: it is not the one that the summary")
     other = new_keys("operator", os.urandom).log
     body = summary.decode().partition("\n\n")[0] + "\n"
-    (copy / SUMMARY).write_text(f"{body}\n{other.sign(body)}")
+    (copy / SUMMARY).write_text(other.note(body))
     assert problems_of(capsys, rig, copy) == ["summary: none of the keys given has signed it"]
 
 

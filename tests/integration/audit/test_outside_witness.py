@@ -25,6 +25,7 @@ from server.cli.access import PLAIN
 from server.cli.audit import export, proof
 from server.cli.witness import GrpcLogs, follower_of
 from server.shell.postgres.embedded import EmbeddedPostgres
+from tests.integration.audit.proof_rig import until_signed
 from tests.integration.audit_rig import Town, town
 from tests.integration.database import ask
 from tests.local_cells import open_user, until_async
@@ -64,18 +65,7 @@ async def grown(rig: Town) -> dict[str, int]:
     """The size that each cell has signed, after some more events."""
     for name in NAMES:
         await asyncio.gather(*(open_user(rig.cells[name].parts.cell) for _ in range(5)))
-    return {name: await signed(rig, name) for name in NAMES}
-
-
-async def signed(rig: Town, name: str) -> int:
-    parts = rig.cells[name].parts
-    cell, signer = parts.cell, parts.proofs.checkpoint_signer
-
-    async def so() -> bool:
-        return signer.last is not None and signer.last.size == cell.time.durable_position
-
-    await until_async(so)
-    return cell.time.durable_position
+    return {name: (await until_signed(rig.cells[name].parts.proofs.checkpoint_signer)).size for name in NAMES}
 
 
 @asynccontextmanager

@@ -98,7 +98,7 @@ def test_a_cell_with_the_wrong_keys_does_not_start(cell_dsn: str, tmp_path: Path
     assert "move the file away if the key was changed on purpose" in started()
     signer = signing_keys(key, HERE, make=False).log
     body = f"cellbook/{HERE}\n7\n{'A' * 43}=\n"
-    checkpoint_file.write_text(f"{body}\n{signer.sign(body)}")
+    checkpoint_file.write_text(signer.note(body))
     assert "ends at position 0, and this cell has signed its first 7 events" in started()
     checkpoint_file.unlink()
     assert "state_dir: cannot write to /proc/none" in started("--state-dir", "/proc/none")
@@ -111,8 +111,7 @@ async def test_the_memo_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     checkpoint_file.load()
     assert checkpoint_file.last() is None
     for size in (7, 9):
-        body = checkpoint_body(origin_of(HERE), size, bytes(32))
-        await checkpoint_file.keep(f"{body}\n{keys.log.sign(body)}")
+        await checkpoint_file.keep(keys.log.note(checkpoint_body(origin_of(HERE), size, bytes(32))))
     again = CheckpointFile(tmp_path / "checkpoint.last", keys.log.verifier)
     again.load()
     assert again.last() == checkpoint_file.last() == (origin_of(HERE), 9, bytes(32), (), 0)
@@ -142,8 +141,7 @@ async def test_a_checkpoint_that_cannot_be_kept_is_not_taken_for_kept(
 
 
 def checkpoint_of(keys: CellKeys, size: int) -> str:
-    body = checkpoint_body(keys.log.name, size, bytes(32))
-    return f"{body}\n{keys.log.sign(body)}"
+    return keys.log.note(checkpoint_body(keys.log.name, size, bytes(32)))
 
 
 def settings_with(cell: str, key_file: Path, **values: object) -> ServerSettings:

@@ -126,7 +126,7 @@ async def signed_export(name: str, store: MemoryStore) -> list[bytes]:
             first = frontier.size
             await proofs.add_tiles(frontier.add(await proofs.leaf_hashes(first, min(end, first + frontier.room()))))
         body = checkpoint_body(keys.log.name, end, frontier.root(), sequence)
-        await proofs.add_checkpoint(SignedCheckpoint(end, frontier.root(), f"{body}\n{keys.log.sign(body)}", NOW))
+        await proofs.add_checkpoint(SignedCheckpoint(end, frontier.root(), keys.log.note(body), NOW))
         for other in CELLS:
             if other != name:
                 await proofs.add_cosignature(end, other, KEYS[other].witness.cosign(body, AT_S), NOW)

@@ -38,6 +38,7 @@ from tests.integration.audit.superuser import (
     poison,
     swap,
     swap_and_time,
+    unguard,
 )
 from tests.integration.database import CELL, another, ask, opened_raw
 from tests.local_cells import build_cell, until
@@ -63,8 +64,7 @@ def honest(cluster: EmbeddedPostgres, template: str) -> Iterator[str]:
                 await rig.signed()
             rig.checkpoint_signer.broken = "enough"
             await rig.write(LAST - SIZES[-1])
-        for table in OPEN:
-            await ask(cluster.dsn(name), f"ALTER TABLE {table} DISABLE TRIGGER append_only")
+        await unguard(cluster.dsn(name), *OPEN)
 
     asyncio.run(make())
     yield name
@@ -288,12 +288,7 @@ async def test_the_watch_runs_while_the_cell_leads(evil: Superuser) -> None:
     """Round after round; what was found stays found, until it is put right."""
     async with proving(evil.dsn) as rig:
         await rig.signed()
-        watch = LogWatch(
-            checkpoint_signer=rig.checkpoint_signer,
-            source=rig.exporter.source,
-            proofs=rig.proofs,
-            events_per_s=1_000_000,
-        )
+        watch = rig.watch()
         await watch.round()
         assert (watch.rounds, watch.problems) == (1, 0)
         await change(evil, 57)

@@ -40,7 +40,7 @@ def signed_request() -> audit_pb2.CosignRequest:
     """As the neighbour asks for its first cosignature."""
     keys, root = new_keys(THERE, os.urandom), bytes(32)
     body = checkpoint_body(origin_of(THERE), 1, root)
-    return audit_pb2.CosignRequest(key=str(keys.log.verifier), checkpoint=f"{body}\n{keys.log.sign(body)}")
+    return audit_pb2.CosignRequest(key=str(keys.log.verifier), checkpoint=keys.log.note(body))
 
 
 # Of the served cell itself: the neighbour may not speak for it.
