@@ -1,7 +1,9 @@
 """The file with a cell's signing keys: created if missing, never replaced."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from cells.audit.proofs.keys import CellKeys, cell_keys_in, new_keys
 from cells.audit.verify.note import WITNESS_KEY, Malformed, VerifierKey, verifier_key
@@ -10,6 +12,8 @@ from server.process.settings import ServerSettings
 
 # The most keys: each may add a line to each checkpoint.
 OUTSIDE_MAX = 16
+
+T = TypeVar("T")
 
 
 class SigningKeysInvalid(CannotServe):
@@ -29,13 +33,8 @@ def signing_keys(path: Path, cell: str, *, make: bool) -> CellKeys:
     """The keys in a file; `make` creates a missing file. Raises SigningKeysInvalid."""
     if make and not path.exists():
         write_once(path, new_keys(cell, os.urandom).text)
-    try:
-        return cell_keys_in(path.read_text("utf-8"), cell)
-    except OSError as error:
-        problem = f"cannot read {path} ({error.strerror}): `cellbook audit new-key {cell} FILE` makes one"
-        raise SigningKeysInvalid(f"checkpoint_key_file: {problem}") from None
-    except (Malformed, UnicodeDecodeError) as error:
-        raise SigningKeysInvalid(f"checkpoint_key_file: {path}: {error}") from None
+    advice = f": `cellbook audit new-key {cell} FILE` makes one"
+    return read_setting(path, lambda text: cell_keys_in(text, cell), "checkpoint_key_file", advice=advice)
 
 
 def outside_witnesses(path: Path | None) -> list[VerifierKey]:
@@ -48,13 +47,29 @@ def outside_witnesses(path: Path | None) -> list[VerifierKey]:
 
 def verifier_keys(path: Path, setting: str = "witnessed_keys_file") -> list[VerifierKey]:
     """The public keys in a file, one a line. Raises SigningKeysInvalid."""
+    return read_setting(path, _public_keys, setting)
+
+
+def _public_keys(text: str) -> list[VerifierKey]:
+    lines = [line.strip() for line in text.splitlines()]
+    return [verifier_key(line) for line in lines if line and not line.startswith("#")]
+
+
+def read_setting(
+    path: Path,
+    parse: Callable[[str], T],
+    setting: str,
+    *,
+    advice: str = "",
+    problem: type[CannotServe] = SigningKeysInvalid,
+) -> T:
+    """The content of the file that a setting names. Raises `problem`, with the setting's name."""
     try:
-        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
-        return [verifier_key(line) for line in lines if line and not line.startswith("#")]
+        return parse(path.read_text("utf-8"))
     except OSError as error:
-        raise SigningKeysInvalid(f"{setting}: cannot read {path} ({error.strerror})") from None
+        raise problem(f"{setting}: cannot read {path} ({error.strerror}){advice}") from None
     except (Malformed, UnicodeDecodeError) as error:
-        raise SigningKeysInvalid(f"{setting}: {path}: {error}") from None
+        raise problem(f"{setting}: {path}: {error}") from None
 
 
 def write_once(path: Path, text: str) -> None:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cells.audit.verify.callers import METHODS, Callers, callers_in, command_text, signature_text, wrong_with
-from cells.audit.verify.note import Malformed
 from cells.domain.commands import Command, Deposit, Withdraw
 from cells.store.unusable import CannotServe
+from server.audit.keys import read_setting
 from server.process.settings import ServerSettings
 from server.shell.fields.bounds import SIGNATURE, bytes_in
 from server.shell.fields.parse import parse_uuid
@@ -73,9 +73,5 @@ def caller_signatures(file: Path | None, required: AbstractSet[str]) -> CallerSi
     """Raises CallersInvalid."""
     if file is None:
         return CallerSignatures()
-    try:
-        return CallerSignatures(callers=callers_in(file.read_text("utf-8")), required=required)
-    except OSError as error:
-        raise CallersInvalid(f"caller_keys_file: cannot read {file} ({error.strerror})") from None
-    except (Malformed, UnicodeDecodeError) as error:
-        raise CallersInvalid(f"caller_keys_file: {file}: {error}") from None
+    callers = read_setting(file, callers_in, "caller_keys_file", problem=CallersInvalid)
+    return CallerSignatures(callers=callers, required=required)

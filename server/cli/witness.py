@@ -15,12 +15,13 @@ from prometheus_client.registry import Collector
 
 from cellbook.v1 import audit_pb2
 from cells.audit.proofs.keys import SigningKey, origin_of, signing_key
-from cells.audit.verify.note import LOG_KEY, WITNESS_KEY, Malformed, VerifierKey
+from cells.audit.verify.note import LOG_KEY, WITNESS_KEY, VerifierKey
 from cells.audit.witness.cosigner import Witness
 from cells.audit.witness.follower import Follower
 from cells.store.ports import PeerUnknown
 from cells.store.unusable import CannotServe
 from cells.time.clocks import SystemClock
+from server.audit.keys import read_setting
 from server.audit.memory import FileMemory
 from server.cli.access import Access, chosen_access
 from server.cli.audit.ask import AUDITOR
@@ -136,13 +137,8 @@ def follower_of(logs: GrpcLogs, keys: Sequence[VerifierKey], signing: Path, memo
 
 
 def _own_key(file: Path) -> SigningKey:
-    try:
-        key = signing_key(file.read_text("utf-8"))
-    except OSError as error:
-        problem = f"cannot read {file} ({error.strerror}): `cellbook audit new-key --witness NAME {file}` makes one"
-        raise CannotServe(f"--signing-key: {problem}") from None
-    except (Malformed, UnicodeDecodeError) as error:
-        raise CannotServe(f"--signing-key: {file}: {error}") from None
+    advice = f": `cellbook audit new-key --witness NAME {file}` makes one"
+    key = read_setting(file, signing_key, "--signing-key", advice=advice)
     if key.kind != WITNESS_KEY:
         raise CannotServe(f"--signing-key: {file} has the key of a log: `cellbook audit new-key --witness` makes one")
     return key

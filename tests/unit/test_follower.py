@@ -13,7 +13,7 @@ from cells.audit.proofs.keys import SEED_BYTES, CellKeys, SigningKey, checkpoint
 from cells.audit.proofs.ports import SignedCheckpoint
 from cells.audit.proofs.tree import consistency_spans
 from cells.audit.verify.note import WITNESS_KEY, checkpoint_in
-from cells.audit.verify.tree import Tree, leaf_hash
+from cells.audit.verify.tree import leaf_hash, tree_root
 from cells.audit.witness.cosigner import Cosignatures, Witness
 from cells.audit.witness.follower import Follower
 from cells.domain.audit.refusals import CheckpointNotFound, NotSignedYet
@@ -53,10 +53,7 @@ class Log:
             more = leaves(size)[len(self.hashes) :]
             self.hashes += [leaf_hash(b"other" + each) for each in more] if other else more
             self.sequence += 1
-            tree = Tree()
-            for each in self.hashes:
-                tree.append(each)
-            body = checkpoint_body(origin_of(HERE), size, tree.root(), self.sequence)
+            body = checkpoint_body(origin_of(HERE), size, tree_root(self.hashes), self.sequence)
             self.notes[size] = self.keys.log.note(body)
 
     def cut(self, size: int) -> None:

@@ -14,7 +14,7 @@ from cells.audit.proofs.keys import checkpoint_body, new_keys
 from cells.audit.verify.command import BAD, GOOD, main
 from cells.audit.verify.note import Checkpoint, Malformed, checkpoint_in
 from cells.audit.verify.proof import check_tiles, positions, tile_path
-from cells.audit.verify.tree import Tree
+from cells.audit.verify.tree import tree_root
 from server.cli.audit.publish import Published
 from server.cli.client import ClientError
 
@@ -29,10 +29,7 @@ def leaf(index: int) -> bytes:
 
 
 def note_of(size: int) -> str:
-    tree = Tree()
-    for index in range(size):
-        tree.append(leaf(index))
-    return KEYS.log.note(checkpoint_body(KEY.name, size, tree.root()))
+    return KEYS.log.note(checkpoint_body(KEY.name, size, tree_root([leaf(index) for index in range(size)])))
 
 
 def publish(folder: Path, size: int) -> Published:

@@ -14,7 +14,7 @@ from cells.audit.proofs.keys import CellKeys, checkpoint_body, new_keys
 from cells.audit.proofs.prover import Prover
 from cells.audit.proofs.tree import consistency_spans
 from cells.audit.verify.note import checkpoint_in
-from cells.audit.verify.tree import Tree, leaf_hash
+from cells.audit.verify.tree import leaf_hash, tree_root
 from cells.audit.witness.cosigner import Asked, Witness
 from cells.audit.witness.cosigning import Cosigning
 from cells.cell import Cell
@@ -50,10 +50,7 @@ def asked(size: int, old_size: int = 0, *, keys: CellKeys = KEYS, other: bool = 
     hashes = leaves(size)
     if other:
         hashes[2] = leaf_hash(b"other")
-    tree = Tree()
-    for each in hashes:
-        tree.append(each)
-    note = keys.log.note(checkpoint_body(f"cellbook/{HERE}", size, tree.root(), sequence))
+    note = keys.log.note(checkpoint_body(f"cellbook/{HERE}", size, tree_root(hashes), sequence))
     return Asked(
         key=str(keys.log.verifier), note=note, old_size=old_size, path=made(hashes, consistency_spans(old_size, size))
     )

@@ -40,6 +40,9 @@ class Evidence:
     told: list[str] = field(default_factory=list)
     # "FILE: its problem".
     problems: list[str] = field(default_factory=list)
+    _manifest: Mapping[str, Any] = field(default_factory=dict)
+    # The files that are as the manifest says.
+    _sound: set[str] = field(default_factory=set)
     _books: list[CellBooks] = field(default_factory=list)
     # The logs whose cells have cosigned a checkpoint.
     _witnesses: set[str] = field(default_factory=set)
@@ -50,27 +53,28 @@ class Evidence:
             manifest = _manifest_in(text)
             if self.seed is not None and manifest["seed"] != self.seed:
                 self.problems.append(f"{MANIFEST}: the samples are by the seed {manifest['seed']!r}, not {self.seed!r}")
-            sound = self._files(manifest)
-            self._summary(text, manifest)
+            self._manifest = manifest
+            self._files()
+            self._summary(text)
             for cell in sorted(manifest["cells"]):
-                self._cell(cell, manifest, sound)
-            self._left_out(manifest)
+                self._cell(cell)
+            self._left_out()
         except (OSError, Malformed, *_UNREADABLE) as error:
             self.problems.append(f"{MANIFEST}: {error!s}")
             return
         for name, problems in ((TRIAL, self._trial), (RECONCILIATION, self._reconciliation)):
-            if name in sound:
-                self._judge(name, problems(manifest))
+            if name in self._sound:
+                self._judge(name, problems())
 
-    def _left_out(self, manifest: Mapping[str, Any]) -> None:
+    def _left_out(self) -> None:
         """Names the logs that should be in the evidence, each by all that tells of it."""
         known = {
             "a checkpoint of {} is held": {each.origin for each in self.held},
             "{} has signed another log as a witness": self._witnesses,
             # Older evidence has no list.
-            "the router lists {}": {origin_of(cell) for cell in manifest.get("listed", ())},
+            "the router lists {}": {origin_of(cell) for cell in self._manifest.get("listed", ())},
         }
-        given = {origin_of(cell) for cell in manifest["cells"]}
+        given = {origin_of(cell) for cell in self._manifest["cells"]}
         for told, origins in known.items():
             for origin in sorted(origins - given):
                 self.problems.append(f"{MANIFEST}: {told.format(origin)}, and that log is not in the evidence")
@@ -81,29 +85,27 @@ class Evidence:
         except (OSError, Malformed, *_UNREADABLE) as error:
             self.problems.append(f"{name}: it cannot be read: {error}")
 
-    def _files(self, manifest: Mapping[str, Any]) -> set[str]:
-        """The files that match the manifest; any other file is a problem."""
-        files, cells = manifest["files"], manifest["cells"]
+    def _files(self) -> None:
+        """Finds the files that match the manifest; any other file is a problem."""
+        files, cells = self._manifest["files"], self._manifest["cells"]
         there = {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if not path.is_dir()}
         for name in sorted(there - set(files) - {MANIFEST, SUMMARY}):
             self.problems.append(f"{name}: added: the manifest does not name it")
-        sound = set()
         for name in sorted(required(cells) - set(files)):
             self.problems.append(f"{name}: missing: the manifest does not name it")
         for name in sorted(files):
             path = self.folder / name
-            if not _is_checked(name, manifest):
+            if not _is_checked(name, self._manifest):
                 self.problems.append(f"{name}: nothing here checks it: it belongs to no evidence")
             elif name not in there:
                 self.problems.append(f"{name}: missing")
             elif path.is_symlink() or hashed(path) != files[name]["sha256"]:
                 self.problems.append(f"{name}: changed: it is not what the manifest says")
             else:
-                sound.add(name)
-        self.told.append(f"{len(sound)} of {len(files)} files are as the manifest says")
-        return sound
+                self._sound.add(name)
+        self.told.append(f"{len(self._sound)} of {len(files)} files are as the manifest says")
 
-    def _summary(self, text: bytes, manifest: Mapping[str, Any]) -> None:
+    def _summary(self, text: bytes) -> None:
         try:
             body, signers = signers_of((self.folder / SUMMARY).read_bytes().decode(), self.policy.keys)
         except (OSError, Malformed, UnicodeDecodeError) as error:
@@ -112,16 +114,15 @@ class Evidence:
         names = [key.name for key in signers]
         if not names:
             self.problems.append(f"{SUMMARY}: none of the keys given has signed it")
-        elif body != summary_of(text, manifest):
+        elif body != summary_of(text, self._manifest):
             self.problems.append(f"{MANIFEST}: changed: it is not the one that the summary was signed over")
         else:
             self.told.append(f"signed by {', '.join(names)}")
 
     # --- cell by cell -----------------------------------------------------------------------------------------------
 
-    def _cell(self, cell: str, manifest: Mapping[str, Any], sound: set[str]) -> None:
-        own, names = manifest["cells"][cell], paths_of(cell)
-        samples, accounts, seed = int(manifest["samples"]), int(manifest["accounts"]), str(manifest["seed"])
+    def _cell(self, cell: str) -> None:
+        manifest, names, sound = self._manifest, paths_of(cell), self._sound
         if not {names.checkpoint, names.export} <= sound:
             return
         try:
@@ -135,13 +136,12 @@ class Evidence:
             return
         listed = {Path(name).stem for name in sound if name.startswith(names.statements)}
         moment = int(manifest["cut"]["physical_ms"]), int(manifest["cut"]["logical"])
-        reading = Reading(checkpoint=checkpoint, cut=int(own["position"]), moment=moment, users=frozenset(listed))
+        reading = Reading(
+            checkpoint=checkpoint, cut=int(manifest["cells"][cell]["position"]), moment=moment, users=frozenset(listed)
+        )
         self._export(names.export, reading)
-        if samples:
-            self._samples(names.samples, sound, checkpoint, seed, samples)
-        else:
-            self.told.append(f"{checkpoint.origin}: no events picked: the manifest asks for none")
-        self._statements(cell, reading, {*manifest["named"]}, seed, accounts, sound)
+        self._samples(names.samples, checkpoint)
+        self._statements(cell, reading)
         if reading.at_cut is not None:
             self._books.append(reading.at_cut)
 
@@ -173,23 +173,25 @@ class Evidence:
             f"evidence up to {reading.checkpoint.size}"
         )
 
-    def _samples(self, name: str, sound: set[str], checkpoint: Checkpoint, seed: str, count: int) -> None:
-        if name in sound:
+    def _samples(self, name: str, checkpoint: Checkpoint) -> None:
+        count, seed = int(self._manifest["samples"]), str(self._manifest["seed"])
+        if not count:
+            self.told.append(f"{checkpoint.origin}: no events picked: the manifest asks for none")
+        elif name in self._sound:
             lines = (self.folder / name).read_bytes().splitlines(keepends=True)
             self._judge(name, sample_problems(lines, self.policy.keys, checkpoint, seed, count))
             self.told.append(f"{checkpoint.origin}: {len(lines) // 2} events picked by seed {seed!r}, each proved")
         else:
             self.problems.append(f"{name}: the sample is not there")
 
-    def _statements(  # noqa: PLR0917 - all of the manifest's
-        self, cell: str, reading: Reading, named: set[str], seed: str, count: int, sound: set[str]
-    ) -> None:
-        wanted = {*reading.sampled_accounts(seed, count), *(named & reading.known)}
+    def _statements(self, cell: str, reading: Reading) -> None:
+        count, seed = int(self._manifest["accounts"]), str(self._manifest["seed"])
+        wanted = {*reading.sampled_accounts(seed, count), *({*self._manifest["named"]} & reading.known)}
         for user_id in sorted(wanted | reading.users):
             name = paths_of(cell).statement(user_id)
             if user_id not in wanted:
                 self.problems.append(f"{name}: nobody has asked for it, and the seed does not pick it")
-            elif name in sound:
+            elif name in self._sound:
                 self._judge(name, statement_problems((self.folder / name).read_bytes(), user_id, reading))
             else:
                 self.problems.append(f"{name}: the statement is not there")
@@ -197,10 +199,10 @@ class Evidence:
 
     # --- over all cells ---------------------------------------------------------------------------------------------
 
-    def _trial(self, manifest: Mapping[str, Any]) -> Iterator[str]:
+    def _trial(self) -> Iterator[str]:
         """Recomputes the trial balance from the exports and compares it."""
         said = document((self.folder / TRIAL).read_bytes())
-        if len(self._books) < len(manifest["cells"]):
+        if len(self._books) < len(self._manifest["cells"]):
             yield "it cannot be worked out anew: not all exports reach the cut"
             return
         found = consolidated(self._books)
@@ -213,11 +215,11 @@ class Evidence:
         yield from (str(problem) for problem in said["problems"] if problem not in found.problems)
         self.told += _totals(found)
 
-    def _reconciliation(self, manifest: Mapping[str, Any]) -> Iterator[str]:
+    def _reconciliation(self) -> Iterator[str]:
         """Reports the cells' claims."""
         said = document((self.folder / RECONCILIATION).read_bytes())
         told = {each["cell"]: int(each["finding_count"]) for each in said["cells"]}
-        for cell in sorted(manifest["cells"]):
+        for cell in sorted(self._manifest["cells"]):
             if cell not in told:
                 yield f"{cell} did not reconcile"
             elif told[cell]:

@@ -11,7 +11,7 @@ from cells.audit.proofs.ports import SignedCheckpoint
 from cells.audit.proofs.store import PostgresProofs
 from cells.audit.proofs.tree import Span, TreeIncomplete, TreeReader
 from cells.audit.verify.note import checkpoint_in
-from cells.audit.verify.tree import Frontier, Tile, Tree, is_consistent, is_included, leaf_hash, split
+from cells.audit.verify.tree import Frontier, Tile, is_consistent, is_included, leaf_hash, split, tree_root
 from cells.domain.audit.refusals import CheckpointNotFound, EventNotFound, LogTampered, NotSignedYet
 from cells.domain.refusals import DataLost, Refused
 from server.shell.postgres.database import connect
@@ -28,10 +28,8 @@ LEAVES = 256 * TILES + 37
 
 async def root_of(dsn: str, size: int) -> bytes:
     """From the rows, the slow and simple way."""
-    tree = Tree()
-    for (leaf,) in await ask(dsn, "SELECT leaf_hash FROM event_store WHERE position <= $1 ORDER BY position", size):
-        tree.append(leaf)
-    return tree.root()
+    rows = await ask(dsn, "SELECT leaf_hash FROM event_store WHERE position <= $1 ORDER BY position", size)
+    return tree_root([leaf for (leaf,) in rows])
 
 
 def checked(checkpoint: SignedCheckpoint) -> SignedCheckpoint:
