@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from operator import attrgetter
 from typing import Any, Protocol, TypeVar, cast
 from uuid import UUID
@@ -15,6 +14,7 @@ from cells.audit.history.questions import Past
 from cells.cell import Cell
 from cells.domain.commands import Command
 from cells.domain.decision import State
+from cells.domain.record import replace
 from cells.domain.refusals import Refused
 from cells.requests import CommandRequest, Lane, Outcome, Read
 from cells.store.ports import Clock, map_store_errors
@@ -25,7 +25,7 @@ from server.shell.calls.statuses import to_status
 from server.shell.fields.bounds import BATCH, items_in
 from server.wire.convert import answer_writer, parser
 from server.wire.history import parse_moment
-from server.wire.requests import Item, Mutating, Reader, parse_deadline, parse_request, parse_requests, parse_sender
+from server.wire.requests import Item, Mutating, Reader, Sender, of_item, parse_deadline, parse_request, parse_sender
 
 Q_contra = TypeVar("Q_contra", bound=Message, contravariant=True)
 A_co = TypeVar("A_co", bound=Message, covariant=True)
@@ -84,10 +84,14 @@ class Executor:
     ) -> Outcome:
         """Executes the client's `command` on behalf of `user_id`. Raises Refused."""
         sender = parse_sender(current_call(), self.clock.monotonic_s())
-        authority_of = self.signatures.authority
-        return await self.cell.execute(
-            parse_request(request, command, user_id=user_id, sender=sender, lane=lane, authority_of=authority_of)
-        )
+        return await self.cell.execute(self._request(request, command, user_id, sender, lane=lane))
+
+    def _request(
+        self, message: Mutating, command: Command, user_id: UUID | None, sender: Sender, *, lane: Lane = Lane.CLIENT
+    ) -> CommandRequest:
+        request = parse_request(message, command, user_id=user_id, sender=sender, lane=lane)
+        authority = self.signatures.authority(sender, message, command)
+        return request if authority == request.authority else replace(request, authority=authority)
 
     async def answer_all(self, response: M, items: Sequence[Item], read: Reader[Item], method: str) -> M:
         """Executes many items, and answers each; `method` is the RPC for a single one.
@@ -108,12 +112,22 @@ class Executor:
         # Checked before the items are read, so that an overloaded cell does not do this work for nothing.
         self.cell.check_room(str(call.principal), len(items))
         sender = parse_sender(call, now_s)
-        read_all = partial(parse_requests, items, read, sender=sender, authority_of=self.signatures.authority)
-        # A_co thousand signatures take a tenth of a second: other calls are served meanwhile.
+
+        def read_all() -> list[CommandRequest | Refused]:
+            return [self._item(index, item, read, sender) for index, item in enumerate(items)]
+
+        # A thousand signatures take a tenth of a second: other calls are served meanwhile.
         requests = await asyncio.to_thread(read_all) if self.signatures.expected else read_all()
         valid = [request for request in requests if isinstance(request, CommandRequest)]
         answers = iter(await self.cell.execute_all(valid, deadline_s=parse_deadline(call, now_s)))
         return [request if isinstance(request, Refused) else next(answers) for request in requests]
+
+    def _item(self, index: int, item: Item, read: Reader[Item], sender: Sender) -> CommandRequest | Refused:
+        """The same command as if it were sent alone; a refusal names its fields from the whole request."""
+        try:
+            return self._request(item, *read(item), sender)
+        except Refused as refused:
+            return of_item(refused, index)
 
 
 async def then_or_now(

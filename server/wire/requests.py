@@ -1,6 +1,6 @@
 """The envelope around a client's command: its identity, sender and deadline; also for requests of many items."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, cast
 from uuid import UUID
@@ -49,14 +49,6 @@ class Sender(NamedTuple):
     deadline_s: float | None
 
 
-# Returns the authority of one of a sender's commands. Raises Refused.
-AuthorityOf = Callable[[Sender, Mutating, Command], str]
-
-
-def senders_own(sender: Sender, _message: Mutating, _command: Command) -> str:
-    return sender.authority
-
-
 def parse_sender(call: Call, now_s: float) -> Sender:
     """`now_s` is a monotonic time."""
     principal = str(call.principal)
@@ -76,13 +68,7 @@ def fingerprint(origin: bytes, message: Mutating) -> bytes:
 
 
 def parse_request(
-    message: Mutating,
-    command: Command,
-    *,
-    user_id: UUID | None,
-    sender: Sender,
-    lane: Lane = Lane.CLIENT,
-    authority_of: AuthorityOf = senders_own,
+    message: Mutating, command: Command, *, user_id: UUID | None, sender: Sender, lane: Lane = Lane.CLIENT
 ) -> CommandRequest:
     command_id = parse_uuid(message.command_id, "command_id")
     return CommandRequest(
@@ -96,34 +82,13 @@ def parse_request(
         deadline_s=sender.deadline_s,
         lane=lane,
         size_bytes=message.ByteSize(),
-        authority=authority_of(sender, message, command),
+        authority=sender.authority,
     )
 
-
-# --- many items: each is the same command as if it were sent alone ----------------------------------------------------
 
 Item = TypeVar("Item", bound=Mutating)
 # Turns an item into its command and the user on whose behalf it is.
 Reader = Callable[[Item], tuple[Command, UUID | None]]
-
-
-def parse_requests(
-    items: Sequence[Item],
-    read: Reader[Item],
-    *,
-    sender: Sender,
-    authority_of: AuthorityOf = senders_own,
-) -> list[CommandRequest | Refused]:
-    """A command or a refusal for each item; the sender's method is the RPC for a single one."""
-
-    def one(index: int, item: Item) -> CommandRequest | Refused:
-        try:
-            command, user_id = read(item)
-            return parse_request(item, command, user_id=user_id, sender=sender, authority_of=authority_of)
-        except Refused as refused:
-            return of_item(refused, index)
-
-    return [one(index, item) for index, item in enumerate(items)]
 
 
 def of_item(refused: Refused, index: int) -> Refused:

@@ -214,21 +214,6 @@ async def test_a_user_bids_for_itself_in_every_item(rig: Rig) -> None:
     assert (await rig.auctions.BatchPlaceBids(request, metadata=ben)).results[0].HasField("accepted")
 
 
-@pytest.mark.parametrize("principal", ["peer/eu-west", "auditor/kpmg", "operator/me", "treasury/bank"])
-async def test_others_do_not_bid(rig: Rig, principal: str) -> None:
-    """The roles are those of the unary call."""
-    request = auction_pb2.BatchPlaceBidsRequest(items=[bid(await rig.auction(), rig.ben, 100)])
-    call = rig.auctions.BatchPlaceBids(request, metadata=(("cellbook-principal", principal),))
-    assert (await refusal_of(call)).reason == "NOT_PERMITTED"
-
-
-async def test_users_do_not_deposit(rig: Rig) -> None:
-    """Money from outside is not a user's own word, in a batch neither."""
-    request = ledger_pb2.BatchDepositRequest(items=[deposit(rig.ben)])
-    call = rig.ledger.BatchDeposit(request, metadata=(("cellbook-principal", f"user/{rig.ben}"),))
-    assert (await refusal_of(call)).reason == "NOT_PERMITTED"
-
-
 async def test_a_batch_is_taken_whole_or_not_at_all(rig: Rig) -> None:
     """Without room for all of its items none is done, and the client is told when to come again."""
     rig.cell.writer.queue.commands_max = 10
