@@ -117,8 +117,9 @@ def _facts_given() -> Iterator[tuple[str, set[str]]]:
     for part in PARTS:
         for file in (ROOT / part).rglob("*.py"):
             for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                    given.setdefault(node.func.id, set()).update(each.arg for each in node.keywords if each.arg)
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
+                    name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+                    given.setdefault(name, set()).update(each.arg for each in node.keywords if each.arg)
     yield from given.items()
 
 

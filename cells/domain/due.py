@@ -7,22 +7,11 @@ refused because of one of these is decided again after the events that its timer
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from cells.domain import commands
 from cells.domain.account.account import Account
 from cells.domain.account.balance import Hold
 from cells.domain.auction.auction import AuctionState
 from cells.domain.auction.auction_rules import close_auction
-from cells.domain.commands import (
-    ApplyLeg,
-    CloseAuction,
-    Command,
-    CreateAuction,
-    PlaceBid,
-    Reserve,
-    ReserveForBid,
-    SendTransfer,
-    Transfer,
-    Withdraw,
-)
 from cells.domain.decision import Context, State, UncommittedEvent, View
 from cells.domain.events import FundsReleased
 from cells.domain.evolve import evolve
@@ -36,9 +25,9 @@ class Ahead:
     def __init__(self, view: View, uncommitted: list[UncommittedEvent]) -> None:
         self._view = view
         self._states: dict[Ref, State | None] = {}
-        for event_draft in uncommitted:
-            before = self._states.get(event_draft.aggregate) or _state(view, event_draft.aggregate)
-            self._states[event_draft.aggregate] = evolve(before, event_draft.event, event_draft.event_id)
+        for event in uncommitted:
+            before = self._states.get(event.aggregate) or _state(view, event.aggregate)
+            self._states[event.aggregate] = evolve(before, event.event, event.event_id)
 
     def account(self, user_id: UUID) -> Any:  # noqa: ANN401 - as the view has it
         return self._states.get(Ref(Kind.ACCOUNT, user_id)) or self._view.account(user_id)
@@ -60,12 +49,12 @@ class Due(NamedTuple):
     view: View
 
 
-def due_first(command: Command, refused: Refused, view: View, context: Context) -> Due | None:
+def due_first(command: commands.Command, refused: Refused, view: View, context: Context) -> Due | None:
     """The due events that would let the refused command pass; None: there are none."""
     uncommitted: list[UncommittedEvent] = []
     if isinstance(refused, InsufficientFunds):
         uncommitted = _expired_holds(command, refused, view, context)
-    elif isinstance(refused, AssetLocked) and isinstance(command, CreateAuction):
+    elif isinstance(refused, AssetLocked) and isinstance(command, commands.CreateAuction):
         uncommitted = _ended_auction(UUID(str(refused.facts["auction_id"])), view, context)
     return Due(uncommitted, Ahead(view, uncommitted)) if uncommitted else None
 
@@ -78,7 +67,7 @@ def without_expired(account: Account, now_ms: int) -> Account:
 
 
 def _expired_holds(
-    command: Command, refused: InsufficientFunds, view: View, context: Context
+    command: commands.Command, refused: InsufficientFunds, view: View, context: Context
 ) -> list[UncommittedEvent]:
     """Enough of the payer's expired holds, the earliest first, to cover the needed amount; else none."""
     user_id = _payer(command)
@@ -111,16 +100,16 @@ def _released(hold_id: UUID, hold: Hold) -> FundsReleased:
     return FundsReleased(hold_id=hold_id, currency=hold.currency, amount_minor=hold.amount_minor)
 
 
-def _payer(command: Command) -> UUID | None:
+def _payer(command: commands.Command) -> UUID | None:
     """The user whose money the command takes or sets aside."""
     match command:
-        case Withdraw() | Reserve():
+        case commands.Withdraw() | commands.Reserve():
             return command.user_id
-        case Transfer():
+        case commands.Transfer():
             return command.from_user_id
-        case PlaceBid():
+        case commands.PlaceBid():
             return command.bidder_id
-        case ApplyLeg(action=ReserveForBid(user_id=user_id) | SendTransfer(user_id=user_id)):
+        case commands.ApplyLeg(action=commands.ReserveForBid(user_id=user_id) | commands.SendTransfer(user_id=user_id)):
             return user_id
         case _:
             return None
@@ -131,7 +120,7 @@ def _ended_auction(auction_id: UUID, view: View, context: Context) -> list[Uncom
     auction = view.auction(auction_id)
     if auction is None or auction.state is not AuctionState.ACTIVE or auction.highest_bid is not None:
         return []
-    return close_auction(CloseAuction(auction_id=auction_id, by_command=False), view, context).uncommitted
+    return close_auction(commands.CloseAuction(auction_id=auction_id, by_command=False), view, context).uncommitted
 
 
 def _state(view: View, ref: Ref) -> State | None:

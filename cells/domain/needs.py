@@ -1,41 +1,12 @@
-"""The state that a command will read. Asked again after each load, since one piece may point at the next."""
+"""The state that each command will read. The table in decide.py says which function is whose."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 from uuid import UUID
 
+from cells.domain import commands
 from cells.domain.account.barrier import LegCommand, barrier_needs, carried_id, has_moved
-from cells.domain.commands import (
-    ApplyLeg,
-    CancelAuction,
-    Capture,
-    CloseAuction,
-    Command,
-    CompensateLeg,
-    CompensateSaga,
-    CreateAuction,
-    Deposit,
-    ExpireHold,
-    FailSaga,
-    MoveParty,
-    OpenAccount,
-    PauseSaga,
-    PlaceBid,
-    RebuildProjections,
-    RecordAccesses,
-    RecordLeg,
-    RegisterAsset,
-    Release,
-    ReportMismatches,
-    Reserve,
-    ResumeSaga,
-    SagaProgress,
-    SkipLeg,
-    Transfer,
-    Withdraw,
-)
 from cells.domain.decision import View
-from cells.domain.moves.commands import BeginMove
 from cells.domain.sagas.definition import EFFECTS, SAGAS
 from cells.domain.values import ACCOUNT, AUCTION, Kind, Ref, carried_kind, reference_ref
 
@@ -46,32 +17,28 @@ class Loaded(View, Protocol):
     def has(self, ref: Ref) -> bool: ...
 
 
+# The references, loaded or not; those behind a piece that is not loaded yet come in a later round.
 Needs = Callable[[Any, Loaded, str], Iterator[Ref]]
 
 
-def needs(command: Command, view: Loaded, cell: str) -> Iterator[Ref]:
-    """References to state, loaded or not; those behind a piece that is not loaded yet come in a later round."""
-    return NEEDS[type(command)](command, view, cell)
-
-
-def _pieces(kind: Kind, *fields: str) -> Needs:
+def pieces(kind: Kind, *fields: str) -> Needs:
     """The pieces of one kind that the command's fields name."""
 
-    def named(command: Command, _: Loaded, __: str) -> Iterator[Ref]:
+    def named(command: commands.Command, _: Loaded, __: str) -> Iterator[Ref]:
         for field in fields:
             yield Ref(kind, getattr(command, field))
 
     return named
 
 
-def _bid(command: PlaceBid, view: Loaded, cell: str) -> Iterator[Ref]:
+def bid(command: commands.PlaceBid, view: Loaded, cell: str) -> Iterator[Ref]:
     yield Ref(ACCOUNT, command.bidder_id)
     if command.auction_cell == cell:
         yield from auction_and_leader(command.auction_id, view, cell)
 
 
-def _paid_outside(command: Deposit | Withdraw, view: Loaded, _: str) -> Iterator[Ref]:
-    kind = "deposit" if isinstance(command, Deposit) else "withdrawal"
+def paid_outside(command: commands.Deposit | commands.Withdraw, view: Loaded, _: str) -> Iterator[Ref]:
+    kind = "deposit" if isinstance(command, commands.Deposit) else "withdrawal"
     ref = Ref(ACCOUNT, command.user_id)
     yield ref
     yield reference_ref(kind, command.external_reference)
@@ -80,13 +47,13 @@ def _paid_outside(command: Deposit | Withdraw, view: Loaded, _: str) -> Iterator
         yield reference_ref(carried_kind(kind, command.user_id), command.external_reference)
 
 
-def _transfer(command: Transfer, _: Loaded, __: str) -> Iterator[Ref]:
+def transfer(command: commands.Transfer, _: Loaded, __: str) -> Iterator[Ref]:
     yield Ref(ACCOUNT, command.from_user_id)
     if command.to_cell is None:
         yield Ref(ACCOUNT, command.to_user_id)
 
 
-def _asset_and_its_auction(command: CreateAuction, view: Loaded, _: str) -> Iterator[Ref]:
+def asset_and_its_auction(command: commands.CreateAuction, view: Loaded, _: str) -> Iterator[Ref]:
     ref = Ref(Kind.ASSET, command.asset_id)
     yield ref
     asset = view.asset(command.asset_id) if view.has(ref) else None
@@ -94,7 +61,7 @@ def _asset_and_its_auction(command: CreateAuction, view: Loaded, _: str) -> Iter
         yield Ref(AUCTION, asset.locked_by)
 
 
-def _whole_auction(command: CloseAuction | CancelAuction, view: Loaded, cell: str) -> Iterator[Ref]:
+def whole_auction(command: commands.CloseAuction | commands.CancelAuction, view: Loaded, cell: str) -> Iterator[Ref]:
     ref = Ref(AUCTION, command.auction_id)
     auction = view.auction(command.auction_id) if view.has(ref) else None
     if auction is not None:
@@ -110,7 +77,7 @@ def auction_and_leader(auction_id: UUID, view: Loaded, cell: str) -> Iterator[Re
         yield Ref(ACCOUNT, auction.highest_bid.bidder_id)
 
 
-def _leg(command: LegCommand, view: Loaded, cell: str) -> Iterator[Ref]:
+def leg(command: LegCommand, view: Loaded, cell: str) -> Iterator[Ref]:
     yield from barrier_needs(command, cell)
     effect = EFFECTS[type(command.action)]
     yield effect.ref(command.action)
@@ -127,7 +94,7 @@ def _leg(command: LegCommand, view: Loaded, cell: str) -> Iterator[Ref]:
         yield Ref(Kind.LEG, carried_id(command))
 
 
-def _progress(command: SagaProgress, view: Loaded, _: str) -> Iterator[Ref]:
+def progress(command: commands.SagaProgress, view: Loaded, _: str) -> Iterator[Ref]:
     return _saga(command.leg_id.saga_id, view)
 
 
@@ -141,32 +108,4 @@ def _saga(saga_id: UUID, view: Loaded) -> Iterator[Ref]:
             yield Ref(kind, getattr(saga.facts, fact))
 
 
-_USER, _ORDERED, _NOTHING = _pieces(ACCOUNT, "user_id"), _pieces(Kind.SAGA, "saga_id"), _pieces(Kind.AUDIT)
-NEEDS: dict[type[Command], Needs] = {
-    PlaceBid: _bid,
-    Deposit: _paid_outside,
-    Withdraw: _paid_outside,
-    Transfer: _transfer,
-    Capture: _pieces(ACCOUNT, "user_id", "to_user_id"),
-    OpenAccount: _USER,
-    Reserve: _USER,
-    Release: _USER,
-    ExpireHold: _USER,
-    BeginMove: _USER,
-    RegisterAsset: _pieces(ACCOUNT, "owner_id"),
-    CreateAuction: _asset_and_its_auction,
-    CloseAuction: _whole_auction,
-    CancelAuction: _whole_auction,
-    ApplyLeg: _leg,
-    CompensateLeg: _leg,
-    RecordLeg: _progress,
-    SkipLeg: _progress,
-    FailSaga: _progress,
-    MoveParty: _progress,
-    PauseSaga: _ORDERED,
-    ResumeSaga: _ORDERED,
-    CompensateSaga: _ORDERED,
-    ReportMismatches: _NOTHING,
-    RebuildProjections: _NOTHING,
-    RecordAccesses: _NOTHING,
-}
+USER, SAGA, NOTHING = pieces(ACCOUNT, "user_id"), pieces(Kind.SAGA, "saga_id"), pieces(Kind.AUDIT)

@@ -10,9 +10,8 @@ from uuid import UUID
 import structlog
 
 from cells.buckets import Buckets
-from cells.domain.decide import decide
+from cells.domain.decide import decide, needs
 from cells.domain.decision import Context, Decision, LedgerPolicy
-from cells.domain.needs import needs
 from cells.domain.refusals import Refused, TooManyRefusals
 from cells.domain.values import Ref
 from cells.requests import CommandRequest, CommandState, Outcome

@@ -7,11 +7,10 @@ from cells.domain.account.account import Account
 from cells.domain.auction.asset import Asset
 from cells.domain.auction.auction import Auction
 from cells.domain.commands import Command
-from cells.domain.decide import decide
+from cells.domain.decide import decide, needs
 from cells.domain.decision import Context, Decision, LedgerPolicy, State
 from cells.domain.events import AnyEvent, Deposited, Withdrawn
 from cells.domain.evolve import evolve, marked
-from cells.domain.needs import needs
 from cells.domain.sagas.leg import LegBarrier, UsedReference
 from cells.domain.sagas.saga import Saga
 from cells.domain.sagas.saga_events import begun_by

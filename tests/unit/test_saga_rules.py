@@ -10,7 +10,6 @@ from cells.domain.auction.auction import AuctionState
 from cells.domain.commands import Command, LegAction, SkipLeg
 from cells.domain.decide import RULES
 from cells.domain.events import PartyNotified, SettlementFailed
-from cells.domain.needs import NEEDS
 from cells.domain.record import fields_of, replace
 from cells.domain.refusals import BidTooLow, LegCancelled
 from cells.domain.sagas.definition import DEFINITIONS, EFFECTS, SAGAS, Flow, SagaKind
@@ -276,12 +275,11 @@ def test_each_definition_has_one_pivot_and_unique_legs() -> None:
     ("table", "union"),
     [
         (RULES, Command),
-        (NEEDS, Command),
         (EFFECTS, LegAction),
         (SAGAS, SagaFacts),
         (TRIGGERS | {SagaStarted: None}, SagaEvents),
     ],
-    ids=["rules", "needs", "effects", "sagas", "triggers"],
+    ids=["rules", "effects", "sagas", "triggers"],
 )
 def test_a_table_has_exactly_the_types_of_its_union(table: dict[type, object], union: UnionType) -> None:
     """A command without a rule, or an action without an effect, would be found only when it is first decided."""

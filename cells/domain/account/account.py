@@ -4,18 +4,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, assert_never, get_args
 from uuid import UUID
 
+from cells.domain import events
 from cells.domain.account.balance import NOTHING, Balance, EarlierHome, Hold, Move, MoveStage
-from cells.domain.events import (
-    AccountEvents,
-    AccountOpened,
-    EscrowReturned,
-    EscrowSent,
-    FundsReleased,
-    FundsReserved,
-    HoldCaptured,
-    HoldEvents,
-    HoldPinned,
-)
 from cells.domain.moves.events import (
     AccountArrived,
     AccountDeparted,
@@ -66,15 +56,15 @@ MoveEvents = (
     | AccountLeft
 )
 MOVES = get_args(MoveEvents)
-HOLDS = get_args(HoldEvents)
+HOLDS = get_args(events.HoldEvents)
 
 
-def evolve_account(state: Account | None, event: AccountEvents) -> Account:
+def evolve_account(state: Account | None, event: events.AccountEvents) -> Account:
     """The account after `event`. Buckets follow the event's movement, holds follow its kind."""
     if isinstance(event, AccountArrived):
         return _arrived(state, event)
     if state is None:
-        if not isinstance(event, AccountOpened):
+        if not isinstance(event, events.AccountOpened):
             message = f"{event.event_type} in an account that was never opened"
             raise TypeError(message)
         return Account(home_epoch=event.home_epoch)
@@ -136,19 +126,19 @@ def _under_way(state: Account) -> Move:
     return state.move
 
 
-def _evolve_holds(holds: dict[UUID, Hold], event: HoldEvents) -> dict[UUID, Hold]:
+def _evolve_holds(holds: dict[UUID, Hold], event: events.HoldEvents) -> dict[UUID, Hold]:
     match event:
-        case FundsReserved():
+        case events.FundsReserved():
             return {**holds, event.hold_id: _grown(holds.get(event.hold_id), event)}
-        case FundsReleased():
+        case events.FundsReleased():
             hold = holds.get(event.hold_id)
             # A late release finds no hold and frees nothing.
             return _with(holds, event.hold_id, _shrunk(hold, event)) if hold else holds
-        case HoldPinned():
+        case events.HoldPinned():
             return {**holds, event.hold_id: replace(holds[event.hold_id], saga_id=event.saga_id)}
-        case HoldCaptured() | EscrowSent():
+        case events.HoldCaptured() | events.EscrowSent():
             return _with(holds, event.hold_id, None)
-        case EscrowReturned():
+        case events.EscrowReturned():
             return {**holds, event.hold_id: _restored(holds.get(event.hold_id), event)}
         case _:
             assert_never(event)
@@ -159,7 +149,7 @@ def _with(holds: dict[UUID, Hold], hold_id: UUID, hold: Hold | None) -> dict[UUI
     return others if hold is None else {**others, hold_id: hold}
 
 
-def _grown(hold: Hold | None, event: FundsReserved) -> Hold:
+def _grown(hold: Hold | None, event: events.FundsReserved) -> Hold:
     if hold is None:
         hold = Hold(currency=event.currency, amount_minor=0, expire_time_ms=event.expire_time_ms)
     bids = hold.bids_minor
@@ -170,14 +160,14 @@ def _grown(hold: Hold | None, event: FundsReserved) -> Hold:
     return replace(hold, amount_minor=amount, bids_minor=bids, auction_cell=cell)
 
 
-def _shrunk(hold: Hold, event: FundsReleased) -> Hold | None:
+def _shrunk(hold: Hold, event: events.FundsReleased) -> Hold | None:
     bids = {bid: amount for bid, amount in hold.bids_minor.items() if bid != event.bid_id}
     left = hold.amount_minor - event.amount_minor
     # The rest of a pinned hold stays pinned: the bid that ended was another one of the winner's.
     return replace(hold, amount_minor=left, bids_minor=bids) if left else None
 
 
-def _restored(hold: Hold | None, event: EscrowReturned) -> Hold:
+def _restored(hold: Hold | None, event: events.EscrowReturned) -> Hold:
     others = hold or Hold(currency=event.currency, amount_minor=0)
     return Hold(
         currency=event.currency,

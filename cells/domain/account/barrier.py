@@ -8,38 +8,14 @@ what was done. Legs that were taken before this rule are found by their former n
 from collections.abc import Iterator
 from uuid import UUID
 
+from cells.domain import commands, events
 from cells.domain.account.account import Account
-from cells.domain.commands import (
-    ApplyLeg,
-    CompensateLeg,
-    CreditPending,
-    LegAction,
-    NotifyParty,
-    PinHold,
-    ReceiveTransfer,
-    ReleaseBid,
-    SendToEscrow,
-    SettlePending,
-    SubmitBid,
-)
 from cells.domain.decision import View
-from cells.domain.events import (
-    AnyEvent,
-    EscrowReturned,
-    EscrowSent,
-    FundsReleased,
-    HoldPinned,
-    PartyNotified,
-    PendingCredited,
-    PendingReversed,
-    PendingSettled,
-    RemoteTransferReceived,
-)
 from cells.domain.moves.refusals import LegSentBeforeArrival
 from cells.domain.sagas.leg import LegBarrier
 from cells.domain.values import Direction, Kind, LegId, Money, Ref, derived_id
 
-LegCommand = ApplyLeg | CompensateLeg
+LegCommand = commands.ApplyLeg | commands.CompensateLeg
 
 
 def barrier_id(command: LegCommand, cell: str) -> UUID:
@@ -53,7 +29,7 @@ def carried_id(command: LegCommand) -> UUID:
 
 
 def direction_of(command: LegCommand) -> Direction:
-    return Direction.ACTION if isinstance(command, ApplyLeg) else Direction.COMPENSATION
+    return Direction.ACTION if isinstance(command, commands.ApplyLeg) else Direction.COMPENSATION
 
 
 def command_id(command: LegCommand, cell: str) -> UUID:
@@ -88,7 +64,7 @@ def has_moved(command: LegCommand, view: View) -> bool:
     return account is not None and bool(account.earlier_homes)
 
 
-def require_sent_since_arrival(command: ApplyLeg, view: View) -> None:
+def require_sent_since_arrival(command: commands.ApplyLeg, view: View) -> None:
     """Refuses a call that was sent before the leg's user arrived here: meanwhile another home may have undone the leg.
 
     The tombstone there has not moved with the user. By the hybrid logical clock, which every call carries, it is older
@@ -116,39 +92,39 @@ def barrier_needs(command: LegCommand, cell: str) -> Iterator[Ref]:
 
 # The content of an action that must be the same when the leg is requested again, or undone; of others the user alone.
 _BID, _SALE = ("user_id", "auction_id", "bid_id"), ("user_id", "auction_id", "amount")
-CONTENT: dict[type[LegAction], tuple[str, ...]] = {
-    PinHold: _BID,
-    ReleaseBid: _BID,
-    SendToEscrow: (*_BID, "amount"),
-    CreditPending: _SALE,
-    SettlePending: _SALE,
-    ReceiveTransfer: ("user_id", "from_user_id", "amount"),
-    NotifyParty: ("user_id", "auction", "notice"),
-    SubmitBid: ("auction_id", "bid_id"),
+CONTENT: dict[type[commands.LegAction], tuple[str, ...]] = {
+    commands.PinHold: _BID,
+    commands.ReleaseBid: _BID,
+    commands.SendToEscrow: (*_BID, "amount"),
+    commands.CreditPending: _SALE,
+    commands.SettlePending: _SALE,
+    commands.ReceiveTransfer: ("user_id", "from_user_id", "amount"),
+    commands.NotifyParty: ("user_id", "auction", "notice"),
+    commands.SubmitBid: ("auction_id", "bid_id"),
 }
 # The same content in the events that those actions lead to, after the user.
 _HOLD, _AMOUNT = ("hold_id", "bid_id"), ("currency", "amount_minor")
-EVENT_CONTENT: dict[type[AnyEvent], tuple[str, ...]] = {
-    HoldPinned: _HOLD,
-    FundsReleased: _HOLD,
-    EscrowSent: (*_HOLD, *_AMOUNT),
-    EscrowReturned: (*_HOLD, *_AMOUNT),
-    PendingCredited: ("auction_id", *_AMOUNT),
-    PendingReversed: ("auction_id", *_AMOUNT),
-    PendingSettled: ("auction_id", *_AMOUNT),
-    RemoteTransferReceived: ("from_user_id", *_AMOUNT),
-    PartyNotified: ("auction", "notice"),
+EVENT_CONTENT: dict[type[events.AnyEvent], tuple[str, ...]] = {
+    events.HoldPinned: _HOLD,
+    events.FundsReleased: _HOLD,
+    events.EscrowSent: (*_HOLD, *_AMOUNT),
+    events.EscrowReturned: (*_HOLD, *_AMOUNT),
+    events.PendingCredited: ("auction_id", *_AMOUNT),
+    events.PendingReversed: ("auction_id", *_AMOUNT),
+    events.PendingSettled: ("auction_id", *_AMOUNT),
+    events.RemoteTransferReceived: ("from_user_id", *_AMOUNT),
+    events.PartyNotified: ("auction", "notice"),
 }
 
 
-def _said(action: LegAction) -> str:
+def _said(action: commands.LegAction) -> str:
     content = (getattr(action, name, "") for name in CONTENT.get(type(action), ("user_id",)))
     return "/".join(
         f"{part.currency}/{part.amount_minor}" if isinstance(part, Money) else str(part) for part in content
     )
 
 
-def said_by(event: AnyEvent, user_id: UUID) -> str:
+def said_by(event: events.AnyEvent, user_id: UUID) -> str:
     """As `_said` of the action that led to the event. Raises TypeError: no leg of such events is carried along."""
     content = EVENT_CONTENT.get(type(event))
     if content is None:

@@ -2,44 +2,9 @@
 
 from uuid import UUID
 
+from cells.domain import commands, events, refusals
 from cells.domain.account.account import Account, Balance, Hold
-from cells.domain.commands import (
-    Capture,
-    Deposit,
-    ExpireHold,
-    OpenAccount,
-    Release,
-    Reserve,
-    Transfer,
-    Withdraw,
-)
 from cells.domain.decision import Context, Decision, View, account_of, require_here
-from cells.domain.events import (
-    AccountEvents,
-    AccountOpened,
-    Deposited,
-    FundsReleased,
-    FundsReserved,
-    HoldCaptured,
-    TransferReceived,
-    TransferSent,
-    Withdrawn,
-)
-from cells.domain.refusals import (
-    AlreadyOpen,
-    BalanceOverflow,
-    CaptureTooLarge,
-    ExpireTimeInPast,
-    ExternalReferenceUsed,
-    HeldInAnotherCurrency,
-    HoldBacksBids,
-    HoldExpired,
-    HoldNotFound,
-    InsufficientFunds,
-    SameAccount,
-    TooManyBids,
-    TooManyHolds,
-)
 from cells.domain.values import (
     ACCOUNT,
     AMOUNT_MAX_MINOR,
@@ -56,48 +21,50 @@ HOLDS_MAX = 500
 BIDS_MAX = 20
 
 
-def open_account(command: OpenAccount, view: View, context: Context) -> Decision:
+def open_account(command: commands.OpenAccount, view: View, context: Context) -> Decision:
     account = view.account(command.user_id)
     if account is not None:
         require_here(account, command.user_id)
-        raise AlreadyOpen(user_id=str(command.user_id))
+        raise refusals.AlreadyOpen(user_id=str(command.user_id))
     return Decision(
-        uncommitted=[context.uncommitted(Ref(ACCOUNT, command.user_id), AccountOpened(home_epoch=command.home_epoch))]
+        uncommitted=[
+            context.uncommitted(Ref(ACCOUNT, command.user_id), events.AccountOpened(home_epoch=command.home_epoch))
+        ]
     )
 
 
-def deposit(command: Deposit, view: View, context: Context) -> Decision:
+def deposit(command: commands.Deposit, view: View, context: Context) -> Decision:
     account = account_of(view, command.user_id)
     _unused_reference(command, "deposit", account, view)
     require_room(account, command.amount)
-    event = Deposited(
+    event = events.Deposited(
         **command.amount.fields,
         external_reference=command.external_reference,
     )
     return _on_account(account, command.user_id, event, context)
 
 
-def withdraw(command: Withdraw, view: View, context: Context) -> Decision:
+def withdraw(command: commands.Withdraw, view: View, context: Context) -> Decision:
     account = account_of(view, command.user_id)
     _unused_reference(command, "withdrawal", account, view)
     require_available(account, command.amount)
-    event = Withdrawn(
+    event = events.Withdrawn(
         **command.amount.fields,
         external_reference=command.external_reference,
     )
     return _on_account(account, command.user_id, event, context)
 
 
-def transfer(command: Transfer, view: View, context: Context) -> Decision:
+def transfer(command: commands.Transfer, view: View, context: Context) -> Decision:
     if command.from_user_id == command.to_user_id:
-        raise SameAccount(user_id=str(command.from_user_id))
+        raise refusals.SameAccount(user_id=str(command.from_user_id))
     payer = account_of(view, command.from_user_id)
     payee = account_of(view, command.to_user_id)
     require_available(payer, command.amount)
     require_room(payee, command.amount)
     # Both parties see it, so it must not be the payer's command_id.
     transfer_id = context.derived_id("transfer")
-    sent = TransferSent(
+    sent = events.TransferSent(
         transfer_id=transfer_id,
         to_user_id=command.to_user_id,
         **command.amount.fields,
@@ -107,17 +74,17 @@ def transfer(command: Transfer, view: View, context: Context) -> Decision:
     return decision
 
 
-def reserve(command: Reserve, view: View, context: Context) -> Decision:
+def reserve(command: commands.Reserve, view: View, context: Context) -> Decision:
     account = account_of(view, command.user_id)
     expires = command.expire_time_ms
     if expires is not None and expires <= context.now_ms:
-        raise ExpireTimeInPast(expire_time_ms=expires, now_ms=context.now_ms)
+        raise refusals.ExpireTimeInPast(expire_time_ms=expires, now_ms=context.now_ms)
     if expires is not None:
         require_near(expires, context.now_ms, field="expire_time_ms")
     require_available(account, command.amount)
     _require_room_for_hold(account)
     hold_id = context.derived_id("hold")
-    event = FundsReserved(
+    event = events.FundsReserved(
         hold_id=hold_id,
         **command.amount.fields,
         expire_time_ms=expires,
@@ -127,21 +94,21 @@ def reserve(command: Reserve, view: View, context: Context) -> Decision:
 
 def _require_room_for_hold(account: Account) -> None:
     if len(account.holds) >= HOLDS_MAX:
-        raise TooManyHolds(open_count=len(account.holds), most=HOLDS_MAX)
+        raise refusals.TooManyHolds(open_count=len(account.holds), most=HOLDS_MAX)
 
 
-def capture(command: Capture, view: View, context: Context) -> Decision:
+def capture(command: commands.Capture, view: View, context: Context) -> Decision:
     account = account_of(view, command.user_id)
     hold = _own_hold(account, command.user_id, command.hold_id, context)
     if command.to_user_id == command.user_id:
-        raise SameAccount(user_id=str(command.user_id))
+        raise refusals.SameAccount(user_id=str(command.user_id))
     payee = account_of(view, command.to_user_id)
     wanted = hold.amount_minor if command.amount_minor is None else command.amount_minor
     if wanted > hold.amount_minor:
-        raise CaptureTooLarge(amount_minor=wanted, hold_minor=hold.amount_minor, currency=hold.currency)
+        raise refusals.CaptureTooLarge(amount_minor=wanted, hold_minor=hold.amount_minor, currency=hold.currency)
     amount = Money(hold.currency, wanted)
     require_room(payee, amount)
-    captured = HoldCaptured(
+    captured = events.HoldCaptured(
         hold_id=command.hold_id,
         to_user_id=command.to_user_id,
         currency=hold.currency,
@@ -154,14 +121,14 @@ def capture(command: Capture, view: View, context: Context) -> Decision:
     return decision
 
 
-def release(command: Release, view: View, context: Context) -> Decision:
+def release(command: commands.Release, view: View, context: Context) -> Decision:
     account = account_of(view, command.user_id)
     hold = _own_hold(account, command.user_id, command.hold_id, context)
-    event = FundsReleased(hold_id=command.hold_id, currency=hold.currency, amount_minor=hold.amount_minor)
+    event = events.FundsReleased(hold_id=command.hold_id, currency=hold.currency, amount_minor=hold.amount_minor)
     return _on_account(account, command.user_id, event, context, amount_minor=str(hold.amount_minor))
 
 
-def expire_hold(command: ExpireHold, view: View, context: Context) -> Decision:
+def expire_hold(command: commands.ExpireHold, view: View, context: Context) -> Decision:
     """Releases an expired hold; does nothing if it is gone, and returns the time to retry if it is early."""
     account = view.account(command.user_id)
     # A moving user takes the hold and its expiry along.
@@ -170,7 +137,7 @@ def expire_hold(command: ExpireHold, view: View, context: Context) -> Decision:
         return Decision()
     if hold.expire_time_ms > context.now_ms:
         return Decision(result={"due_ms": str(hold.expire_time_ms)})
-    event = FundsReleased(hold_id=command.hold_id, currency=hold.currency, amount_minor=hold.amount_minor)
+    event = events.FundsReleased(hold_id=command.hold_id, currency=hold.currency, amount_minor=hold.amount_minor)
     return _on_account(account, command.user_id, event, context)
 
 
@@ -182,7 +149,7 @@ def reserve_for_bid(
     bid_id: UUID,
     amount: Money,
     replaces_bid_id: UUID | None = None,
-) -> FundsReserved:
+) -> events.FundsReserved:
     """Grows the auction's hold to cover the bid: a hold is the maximum over the bids it backs.
 
     Raises:
@@ -193,16 +160,18 @@ def reserve_for_bid(
     """
     hold = account.holds.get(auction_id)
     if hold is not None and hold.currency != amount.currency:
-        raise HeldInAnotherCurrency(auction_id=str(auction_id), expected=hold.currency, currency=amount.currency)
+        raise refusals.HeldInAnotherCurrency(
+            auction_id=str(auction_id), expected=hold.currency, currency=amount.currency
+        )
     if hold is None:
         _require_room_for_hold(account)
     elif replaces_bid_id is None and len(hold.bids_minor) >= BIDS_MAX:
-        raise TooManyBids(auction_id=str(auction_id), open_count=len(hold.bids_minor), most=BIDS_MAX)
+        raise refusals.TooManyBids(auction_id=str(auction_id), open_count=len(hold.bids_minor), most=BIDS_MAX)
     held = 0 if hold is None else hold.amount_minor
     growth = max(0, amount.amount_minor - held)
     if growth:
         require_available(account, Money(amount.currency, growth))
-    return FundsReserved(
+    return events.FundsReserved(
         hold_id=auction_id,
         currency=amount.currency,
         amount_minor=growth,
@@ -218,7 +187,7 @@ def holds_bid(account: Account, auction_id: UUID, bid_id: UUID) -> bool:
     return hold is not None and bid_id in hold.bids_minor
 
 
-def release_bid(account: Account, *, auction_id: UUID, bid_id: UUID, currency: str) -> FundsReleased:
+def release_bid(account: Account, *, auction_id: UUID, bid_id: UUID, currency: str) -> events.FundsReleased:
     """Frees money that only this bid held: nothing if the bid is already resolved or larger ones are open.
 
     It uses the hold's own currency, whichever one is given: with another one it would free money that backs something
@@ -230,13 +199,15 @@ def release_bid(account: Account, *, auction_id: UUID, bid_id: UUID, currency: s
         still_needed = max((amount for bid, amount in hold.bids_minor.items() if bid != bid_id), default=0)
         freed = max(0, hold.amount_minor - still_needed)
         currency = hold.currency
-    return FundsReleased(hold_id=auction_id, currency=currency, amount_minor=freed, bid_id=bid_id)
+    return events.FundsReleased(hold_id=auction_id, currency=currency, amount_minor=freed, bid_id=bid_id)
 
 
 def require_available(account: Account, amount: Money) -> None:
     available = account.balance(amount.currency).available_minor
     if available < amount.amount_minor:
-        raise InsufficientFunds(needed_minor=amount.amount_minor, available_minor=available, currency=amount.currency)
+        raise refusals.InsufficientFunds(
+            needed_minor=amount.amount_minor, available_minor=available, currency=amount.currency
+        )
 
 
 def require_room(account: Account, amount: Money) -> None:
@@ -254,7 +225,7 @@ def require_room_to_return(account: Account, amount: Money) -> None:
 
 def _require_room(account: Account, amount: Money, most_minor: int) -> None:
     if account.balance(amount.currency).total_minor + amount.amount_minor > most_minor:
-        raise BalanceOverflow(amount_minor=amount.amount_minor, currency=amount.currency)
+        raise refusals.BalanceOverflow(amount_minor=amount.amount_minor, currency=amount.currency)
 
 
 def balance_result(balance: Balance, currency: str) -> dict[str, str]:
@@ -270,22 +241,24 @@ def _own_hold(account: Account, user_id: UUID, hold_id: UUID, context: Context) 
     """Raises HoldExpired if it has expired, whether or not its timer has fired."""
     hold = account.holds.get(hold_id)
     if hold is None:
-        raise HoldNotFound(user_id=str(user_id), hold_id=str(hold_id))
+        raise refusals.HoldNotFound(user_id=str(user_id), hold_id=str(hold_id))
     if hold.bids_minor:
-        raise HoldBacksBids(hold_id=str(hold_id))
+        raise refusals.HoldBacksBids(hold_id=str(hold_id))
     if hold.expire_time_ms is not None and hold.expire_time_ms <= context.now_ms:
-        raise HoldExpired(hold_id=str(hold_id), expire_time_ms=hold.expire_time_ms, now_ms=context.now_ms)
+        raise refusals.HoldExpired(hold_id=str(hold_id), expire_time_ms=hold.expire_time_ms, now_ms=context.now_ms)
     return hold
 
 
-def _unused_reference(command: Deposit | Withdraw, kind: str, account: Account, view: View) -> None:
+def _unused_reference(command: commands.Deposit | commands.Withdraw, kind: str, account: Account, view: View) -> None:
     """Checks that neither this cell, nor this user in an earlier home, has used the reference."""
     kinds = (kind, carried_kind(kind, command.user_id)) if account.earlier_homes else (kind,)
     if any(view.reference(reference_ref(each, command.external_reference)) is not None for each in kinds):
-        raise ExternalReferenceUsed(kind=kind, external_reference=command.external_reference)
+        raise refusals.ExternalReferenceUsed(kind=kind, external_reference=command.external_reference)
 
 
-def _on_account(account: Account, user_id: UUID, event: AccountEvents, context: Context, **more: str) -> Decision:
+def _on_account(
+    account: Account, user_id: UUID, event: events.AccountEvents, context: Context, **more: str
+) -> Decision:
     """One event in the user's stream, answered with the balance after it."""
     movement = event.movement()
     result = dict(more)
@@ -296,7 +269,7 @@ def _on_account(account: Account, user_id: UUID, event: AccountEvents, context: 
 
 
 def _pay(decision: Decision, transfer_id: UUID, context: Context, *, payee: UUID, payer: UUID, amount: Money) -> None:
-    received = TransferReceived(
+    received = events.TransferReceived(
         transfer_id=transfer_id,
         from_user_id=payer,
         **amount.fields,

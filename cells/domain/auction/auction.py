@@ -4,19 +4,7 @@ from enum import StrEnum
 from typing import assert_never
 from uuid import UUID
 
-from cells.domain.events import (
-    AuctionCancelled,
-    AuctionClosed,
-    AuctionCreated,
-    AuctionEvents,
-    AuctionSettled,
-    BidPlaced,
-    EscrowFunded,
-    EscrowPaidOut,
-    EscrowRefilled,
-    EscrowRefunded,
-    SettlementFailed,
-)
+from cells.domain import events
 from cells.domain.record import Struct, replace
 
 
@@ -67,8 +55,8 @@ class Auction(Struct, frozen=True, kw_only=True):
         return self.state is ACTIVE and now_ms < self.end_time_ms
 
 
-def evolve_auction(state: Auction | None, event: AuctionEvents) -> Auction:
-    if isinstance(event, AuctionCreated):
+def evolve_auction(state: Auction | None, event: events.AuctionEvents) -> Auction:
+    if isinstance(event, events.AuctionCreated):
         return Auction(
             asset_id=event.asset_id,
             seller_id=event.seller_id,
@@ -84,26 +72,26 @@ def evolve_auction(state: Auction | None, event: AuctionEvents) -> Auction:
         message = f"{event.event_type} in an auction that was never created"
         raise TypeError(message)
     match event:
-        case BidPlaced():
+        case events.BidPlaced():
             return _with_bid(state, event)
-        case AuctionClosed():
+        case events.AuctionClosed():
             ended = AuctionState.UNSOLD if event.saga_id is None else AuctionState.SETTLING
             return replace(state, state=ended, saga_id=event.saga_id)
-        case AuctionCancelled():
+        case events.AuctionCancelled():
             return replace(state, state=AuctionState.CANCELLED)
-        case EscrowFunded() | EscrowRefilled():
+        case events.EscrowFunded() | events.EscrowRefilled():
             return replace(state, escrow_minor=state.escrow_minor + event.amount_minor)
-        case EscrowPaidOut() | EscrowRefunded():
+        case events.EscrowPaidOut() | events.EscrowRefunded():
             return replace(state, escrow_minor=state.escrow_minor - event.amount_minor)
-        case AuctionSettled():
+        case events.AuctionSettled():
             return replace(state, state=AuctionState.SETTLED)
-        case SettlementFailed():
+        case events.SettlementFailed():
             return replace(state, state=AuctionState.SETTLEMENT_FAILED)
         case _:
             assert_never(event)
 
 
-def _with_bid(state: Auction, event: BidPlaced) -> Auction:
+def _with_bid(state: Auction, event: events.BidPlaced) -> Auction:
     bid = Bid(
         bid_id=event.bid_id,
         bidder_id=event.bidder_id,

@@ -2,9 +2,9 @@
 
 from uuid import UUID
 
+from cells.domain import commands, events, refusals
 from cells.domain.account.ledger_rules import release_bid, reserve_for_bid
 from cells.domain.auction.auction import Auction, AuctionState, Bid
-from cells.domain.commands import CancelAuction, CloseAuction, CreateAuction, PlaceBid, RegisterAsset
 from cells.domain.decision import (
     Context,
     Decision,
@@ -13,26 +13,6 @@ from cells.domain.decision import (
     account_of,
     require_here,
 )
-from cells.domain.events import (
-    AssetLockReleased,
-    AssetLockTaken,
-    AssetRegistered,
-    AuctionCancelled,
-    AuctionClosed,
-    AuctionCreated,
-    BidPlaced,
-)
-from cells.domain.refusals import (
-    AssetLocked,
-    AssetNotFound,
-    AuctionNotActive,
-    AuctionNotFound,
-    BidOnOwnAuction,
-    BidTooLow,
-    EndTimeInPast,
-    NotTheOwner,
-    WrongCurrency,
-)
 from cells.domain.sagas.saga_events import ReleaseFacts, SettlementFacts
 from cells.domain.sagas.saga_start import started
 from cells.domain.values import ACCOUNT, AMOUNT_MAX_MINOR, AUCTION, Kind, Ref, derived_id, require_near
@@ -40,30 +20,32 @@ from cells.domain.values import ACCOUNT, AMOUNT_MAX_MINOR, AUCTION, Kind, Ref, d
 BASIS_POINTS = 10_000
 
 
-def register_asset(command: RegisterAsset, view: View, context: Context) -> Decision:
+def register_asset(command: commands.RegisterAsset, view: View, context: Context) -> Decision:
     owner = view.account(command.owner_id)
     if owner is not None and command.owner_cell == context.cell:
         # Decided after the departure, its outcome would not move along: sent again there, it would be another asset.
         require_here(owner, command.owner_id)
     asset_id = context.derived_id("asset")
-    event = AssetRegistered(owner_id=command.owner_id, owner_cell=command.owner_cell, description=command.description)
+    event = events.AssetRegistered(
+        owner_id=command.owner_id, owner_cell=command.owner_cell, description=command.description
+    )
     uncommitted = context.uncommitted(Ref(Kind.ASSET, asset_id), event)
     return Decision(uncommitted=[uncommitted], result={"asset_id": str(asset_id)})
 
 
-def create_auction(command: CreateAuction, view: View, context: Context) -> Decision:
+def create_auction(command: commands.CreateAuction, view: View, context: Context) -> Decision:
     asset = view.asset(command.asset_id)
     if asset is None:
-        raise AssetNotFound(asset_id=str(command.asset_id), cell=context.cell)
+        raise refusals.AssetNotFound(asset_id=str(command.asset_id), cell=context.cell)
     if asset.owner_id != command.seller_id:
-        raise NotTheOwner(asset_id=str(command.asset_id), user_id=str(command.seller_id))
+        raise refusals.NotTheOwner(asset_id=str(command.asset_id), user_id=str(command.seller_id))
     if asset.locked_by is not None:
-        raise AssetLocked(asset_id=str(command.asset_id), auction_id=str(asset.locked_by))
+        raise refusals.AssetLocked(asset_id=str(command.asset_id), auction_id=str(asset.locked_by))
     if command.end_time_ms <= context.now_ms:
-        raise EndTimeInPast(end_time_ms=command.end_time_ms, now_ms=context.now_ms)
+        raise refusals.EndTimeInPast(end_time_ms=command.end_time_ms, now_ms=context.now_ms)
     require_near(command.end_time_ms, context.now_ms, field="end_time_ms")
     auction_id = context.derived_id("auction")
-    created = AuctionCreated(
+    created = events.AuctionCreated(
         asset_id=command.asset_id,
         seller_id=command.seller_id,
         seller_cell=asset.owner_cell,
@@ -76,12 +58,12 @@ def create_auction(command: CreateAuction, view: View, context: Context) -> Deci
     )
     opened = context.uncommitted(Ref(AUCTION, auction_id), created)
     locked = context.uncommitted(
-        Ref(Kind.ASSET, command.asset_id), AssetLockTaken(auction_id=auction_id), opened.event_id
+        Ref(Kind.ASSET, command.asset_id), events.AssetLockTaken(auction_id=auction_id), opened.event_id
     )
     return Decision(uncommitted=[opened, locked], result={"auction_id": str(auction_id)})
 
 
-def place_bid(command: PlaceBid, view: View, context: Context) -> Decision:
+def place_bid(command: commands.PlaceBid, view: View, context: Context) -> Decision:
     """In an auction of this cell, by a user who is at home here."""
     account = account_of(view, command.bidder_id)
     auction = auction_of(view, command.auction_id, context)
@@ -112,7 +94,7 @@ def place_bid(command: PlaceBid, view: View, context: Context) -> Decision:
     return decision
 
 
-def close_auction(command: CloseAuction, view: View, context: Context) -> Decision:
+def close_auction(command: commands.CloseAuction, view: View, context: Context) -> Decision:
     """Ends bidding. If there is a winner, the settlement starts in the same commit."""
     auction = auction_of(view, command.auction_id, context)
     if not command.by_command and auction.state is not AuctionState.ACTIVE:
@@ -120,10 +102,10 @@ def close_auction(command: CloseAuction, view: View, context: Context) -> Decisi
     if not command.by_command and context.now_ms < auction.end_time_ms:
         return Decision(result={"due_ms": str(auction.end_time_ms)})
     if auction.state is not AuctionState.ACTIVE:
-        raise AuctionNotActive(auction_id=str(command.auction_id), state=auction.state.value)
+        raise refusals.AuctionNotActive(auction_id=str(command.auction_id), state=auction.state.value)
     winner = auction.highest_bid
     saga_id = None if winner is None else derived_id(command.auction_id, "settlement")
-    closed = AuctionClosed(
+    closed = events.AuctionClosed(
         # A close after the end does not count as the reason: the time had already closed it.
         closed_by="COMMAND" if context.now_ms < auction.end_time_ms else "TIME",
         winning_bid_id=winner.bid_id if winner else None,
@@ -154,12 +136,12 @@ def close_auction(command: CloseAuction, view: View, context: Context) -> Decisi
     return decision
 
 
-def cancel_auction(command: CancelAuction, view: View, context: Context) -> Decision:
+def cancel_auction(command: commands.CancelAuction, view: View, context: Context) -> Decision:
     auction = auction_of(view, command.auction_id, context)
     if not auction.is_active(context.now_ms):
         raise _not_active(auction, command.auction_id)
     leading = auction.highest_bid
-    cancelled = AuctionCancelled(released_bid_id=leading.bid_id if leading else None)
+    cancelled = events.AuctionCancelled(released_bid_id=leading.bid_id if leading else None)
     cancel = context.uncommitted(Ref(AUCTION, command.auction_id), cancelled)
     uncommitted = [cancel, _unlock(auction, command.auction_id, context, cancel.event_id)]
     if leading is not None:
@@ -170,7 +152,7 @@ def cancel_auction(command: CancelAuction, view: View, context: Context) -> Deci
 def auction_of(view: View, auction_id: UUID, context: Context) -> Auction:
     auction = view.auction(auction_id)
     if auction is None:
-        raise AuctionNotFound(auction_id=str(auction_id), cell=context.cell)
+        raise refusals.AuctionNotFound(auction_id=str(auction_id), cell=context.cell)
     return auction
 
 
@@ -179,22 +161,22 @@ def require_acceptable(auction: Auction, auction_id: UUID, bid: Bid, currency: s
     if not auction.is_active(context.now_ms):
         raise _not_active(auction, auction_id)
     if bid.bidder_id == auction.seller_id:
-        raise BidOnOwnAuction(auction_id=str(auction_id))
+        raise refusals.BidOnOwnAuction(auction_id=str(auction_id))
     if currency != auction.currency:
-        raise WrongCurrency(auction_id=str(auction_id), expected=auction.currency, currency=currency)
+        raise refusals.WrongCurrency(auction_id=str(auction_id), expected=auction.currency, currency=currency)
     least = auction.least_bid_minor()
     if bid.amount_minor < least or least > AMOUNT_MAX_MINOR:
-        raise BidTooLow(amount_minor=bid.amount_minor, least_minor=least, currency=currency)
+        raise refusals.BidTooLow(amount_minor=bid.amount_minor, least_minor=least, currency=currency)
 
 
-def _not_active(auction: Auction, auction_id: UUID) -> AuctionNotActive:
+def _not_active(auction: Auction, auction_id: UUID) -> refusals.AuctionNotActive:
     state = "ENDED" if auction.state is AuctionState.ACTIVE else auction.state.value
-    return AuctionNotActive(auction_id=str(auction_id), state=state)
+    return refusals.AuctionNotActive(auction_id=str(auction_id), state=state)
 
 
-def bid_placed(auction: Auction, bid: Bid, context: Context) -> BidPlaced:
+def bid_placed(auction: Auction, bid: Bid, context: Context) -> events.BidPlaced:
     extended = context.now_ms + auction.extension_ms
-    return BidPlaced(
+    return events.BidPlaced(
         bid_id=bid.bid_id,
         bidder_id=bid.bidder_id,
         bidder_cell=bid.bidder_cell,
@@ -254,10 +236,10 @@ def _settlement(
 
 
 def _unlock(auction: Auction, auction_id: UUID, context: Context, caused_by: UUID) -> UncommittedEvent:
-    unlocked = AssetLockReleased(auction_id=auction_id)
+    unlocked = events.AssetLockReleased(auction_id=auction_id)
     return context.uncommitted(Ref(Kind.ASSET, auction.asset_id), unlocked, caused_by)
 
 
-def bid_id_of(command: PlaceBid, context: Context) -> UUID:
+def bid_id_of(command: commands.PlaceBid, context: Context) -> UUID:
     # Derived from the bidder's id: two bidders in two cells may use the same command_id.
     return derived_id(command.bidder_id, f"bid/{context.command}")

@@ -6,10 +6,10 @@ The bidder's home reserves the money and starts the saga in one decision; the au
 from collections.abc import Iterable
 from uuid import UUID
 
+from cells.domain import commands
 from cells.domain.account.ledger_rules import release_bid, reserve_for_bid
 from cells.domain.auction.auction import Bid
 from cells.domain.auction.auction_rules import auction_of, bid_id_of, bid_placed, free_bid, require_acceptable
-from cells.domain.commands import PlaceBid, ReleaseBid, ReserveForBid, SubmitBid
 from cells.domain.decision import Context, Decision, UncommittedEvent, View, account_of, settled_account_of
 from cells.domain.events import BidPlaced, FundsReleased, FundsReserved
 from cells.domain.needs import auction_and_leader
@@ -22,7 +22,7 @@ from cells.domain.sagas.settlement import AUCTION, free
 from cells.domain.values import ACCOUNT, Ref, derived_id
 
 
-def place_remote_bid(command: PlaceBid, view: View, context: Context) -> Decision:
+def place_remote_bid(command: commands.PlaceBid, view: View, context: Context) -> Decision:
     """Reserves here and starts the saga that submits the bid there."""
     account = settled_account_of(view, command.bidder_id)
     require_room_for_flow(command.bidder_id, view, context)
@@ -57,7 +57,7 @@ def place_remote_bid(command: PlaceBid, view: View, context: Context) -> Decisio
     return Decision(uncommitted=uncommitted, result={"bid_id": str(bid_id)}, awaits_saga=saga_id)
 
 
-def _reserve(action: ReserveForBid, at: LegContext) -> FundsReserved:
+def _reserve(action: commands.ReserveForBid, at: LegContext) -> FundsReserved:
     return reserve_for_bid(
         account_of(at.view, action.user_id),
         auction_id=action.auction_id,
@@ -67,7 +67,7 @@ def _reserve(action: ReserveForBid, at: LegContext) -> FundsReserved:
     )
 
 
-def _submit(action: SubmitBid, at: LegContext) -> BidPlaced:
+def _submit(action: commands.SubmitBid, at: LegContext) -> BidPlaced:
     context = at.context
     auction = auction_of(at.view, action.auction_id, context)
     if context.now_ms > action.valid_until_ms:
@@ -82,7 +82,7 @@ def _submit(action: SubmitBid, at: LegContext) -> BidPlaced:
     return bid_placed(auction, bid, context)
 
 
-def _free_outbid(action: SubmitBid, at: LegContext, caused_by: UUID) -> Iterable[UncommittedEvent]:
+def _free_outbid(action: commands.SubmitBid, at: LegContext, caused_by: UUID) -> Iterable[UncommittedEvent]:
     auction = auction_of(at.view, action.auction_id, at.context)
     if auction.highest_bid is None:
         return []
@@ -90,7 +90,7 @@ def _free_outbid(action: SubmitBid, at: LegContext, caused_by: UUID) -> Iterable
     return [free_bid(bid, action.auction_id, auction, at.view, at.context, caused_by=caused_by)]
 
 
-def _release(action: ReleaseBid, at: LegContext) -> FundsReleased:
+def _release(action: commands.ReleaseBid, at: LegContext) -> FundsReleased:
     account = account_of(at.view, action.user_id)
     return release_bid(account, auction_id=action.auction_id, bid_id=action.bid_id, currency=action.currency)
 
@@ -99,9 +99,9 @@ def _answer(flow: Flow, _: View) -> dict[str, str]:
     return {"bid_id": str(flow.facts.bid_id)}
 
 
-RESERVE = Effect(action=ReserveForBid, apply=_reserve, undo=free)
+RESERVE = Effect(action=commands.ReserveForBid, apply=_reserve, undo=free)
 SUBMIT = Effect(
-    action=SubmitBid,
+    action=commands.SubmitBid,
     apply=_submit,
     stream=AUCTION,
     needs=lambda action, view, cell: auction_and_leader(action.auction_id, view, cell),
@@ -109,7 +109,7 @@ SUBMIT = Effect(
     foreign=True,
     claims="bidder_cell",
 )
-RELEASED = Effect(action=ReleaseBid, apply=_release, foreign=True, askable=require_own_auction)
+RELEASED = Effect(action=commands.ReleaseBid, apply=_release, foreign=True, askable=require_own_auction)
 BIDDER = {"user_id": "bidder_id"}
 
 REMOTE_BID = SagaDefinition(

@@ -20,25 +20,11 @@ from typing import Any, ClassVar, assert_never
 from uuid import UUID
 
 from cells.domain.record import Struct, field, fields_of, replace
+from cells.domain.sagas import saga_events
 from cells.domain.sagas.definition import SAGAS, Flow, LegSpec, SagaDefinition, SagaKind, declare, definition_of
 from cells.domain.sagas.move import MOVE
 from cells.domain.sagas.notice import NOTICE
 from cells.domain.sagas.remote_bid import RELEASE, REMOTE_BID
-from cells.domain.sagas.saga_events import (
-    SagaCompensated,
-    SagaCompensationStarted,
-    SagaCompleted,
-    SagaEvents,
-    SagaFacts,
-    SagaLegCompensated,
-    SagaLegCompleted,
-    SagaLegSkipped,
-    SagaPartyMoved,
-    SagaPaused,
-    SagaPivotFoundDone,
-    SagaResumed,
-    SagaStarted,
-)
 from cells.domain.sagas.settlement import SETTLEMENT
 from cells.domain.sagas.transfer import TRANSFER
 from cells.domain.values import Direction
@@ -111,7 +97,7 @@ class LegProgress(Struct, frozen=True, kw_only=True):
 class Saga(Struct, frozen=True, kw_only=True):
     ADDED: ClassVar[Mapping[str, Any]] = {"saga_version": 1}
     kind: SagaKind
-    facts: SagaFacts
+    facts: saga_events.SagaFacts
     state: SagaState
     # One for each leg of the definition, in its order.
     legs: tuple[LegProgress, ...]
@@ -177,31 +163,34 @@ class Saga(Struct, frozen=True, kw_only=True):
         return str(getattr(self.facts, spec.at))
 
 
-TRIGGERS: dict[type[SagaEvents], Trigger] = {
-    SagaLegCompleted: Trigger.LEG_DONE,
-    SagaLegSkipped: Trigger.LEG_DONE,
-    SagaCompensationStarted: Trigger.FAILED,
-    SagaLegCompensated: Trigger.LEG_UNDONE,
-    SagaPivotFoundDone: Trigger.PIVOT_FOUND_DONE,
-    SagaPaused: Trigger.HELD,
-    SagaResumed: Trigger.HELD,
-    SagaPartyMoved: Trigger.PARTY_MOVED,
-    SagaCompleted: Trigger.ALL_DONE,
-    SagaCompensated: Trigger.ALL_UNDONE,
+TRIGGERS: dict[type[saga_events.SagaEvents], Trigger] = {
+    saga_events.SagaLegCompleted: Trigger.LEG_DONE,
+    saga_events.SagaLegSkipped: Trigger.LEG_DONE,
+    saga_events.SagaCompensationStarted: Trigger.FAILED,
+    saga_events.SagaLegCompensated: Trigger.LEG_UNDONE,
+    saga_events.SagaPivotFoundDone: Trigger.PIVOT_FOUND_DONE,
+    saga_events.SagaPaused: Trigger.HELD,
+    saga_events.SagaResumed: Trigger.HELD,
+    saga_events.SagaPartyMoved: Trigger.PARTY_MOVED,
+    saga_events.SagaCompleted: Trigger.ALL_DONE,
+    saga_events.SagaCompensated: Trigger.ALL_UNDONE,
 }
 
 
-def trigger_of(state: Saga, event: SagaEvents) -> Trigger:
-    if isinstance(event, SagaStarted):
+def trigger_of(state: Saga, event: saga_events.SagaEvents) -> Trigger:
+    if isinstance(event, saga_events.SagaStarted):
         message = "SAGA_STARTED in a saga that has started"
         raise TypeError(message)
     trigger = TRIGGERS[type(event)]
-    if isinstance(event, SagaLegCompleted | SagaLegSkipped) and state.specs[state.index_of(event.leg)].pivot:
+    if (
+        isinstance(event, saga_events.SagaLegCompleted | saga_events.SagaLegSkipped)
+        and state.specs[state.index_of(event.leg)].pivot
+    ):
         return Trigger.PIVOT_DONE
     return trigger
 
 
-def evolve_saga(state: Saga | None, event: SagaEvents, event_id: UUID) -> Saga:
+def evolve_saga(state: Saga | None, event: saga_events.SagaEvents, event_id: UUID) -> Saga:
     """The saga after `event`.
 
     Raises:
@@ -209,20 +198,20 @@ def evolve_saga(state: Saga | None, event: SagaEvents, event_id: UUID) -> Saga:
             KeyError: the pair is not in the transition table, or the leg is not the one that is due.
     """
     if state is None:
-        if not isinstance(event, SagaStarted):
+        if not isinstance(event, saga_events.SagaStarted):
             message = f"{event.event_type} of a saga that was never started"
             raise TypeError(message)
         return _started(event, event_id)
     target = TRANSITIONS[state.state, trigger_of(state, event)]
     state = replace(state, state=target, last_event_id=event_id)
     match event:
-        case SagaLegCompleted() | SagaPivotFoundDone():
-            if isinstance(event, SagaLegCompleted) and event.valid_until_ms is not None:
+        case saga_events.SagaLegCompleted() | saga_events.SagaPivotFoundDone():
+            if isinstance(event, saga_events.SagaLegCompleted) and event.valid_until_ms is not None:
                 state = replace(state, deadline_ms=event.valid_until_ms)
             return _noted(state, event.leg, LegProgress(state=LegState.DONE, effect_id=event.effect_id), by=1)
-        case SagaLegSkipped():
+        case saga_events.SagaLegSkipped():
             return _noted(state, event.leg, LegProgress(state=LegState.SKIPPED), by=1)
-        case SagaCompensationStarted():
+        case saga_events.SagaCompensationStarted():
             return replace(
                 state,
                 cursor=state.index_of(event.leg) - (0 if event.covers_leg else 1),
@@ -230,32 +219,32 @@ def evolve_saga(state: Saga | None, event: SagaEvents, event_id: UUID) -> Saga:
                 failure_message=event.failure_message,
                 failure_facts=event.failure_facts,
             )
-        case SagaLegCompensated():
+        case saga_events.SagaLegCompensated():
             undone = LegState.COMPENSATED if event.result == "UNDONE" else LegState.TOMBSTONED
             return _noted(state, event.leg, LegProgress(state=undone, effect_id=event.effect_id), by=-1)
-        case SagaPaused() | SagaResumed():
-            return replace(state, paused=isinstance(event, SagaPaused))
-        case SagaPartyMoved():
+        case saga_events.SagaPaused() | saga_events.SagaResumed():
+            return replace(state, paused=isinstance(event, saga_events.SagaPaused))
+        case saga_events.SagaPartyMoved():
             return replace(state, facts=moved_facts(state.facts, event))
-        case SagaCompleted() | SagaCompensated():
+        case saga_events.SagaCompleted() | saga_events.SagaCompensated():
             if state.current is not None:
                 message = f"{event.event_type} of a saga that has {state.current.leg!r} left"
                 raise KeyError(message)
             return state
-        case SagaStarted():
+        case saga_events.SagaStarted():
             return state
         case _:
             assert_never(event)
 
 
-def moved_facts(facts: SagaFacts, event: SagaPartyMoved) -> SagaFacts:
+def moved_facts(facts: saga_events.SagaFacts, event: saga_events.SagaPartyMoved) -> saga_events.SagaFacts:
     """With the person's new home, in whatever role they have. Facts name a person beside the person's cell."""
     roles = (name.removesuffix("_cell") for name in fields_of(type(facts)) if name.endswith("_cell"))
     cells: dict[str, Any] = {f"{role}_cell": event.cell for role in roles if user_in(facts, role) == event.user_id}
     return replace(facts, **cells)
 
 
-def user_in(facts: SagaFacts, role: str) -> UUID | None:
+def user_in(facts: saga_events.SagaFacts, role: str) -> UUID | None:
     """The user in a role: {role}_id or {role}_user_id."""
     if role == "auction":
         return None
@@ -268,7 +257,7 @@ def party_of(saga: Saga, leg: str) -> UUID | None:
     return user_in(saga.facts, at.removesuffix("_cell")) if at.endswith("_cell") else None
 
 
-def _started(event: SagaStarted, event_id: UUID) -> Saga:
+def _started(event: saga_events.SagaStarted, event_id: UUID) -> Saga:
     kind = SAGAS[type(event.facts)].kind
     return Saga(
         kind=kind,

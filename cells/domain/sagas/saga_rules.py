@@ -3,54 +3,20 @@
 from typing import assert_never
 from uuid import UUID
 
-from cells.domain.commands import (
-    CompensateSaga,
-    FailSaga,
-    LegAction,
-    MoveParty,
-    PauseSaga,
-    RecordLeg,
-    ResumeSaga,
-    SagaOrder,
-    SagaProgress,
-    SkipLeg,
-)
+from cells.domain import commands
 from cells.domain.decision import Context, Decision, Ending, UncommittedEvent, View
 from cells.domain.record import replace
 from cells.domain.refusals import Refused, SagaNotFound, refusal
+from cells.domain.sagas import saga_events, saga_refusals
 from cells.domain.sagas.leg import LegResult
 from cells.domain.sagas.move import deadline_after
 from cells.domain.sagas.saga import Saga, SagaState, evolve_saga, moved_facts, party_of
-from cells.domain.sagas.saga_events import (
-    MoveFacts,
-    SagaCompensated,
-    SagaCompensationStarted,
-    SagaCompleted,
-    SagaEvents,
-    SagaLegCompensated,
-    SagaLegCompleted,
-    SagaLegSkipped,
-    SagaPartyMoved,
-    SagaPaused,
-    SagaPivotFoundDone,
-    SagaResumed,
-)
-from cells.domain.sagas.saga_refusals import (
-    CalledOff,
-    SagaHasEnded,
-    SagaHasNoWayBack,
-    SagaIsPaused,
-    SagaNotPaused,
-    SagaOverdue,
-    SagaPastPivot,
-    SagaTurnedBack,
-)
 from cells.domain.values import Direction, Kind, LegId, Ref
 
 DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
 
 
-def action_of(saga: Saga, saga_id: UUID) -> LegAction:
+def action_of(saga: Saga, saga_id: UUID) -> commands.LegAction:
     """The action of the leg at the cursor.
 
     Raises:
@@ -74,7 +40,7 @@ def on_behalf_of(saga: Saga) -> UUID:
     return party or getattr(saga.facts, saga.definition.party)
 
 
-def progress_saga(command: SagaProgress, view: View, context: Context) -> Decision:
+def progress_saga(command: commands.SagaProgress, view: View, context: Context) -> Decision:
     """Records the result of a leg. A result for a leg that is not the current one is outdated and has no effect."""
     saga_id = command.leg_id.saga_id
     saga = _known(saga_id, view, context)
@@ -83,20 +49,20 @@ def progress_saga(command: SagaProgress, view: View, context: Context) -> Decisi
     event = _progress(command, saga, context)
     if event is None:
         return Decision()
-    caused_by = command.effect_id if isinstance(command, RecordLeg) else saga.last_event_id
+    caused_by = command.effect_id if isinstance(command, commands.RecordLeg) else saga.last_event_id
     decision = advanced(saga, saga_id, event, view, context, caused_by=caused_by)
     redirect = saga.definition.redirects.get((command.leg_id.leg, saga.direction))
-    if isinstance(command, MoveParty) and redirect is not None:
+    if isinstance(command, commands.MoveParty) and redirect is not None:
         # Each pair of cells has both sides of every movement between them. Money that was sent to the old home and
         # never accepted there is called back and sent to the new one, in one commit.
-        ref, events = redirect(saga.flow(saga_id), command.cell)
+        ref, redone = redirect(saga.flow(saga_id), command.cell)
         moved = decision.uncommitted[0].event_id
-        further = [context.uncommitted(ref, each, moved) for each in events]
+        further = [context.uncommitted(ref, each, moved) for each in redone]
         decision.extend(replace(each, correlation_id=saga_id) for each in further)
     return decision
 
 
-def leg_taken(news: RecordLeg, view: View, context: Context) -> Decision:
+def leg_taken(news: commands.RecordLeg, view: View, context: Context) -> Decision:
     """The progress of a saga of this cell whose leg was taken here: recorded in the leg's own commit."""
     saga_id = news.leg_id.saga_id
     saga = view.saga(saga_id)
@@ -112,7 +78,9 @@ def require_in_time(leg_id: LegId, view: View, context: Context) -> None:
     if saga is None or saga.state is not SagaState.RUNNING or saga.deadline_ms is None:
         return
     if context.now_ms >= saga.deadline_ms and view.leg(leg_id.aggregate_id()).action is None:
-        raise SagaOverdue(saga_id=str(leg_id.saga_id), deadline_ms=saga.deadline_ms, now_ms=context.now_ms)
+        raise saga_refusals.SagaOverdue(
+            saga_id=str(leg_id.saga_id), deadline_ms=saga.deadline_ms, now_ms=context.now_ms
+        )
 
 
 def _known(saga_id: UUID, view: View, context: Context) -> Saga:
@@ -122,22 +90,22 @@ def _known(saga_id: UUID, view: View, context: Context) -> Saga:
     return saga
 
 
-def _progress(command: SagaProgress, saga: Saga, context: Context) -> SagaEvents | None:
+def _progress(command: commands.SagaProgress, saga: Saga, context: Context) -> saga_events.SagaEvents | None:
     leg, generation = command.leg_id.leg, command.leg_id.generation
     match command:
-        case RecordLeg():
+        case commands.RecordLeg():
             return _recorded(command, saga, context)
-        case SkipLeg():
-            return SagaLegSkipped(leg=leg, generation=generation, failure_reason=command.failure_reason)
-        case FailSaga():
+        case commands.SkipLeg():
+            return saga_events.SagaLegSkipped(leg=leg, generation=generation, failure_reason=command.failure_reason)
+        case commands.FailSaga():
             return _failed(command, saga, context)
-        case MoveParty():
+        case commands.MoveParty():
             return _moved(command, saga)
         case _:
             assert_never(command)
 
 
-def _recorded(command: RecordLeg, saga: Saga, context: Context) -> SagaEvents | None:
+def _recorded(command: commands.RecordLeg, saga: Saga, context: Context) -> saga_events.SagaEvents | None:
     """None for an answer to an outdated request: an operator may compensate a saga while a leg is under way.
 
     The compensation then finds and undoes whatever that leg has done.
@@ -146,14 +114,18 @@ def _recorded(command: RecordLeg, saga: Saga, context: Context) -> SagaEvents | 
     if command.direction is not saga.direction:
         return None
     if command.direction is Direction.ACTION:
-        until_ms = deadline_after(leg, context) if isinstance(saga.facts, MoveFacts) else None
-        return SagaLegCompleted(leg=leg, generation=generation, effect_id=command.effect_id, valid_until_ms=until_ms)
+        until_ms = deadline_after(leg, context) if isinstance(saga.facts, saga_events.MoveFacts) else None
+        return saga_events.SagaLegCompleted(
+            leg=leg, generation=generation, effect_id=command.effect_id, valid_until_ms=until_ms
+        )
     if command.result == LegResult.APPLIED.value:
-        return SagaPivotFoundDone(leg=leg, generation=generation, effect_id=command.effect_id)
-    return SagaLegCompensated(leg=leg, generation=generation, result=command.result, effect_id=command.effect_id)
+        return saga_events.SagaPivotFoundDone(leg=leg, generation=generation, effect_id=command.effect_id)
+    return saga_events.SagaLegCompensated(
+        leg=leg, generation=generation, result=command.result, effect_id=command.effect_id
+    )
 
 
-def _failed(command: FailSaga, saga: Saga, context: Context) -> SagaCompensationStarted | None:
+def _failed(command: commands.FailSaga, saga: Saga, context: Context) -> saga_events.SagaCompensationStarted | None:
     """Only a saga before its pivot can be compensated, and for its deadline only once that has passed here."""
     if saga.state is not SagaState.RUNNING or saga.deadline_ms is None:
         return None
@@ -162,7 +134,7 @@ def _failed(command: FailSaga, saga: Saga, context: Context) -> SagaCompensation
         if context.now_ms < saga.deadline_ms:
             return None
         facts = {"valid_until_ms": str(saga.deadline_ms), "now_ms": str(context.now_ms)}
-    return SagaCompensationStarted(
+    return saga_events.SagaCompensationStarted(
         leg=command.leg_id.leg,
         failure_reason=command.failure_reason,
         failure_message=command.failure_message,
@@ -171,7 +143,7 @@ def _failed(command: FailSaga, saga: Saga, context: Context) -> SagaCompensation
     )
 
 
-def _moved(command: MoveParty, saga: Saga) -> SagaPartyMoved | None:
+def _moved(command: commands.MoveParty, saga: Saga) -> saga_events.SagaPartyMoved | None:
     """A person whom the saga concerns has moved: the legs for them go to the new home.
 
     None if the move is already known, or concerns nobody in the saga, or answers an outdated request. A cell answers
@@ -180,12 +152,12 @@ def _moved(command: MoveParty, saga: Saga) -> SagaPartyMoved | None:
     """
     if command.direction is not saga.direction or party_of(saga, command.leg_id.leg) != command.user_id:
         return None
-    event = SagaPartyMoved(user_id=command.user_id, cell=command.cell, epoch=command.epoch)
+    event = saga_events.SagaPartyMoved(user_id=command.user_id, cell=command.cell, epoch=command.epoch)
     return event if moved_facts(saga.facts, event) != saga.facts else None
 
 
 def advanced(
-    saga: Saga, saga_id: UUID, event: SagaEvents, view: View, context: Context, *, caused_by: UUID | None
+    saga: Saga, saga_id: UUID, event: saga_events.SagaEvents, view: View, context: Context, *, caused_by: UUID | None
 ) -> Decision:
     """`event` and, if nothing is left to do, the saga's end with its further events and its command's answer."""
     ref, definition = Ref(Kind.SAGA, saga_id), saga.definition
@@ -196,7 +168,9 @@ def advanced(
         return decision
     flow, done = saga.flow(saga_id), saga.state is SagaState.COMMITTED
     end = context.uncommitted(
-        ref, SagaCompleted() if done else SagaCompensated(failure_reason=saga.failure_reason), step.event_id
+        ref,
+        saga_events.SagaCompleted() if done else saga_events.SagaCompensated(failure_reason=saga.failure_reason),
+        step.event_id,
     )
     decision.uncommitted.append(end)
     if done and definition.completed is not None:
@@ -220,10 +194,10 @@ def failure_of(saga: Saga) -> Refused:
 # --- an operator's orders: each is an event in the saga's own stream --------------------------------------------------
 
 
-def order_saga(command: SagaOrder, view: View, context: Context) -> Decision:
+def order_saga(command: commands.SagaOrder, view: View, context: Context) -> Decision:
     saga = _known(command.saga_id, view, context)
     if saga.ended:
-        raise SagaHasEnded(saga_id=str(command.saga_id), state=saga.state.value)
+        raise saga_refusals.SagaHasEnded(saga_id=str(command.saga_id), state=saga.state.value)
     uncommitted = UncommittedEvent(
         event_id=context.new_event_id(),
         aggregate=Ref(Kind.SAGA, command.saga_id),
@@ -235,38 +209,38 @@ def order_saga(command: SagaOrder, view: View, context: Context) -> Decision:
     return Decision(uncommitted=[uncommitted])
 
 
-def _obeyed(command: SagaOrder, saga: Saga) -> SagaEvents:
+def _obeyed(command: commands.SagaOrder, saga: Saga) -> saga_events.SagaEvents:
     saga_id = str(command.saga_id)
     match command:
-        case PauseSaga():
+        case commands.PauseSaga():
             if saga.paused:
-                raise SagaIsPaused(saga_id=saga_id)
-            return SagaPaused(note=command.note)
-        case ResumeSaga():
+                raise saga_refusals.SagaIsPaused(saga_id=saga_id)
+            return saga_events.SagaPaused(note=command.note)
+        case commands.ResumeSaga():
             if not saga.paused:
-                raise SagaNotPaused(saga_id=saga_id)
-            return SagaResumed(note=command.note)
-        case CompensateSaga():
+                raise saga_refusals.SagaNotPaused(saga_id=saga_id)
+            return saga_events.SagaResumed(note=command.note)
+        case commands.CompensateSaga():
             return _called_off(command, saga)
         case _:
             assert_never(command)
 
 
-def _called_off(command: CompensateSaga, saga: Saga) -> SagaCompensationStarted:
+def _called_off(command: commands.CompensateSaga, saga: Saga) -> saga_events.SagaCompensationStarted:
     """Before the pivot the saga can be compensated; if the pivot's outcome is unknown, its cell is asked.
 
     The current leg is undone with the rest: it may have been applied, or may be under way.
     """
     saga_id, spec = str(command.saga_id), saga.current
     if saga.state is SagaState.COMPENSATING:
-        raise SagaTurnedBack(saga_id=saga_id, failure_reason=saga.failure_reason)
+        raise saga_refusals.SagaTurnedBack(saga_id=saga_id, failure_reason=saga.failure_reason)
     if saga.state is SagaState.COMMITTED:
-        raise SagaPastPivot(saga_id=saga_id, leg=saga.pivot.leg)
+        raise saga_refusals.SagaPastPivot(saga_id=saga_id, leg=saga.pivot.leg)
     if saga.deadline_ms is None:
-        raise SagaHasNoWayBack(saga_id=saga_id, kind=saga.kind.value)
-    return SagaCompensationStarted(
+        raise saga_refusals.SagaHasNoWayBack(saga_id=saga_id, kind=saga.kind.value)
+    return saga_events.SagaCompensationStarted(
         leg=spec.leg if spec is not None else "",
-        failure_reason=CalledOff.reason,
+        failure_reason=saga_refusals.CalledOff.reason,
         failure_message=command.note,
         failure_facts={"saga_id": saga_id},
         covers_leg=True,

@@ -1,9 +1,9 @@
 """A transfer to a user of another cell: the money leaves here, arrives there or comes back."""
 
+from cells.domain import events
 from cells.domain.account.ledger_rules import balance_result, require_available, require_room, require_room_to_return
 from cells.domain.commands import ReceiveTransfer, SendTransfer, Transfer
 from cells.domain.decision import Context, Decision, View, account_of, require_here, settled_account_of
-from cells.domain.events import AnyEvent, RemoteTransferReceived, RemoteTransferReturned, RemoteTransferSent
 from cells.domain.refusals import PayeeNotFound, SameAccount, TransferExpired
 from cells.domain.sagas.definition import Effect, Flow, LegContext, LegSpec, SagaDefinition, SagaKind
 from cells.domain.sagas.saga_events import TransferFacts
@@ -47,9 +47,9 @@ def remote_transfer(command: Transfer, view: View, context: Context) -> Decision
     return Decision(uncommitted=uncommitted, result=balance_result(after, sent.currency), awaits_saga=saga_id)
 
 
-def _send(action: SendTransfer, at: LegContext) -> RemoteTransferSent:
+def _send(action: SendTransfer, at: LegContext) -> events.RemoteTransferSent:
     require_available(account_of(at.view, action.user_id), action.amount)
-    return RemoteTransferSent(
+    return events.RemoteTransferSent(
         **action.amount.fields,
         transfer_id=at.leg_id.saga_id,
         to_user_id=action.to_user_id,
@@ -58,10 +58,10 @@ def _send(action: SendTransfer, at: LegContext) -> RemoteTransferSent:
     )
 
 
-def _take_back(action: SendTransfer, at: LegContext) -> RemoteTransferReturned:
+def _take_back(action: SendTransfer, at: LegContext) -> events.RemoteTransferReturned:
     """Returned money has reserved room: without it the money would wait between the cells."""
     require_room_to_return(account_of(at.view, action.user_id), action.amount)
-    return RemoteTransferReturned(
+    return events.RemoteTransferReturned(
         **action.amount.fields,
         transfer_id=at.leg_id.saga_id,
         from_cell=action.to_cell,
@@ -69,7 +69,7 @@ def _take_back(action: SendTransfer, at: LegContext) -> RemoteTransferReturned:
     )
 
 
-def _receive(action: ReceiveTransfer, at: LegContext) -> RemoteTransferReceived:
+def _receive(action: ReceiveTransfer, at: LegContext) -> events.RemoteTransferReceived:
     now_ms, account = at.context.now_ms, at.view.account(action.user_id)
     if now_ms > action.valid_until_ms:
         raise TransferExpired(valid_until_ms=action.valid_until_ms, now_ms=now_ms)
@@ -78,7 +78,7 @@ def _receive(action: ReceiveTransfer, at: LegContext) -> RemoteTransferReceived:
         raise PayeeNotFound(user_id=str(action.user_id), cell=at.context.cell)
     require_here(account, action.user_id)
     require_room(account, action.amount)
-    return RemoteTransferReceived(
+    return events.RemoteTransferReceived(
         **action.amount.fields,
         transfer_id=at.leg_id.saga_id,
         from_user_id=action.from_user_id,
@@ -92,14 +92,14 @@ def _answer(flow: Flow, view: View) -> dict[str, str]:
     return balance_result(account_of(view, facts.from_user_id).balance(facts.currency), facts.currency)
 
 
-def _sent_anew(flow: Flow, cell: str) -> tuple[Ref, tuple[AnyEvent, ...]]:
+def _sent_anew(flow: Flow, cell: str) -> tuple[Ref, tuple[events.AnyEvent, ...]]:
     """The payee has moved: the transfer goes to the new home."""
     facts: TransferFacts = flow.facts
     clearing_id = flow.clearing_id("transfer")
-    returned = RemoteTransferReturned(
+    returned = events.RemoteTransferReturned(
         **facts.amount.fields, transfer_id=flow.saga_id, from_cell=facts.to_cell, clearing_id=clearing_id
     )
-    sent = RemoteTransferSent(
+    sent = events.RemoteTransferSent(
         **facts.amount.fields,
         transfer_id=flow.saga_id,
         to_user_id=facts.to_user_id,
