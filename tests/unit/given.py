@@ -1,6 +1,7 @@
 """Given events, when a command, then events or a refusal: the domain alone, without a clock or a database."""
 
 from dataclasses import dataclass, field
+from typing import TypeVar
 from uuid import UUID, uuid5
 
 from cells.domain.account.account import Account
@@ -16,6 +17,7 @@ from cells.domain.sagas.saga import Saga
 from cells.domain.sagas.saga_events import begun_by
 from cells.domain.values import Kind, LegTag, Money, Ref, reference_ref
 
+S = TypeVar("S")
 SPACE = UUID("00000000-0000-5000-8000-000000000000")
 NOON_MS = 1_700_000_000_000
 
@@ -50,39 +52,32 @@ class World:
             raise KeyError(ref)
         return self.states.get(ref)
 
-    def account(self, user_id: UUID) -> Account | None:
-        state = self._get(Ref(Kind.ACCOUNT, user_id))
-        assert state is None or isinstance(state, Account)
+    def _found(self, ref: Ref, kind: type[S]) -> S | None:
+        state = self._get(ref)
+        assert state is None or isinstance(state, kind)
         return state
+
+    def account(self, user_id: UUID) -> Account | None:
+        return self._found(Ref(Kind.ACCOUNT, user_id), Account)
 
     def asset(self, asset_id: UUID) -> Asset | None:
-        state = self._get(Ref(Kind.ASSET, asset_id))
-        assert state is None or isinstance(state, Asset)
-        return state
+        return self._found(Ref(Kind.ASSET, asset_id), Asset)
 
     def auction(self, auction_id: UUID) -> Auction | None:
-        state = self._get(Ref(Kind.AUCTION, auction_id))
-        assert state is None or isinstance(state, Auction)
-        return state
+        return self._found(Ref(Kind.AUCTION, auction_id), Auction)
 
     def saga(self, saga_id: UUID) -> Saga | None:
-        state = self._get(Ref(Kind.SAGA, saga_id))
-        assert state is None or isinstance(state, Saga)
-        return state
+        return self._found(Ref(Kind.SAGA, saga_id), Saga)
 
     def leg(self, leg_id: UUID) -> LegBarrier:
-        state = self._get(Ref(Kind.LEG, leg_id))
-        assert state is None or isinstance(state, LegBarrier)
-        return state or LegBarrier()
+        return self._found(Ref(Kind.LEG, leg_id), LegBarrier) or LegBarrier()
+
+    def reference(self, ref: Ref) -> UsedReference | None:
+        return self._found(ref, UsedReference)
 
     def open_flows(self, user_id: UUID) -> int:
         sagas = [state for state in self.states.values() if isinstance(state, Saga) and not state.ended]
         return sum(begun_by(saga.facts) == user_id for saga in sagas)
-
-    def reference(self, ref: Ref) -> UsedReference | None:
-        state = self._get(ref)
-        assert state is None or isinstance(state, UsedReference)
-        return state
 
     def given(self, kind: Kind, name: str | UUID, *events: AnyEvent) -> "World":
         """Events that have happened in the stream `name`."""
@@ -123,6 +118,13 @@ class World:
         if isinstance(event, Deposited | Withdrawn):
             kind = "deposit" if isinstance(event, Deposited) else "withdrawal"
             self.states[reference_ref(kind, event.external_reference)] = UsedReference(position=len(self.log))
+
+    def money(self, name: str, currency: str = "USD") -> tuple[int, int, int]:
+        """Of the user: available, reserved, pending."""
+        account = self.state(Kind.ACCOUNT, name)
+        assert isinstance(account, Account)
+        balance = account.balance(currency)
+        return balance.available_minor, balance.reserved_minor, balance.pending_minor
 
     def state(self, kind: Kind, name: str | UUID) -> State | None:
         return self.states.get(Ref(kind, name if isinstance(name, UUID) else uid(name)))

@@ -2,18 +2,19 @@
 
 from uuid import UUID
 
-from cells.domain.account.account import Account
+from cells.domain.account.barrier import LegCommand, direction_of
 from cells.domain.auction.asset import Asset
 from cells.domain.auction.auction import Auction, AuctionState
-from cells.domain.commands import ApplyLeg, CloseAuction, CompensateLeg, FailSaga, PlaceBid, RecordLeg
+from cells.domain.commands import ApplyLeg, CloseAuction, Command, CompensateLeg, FailSaga, PlaceBid, RecordLeg
+from cells.domain.decision import Ending
 from cells.domain.event import postings
-from cells.domain.events import AccountOpened, AssetLockTaken, AssetRegistered, AuctionCreated, Deposited
+from cells.domain.events import AccountOpened, AnyEvent, AssetLockTaken, AssetRegistered, AuctionCreated, Deposited
 from cells.domain.refusals import Refused
 from cells.domain.sagas.saga import Saga, SagaState
 from cells.domain.sagas.saga_events import ReleaseFacts, SagaStarted
 from cells.domain.sagas.saga_rules import action_of, leg_id_of
 from cells.domain.sagas.settlement import SETTLEMENT_LEGS
-from cells.domain.values import Direction, Kind
+from cells.domain.values import Kind
 from tests.unit.given import NOON_MS, World, uid, usd
 
 WINNER, AUCTION, SELLER = "us-east", "eu-west", "ap-tokyo"
@@ -22,48 +23,20 @@ PRICE = 700
 BEFORE_PIVOT = [spec.leg for spec in SETTLEMENT_LEGS[:6]]
 
 
-def record(command: ApplyLeg | CompensateLeg, result: str, effect_id: UUID) -> RecordLeg:
+def record(command: LegCommand, result: str, effect_id: UUID) -> RecordLeg:
     """The answer of another cell to a leg."""
-    direction = Direction.ACTION if isinstance(command, ApplyLeg) else Direction.COMPENSATION
-    return RecordLeg(leg_id=command.leg_id, direction=direction, result=result, effect_id=effect_id)
+    return RecordLeg(leg_id=command.leg_id, direction=direction_of(command), result=result, effect_id=effect_id)
 
 
-class Market:
-    """Three cells: Ann is at home in the first, the lamp is sold in the second, Sue lives in the third."""
+class Cells:
+    """Cells that know only the rules: the tests do the engine's work by hand."""
 
-    def __init__(self) -> None:
-        self.worlds = {cell: World(cell=cell) for cell in (WINNER, AUCTION, SELLER)}
-        money = Deposited(currency="USD", amount_minor=1_000, external_reference="ann")
-        self.worlds[WINNER].given(Kind.ACCOUNT, "ann", AccountOpened(home_epoch=1), money)
-        self.worlds[SELLER].given(Kind.ACCOUNT, "sue", AccountOpened(home_epoch=1))
-        auction = AuctionCreated(
-            asset_id=uid("lamp"),
-            seller_id=uid("sue"),
-            seller_cell=SELLER,
-            currency="USD",
-            opening_minor=100,
-            increment_minor=1,
-            end_time_ms=END_MS,
-            extension_ms=0,
-            settlement_timeout_ms=60_000,
-        )
-        registered = AssetRegistered(owner_id=uid("sue"), owner_cell=SELLER, description="lamp")
-        there = self.worlds[AUCTION]
-        there.given(Kind.ASSET, "lamp", registered, AssetLockTaken(auction_id=uid("sale")))
-        there.given(Kind.AUCTION, "sale", auction)
+    worlds: dict[str, World]
+    # Commands that have ended with their sagas.
+    endings: list[Ending]
 
-    def bid(self, amount_minor: int) -> UUID:
-        """Ann bids from home; the saga that submits the bid."""
-        command = PlaceBid(auction_id=uid("sale"), auction_cell=AUCTION, bidder_id=uid("ann"), amount=usd(amount_minor))
-        return self.started(self.worlds[WINNER].decided(command).uncommitted[0].aggregate.id)
-
-    def close(self) -> UUID:
-        decision = self.worlds[AUCTION].decided(CloseAuction(auction_id=uid("sale"), by_command=True))
-        return self.started(UUID(decision.result["saga_id"]))
-
-    @staticmethod
-    def started(saga_id: UUID) -> UUID:
-        return saga_id
+    def __init__(self, *cells: str) -> None:
+        self.worlds, self.endings = {cell: World(cell=cell) for cell in cells}, []
 
     def saga(self, saga_id: UUID) -> tuple[World, Saga]:
         for world in self.worlds.values():
@@ -72,7 +45,7 @@ class Market:
                 return world, state
         raise LookupError(saga_id)
 
-    def command(self, saga_id: UUID) -> tuple[str, ApplyLeg | CompensateLeg]:
+    def command(self, saga_id: UUID) -> tuple[str, LegCommand]:
         """The next call of the engine, and the cell that it calls."""
         home, saga = self.saga(saga_id)
         leg_id, action = leg_id_of(saga, saga_id), action_of(saga, saga_id)
@@ -95,12 +68,22 @@ class Market:
             self.fail(saga_id, error.reason, covers_leg=not error.stable, facts=error.facts)
             return
         if cell != home.cell:
-            home.decided(record(command, result["result"], UUID(result["event_id"])))
+            self.heard(saga_id, command, result)
+
+    def at_home(self, saga_id: UUID, command: Command) -> list[AnyEvent]:
+        """Decides a command in the saga's home; returns its events, and keeps what ends with the saga."""
+        decision = self.saga(saga_id)[0].decided(command)
+        self.endings += decision.endings
+        return [uncommitted.event for uncommitted in decision.uncommitted]
+
+    def heard(self, saga_id: UUID, command: LegCommand, result: dict[str, str]) -> list[AnyEvent]:
+        """Records the answer of another cell."""
+        return self.at_home(saga_id, record(command, result["result"], UUID(result["event_id"])))
 
     def fail(
         self, saga_id: UUID, reason: str, *, covers_leg: bool = True, facts: dict[str, str | int] | None = None
-    ) -> None:
-        home, saga = self.saga(saga_id)
+    ) -> list[AnyEvent]:
+        _, saga = self.saga(saga_id)
         command = FailSaga(
             leg_id=leg_id_of(saga, saga_id),
             failure_reason=reason,
@@ -108,7 +91,7 @@ class Market:
             failure_facts={name: str(value) for name, value in (facts or {}).items()},
             covers_leg=covers_leg,
         )
-        home.decided(command)
+        return self.at_home(saga_id, command)
 
     def run(self, saga_id: UUID, *, refuse: str | None = None, times: int = 1) -> Saga:
         for _ in range(50):
@@ -121,26 +104,10 @@ class Market:
         while (current := self.saga(saga_id)[1].current) is not None and current.leg != leg:
             self.step(saga_id)
 
-    def won(self) -> UUID:
-        """Ann has won; the settlement is about to begin."""
-        self.run(self.bid(PRICE))
-        return self.close()
-
-    def buckets(self, cell: str, name: str) -> tuple[int, int, int]:
-        state = self.worlds[cell].state(Kind.ACCOUNT, name)
-        assert isinstance(state, Account)
-        balance = state.balance("USD")
-        return balance.available_minor, balance.reserved_minor, balance.pending_minor
-
-    def auction(self) -> Auction:
-        state = self.worlds[AUCTION].state(Kind.AUCTION, "sale")
-        assert isinstance(state, Auction)
-        return state
-
-    def lamp(self) -> Asset:
-        state = self.worlds[AUCTION].state(Kind.ASSET, "lamp")
-        assert isinstance(state, Asset)
-        return state
+    def expire(self, by_ms: int = 120_000) -> None:
+        """Time passes in all cells."""
+        for world in self.worlds.values():
+            world.now_ms += by_ms
 
     def in_transit(self) -> dict[UUID, int]:
         """Clearing movement -> the amount that has left one cell and not arrived in the other."""
@@ -152,6 +119,58 @@ class Market:
                         clearing_id: UUID = event.clearing_id  # type: ignore[union-attr]
                         legs[clearing_id] = legs.get(clearing_id, 0) + line.amount_minor
         return {leg: amount for leg, amount in legs.items() if amount}
+
+
+class Market(Cells):
+    """Three cells: Ann is at home in the first, the lamp is sold in the second, Sue lives in the third."""
+
+    def __init__(self) -> None:
+        super().__init__(WINNER, AUCTION, SELLER)
+        money = Deposited(currency="USD", amount_minor=1_000, external_reference="ann")
+        self.worlds[WINNER].given(Kind.ACCOUNT, "ann", AccountOpened(home_epoch=1), money)
+        self.worlds[SELLER].given(Kind.ACCOUNT, "sue", AccountOpened(home_epoch=1))
+        auction = AuctionCreated(
+            asset_id=uid("lamp"),
+            seller_id=uid("sue"),
+            seller_cell=SELLER,
+            currency="USD",
+            opening_minor=100,
+            increment_minor=1,
+            end_time_ms=END_MS,
+            extension_ms=0,
+            settlement_timeout_ms=60_000,
+        )
+        registered = AssetRegistered(owner_id=uid("sue"), owner_cell=SELLER, description="lamp")
+        there = self.worlds[AUCTION]
+        there.given(Kind.ASSET, "lamp", registered, AssetLockTaken(auction_id=uid("sale")))
+        there.given(Kind.AUCTION, "sale", auction)
+
+    def bid(self, amount_minor: int) -> UUID:
+        """Ann bids from home; the saga that submits the bid."""
+        command = PlaceBid(auction_id=uid("sale"), auction_cell=AUCTION, bidder_id=uid("ann"), amount=usd(amount_minor))
+        return self.worlds[WINNER].decided(command).uncommitted[0].aggregate.id
+
+    def close(self) -> UUID:
+        decision = self.worlds[AUCTION].decided(CloseAuction(auction_id=uid("sale"), by_command=True))
+        return UUID(decision.result["saga_id"])
+
+    def won(self) -> UUID:
+        """Ann has won; the settlement is about to begin."""
+        self.run(self.bid(PRICE))
+        return self.close()
+
+    def buckets(self, cell: str, name: str) -> tuple[int, int, int]:
+        return self.worlds[cell].money(name)
+
+    def auction(self) -> Auction:
+        state = self.worlds[AUCTION].state(Kind.AUCTION, "sale")
+        assert isinstance(state, Auction)
+        return state
+
+    def lamp(self) -> Asset:
+        state = self.worlds[AUCTION].state(Kind.ASSET, "lamp")
+        assert isinstance(state, Asset)
+        return state
 
     def assert_nothing_happened(self) -> None:
         """As before the auction was won: the money is Ann's, the lamp is Sue's."""

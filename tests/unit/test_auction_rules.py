@@ -4,7 +4,6 @@ from uuid import UUID
 
 import pytest
 
-from cells.domain.account.account import Account
 from cells.domain.auction.asset import Asset
 from cells.domain.auction.auction import Auction, AuctionState
 from cells.domain.commands import CancelAuction, CloseAuction, CreateAuction, PlaceBid, RegisterAsset
@@ -44,6 +43,7 @@ from tests.unit.given import NOON_MS, World, uid, usd
 
 HERE, THERE = "us-east", "eu-west"
 END_MS = NOON_MS + 60_000
+LAMP = uid("lamp")
 
 
 def created(**changes: object) -> AuctionCreated:
@@ -76,6 +76,18 @@ def bid(name: str, amount_minor: int, *, cell: str = HERE, auction: str = "sale"
     return PlaceBid(auction_id=uid(auction), auction_cell=cell, bidder_id=uid(name), amount=usd(amount_minor))
 
 
+def opening(asset_id: UUID = LAMP, end_time_ms: int = END_MS) -> CreateAuction:
+    return CreateAuction(
+        asset_id=asset_id,
+        seller_id=uid("sue"),
+        opening=usd(100),
+        increment_minor=1,
+        end_time_ms=end_time_ms,
+        extension_ms=0,
+        settlement_timeout_ms=None,
+    )
+
+
 def remote_bid(amount_minor: int, name: str = "rob") -> BidPlaced:
     return BidPlaced(
         bid_id=uid(f"{name}-{amount_minor}"),
@@ -85,12 +97,6 @@ def remote_bid(amount_minor: int, name: str = "rob") -> BidPlaced:
         amount_minor=amount_minor,
         end_time_ms=END_MS,
     )
-
-
-def available_and_reserved(world: World, name: str) -> tuple[int, int]:
-    state = world.state(Kind.ACCOUNT, name)
-    assert isinstance(state, Account)
-    return state.balance("USD").available_minor, state.balance("USD").reserved_minor
 
 
 def auction(world: World, auction_id: str | UUID = "sale") -> Auction:
@@ -104,15 +110,7 @@ def test_an_asset_is_registered_and_locked_by_its_auction() -> None:
     world = World(cell=HERE)
     made = world.decided(RegisterAsset(owner_id=uid("sue"), owner_cell=THERE, description="a lamp"))
     asset_id = UUID(made.result["asset_id"])
-    command = CreateAuction(
-        asset_id=asset_id,
-        seller_id=uid("sue"),
-        opening=usd(100),
-        increment_minor=1,
-        end_time_ms=END_MS,
-        extension_ms=0,
-        settlement_timeout_ms=None,
-    )
+    command = opening(asset_id)
     opened = world.decided(command)
     auction_id = UUID(opened.result["auction_id"])
     asset = world.state(Kind.ASSET, asset_id)
@@ -137,15 +135,7 @@ def test_an_auction_needs_an_asset_its_owner_and_a_future(changes: dict[str, obj
     world = World(cell=HERE).given(
         Kind.ASSET, "lamp", AssetRegistered(owner_id=uid("sue"), owner_cell=HERE, description="a lamp")
     )
-    command = CreateAuction(
-        asset_id=uid("lamp"),
-        seller_id=uid("sue"),
-        opening=usd(100),
-        increment_minor=1,
-        end_time_ms=END_MS,
-        extension_ms=0,
-        settlement_timeout_ms=None,
-    )
+    command = opening()
     with pytest.raises(refusal):
         world.when(replace(command, **changes))  # type: ignore[arg-type]
 
@@ -155,11 +145,11 @@ def test_a_bid_reserves_and_the_outbid_one_is_released_in_the_same_decision() ->
     world = market()
     world.when(bid("ann", 100))
     decision = world.decided(bid("ben", 110))
-    kinds = [type(event_draft.event) for event_draft in decision.uncommitted]
+    kinds = [type(uncommitted.event) for uncommitted in decision.uncommitted]
     assert kinds == [BidPlaced, FundsReserved, FundsReleased]
-    assert {event_draft.caused_by for event_draft in decision.uncommitted[1:]} == {decision.uncommitted[0].event_id}
-    assert available_and_reserved(world, "ann") == (1_000, 0)
-    assert available_and_reserved(world, "ben") == (890, 110)
+    assert {uncommitted.caused_by for uncommitted in decision.uncommitted[1:]} == {decision.uncommitted[0].event_id}
+    assert world.money("ann") == (1_000, 0, 0)
+    assert world.money("ben") == (890, 110, 0)
 
 
 def test_a_raise_of_ones_own_bid_reserves_the_difference() -> None:
@@ -167,10 +157,10 @@ def test_a_raise_of_ones_own_bid_reserves_the_difference() -> None:
     world = market()
     world.when(bid("ann", 600))
     assert [type(event) for event in world.when(bid("ann", 1_000))] == [BidPlaced, FundsReserved]
-    assert available_and_reserved(world, "ann") == (0, 1_000)
+    assert world.money("ann") == (0, 1_000, 0)
     world.given(Kind.ACCOUNT, "ben", Deposited(currency="USD", amount_minor=500, external_reference="more"))
     world.when(bid("ben", 1_010))
-    assert available_and_reserved(world, "ann") == (1_000, 0)
+    assert world.money("ann") == (1_000, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +241,7 @@ def test_cancelling_frees_the_leader_and_the_asset() -> None:
     world.when(bid("ann", 400))
     events = world.when(CancelAuction(auction_id=uid("sale")))
     assert [type(event) for event in events] == [AuctionCancelled, AssetLockReleased, FundsReleased]
-    assert available_and_reserved(world, "ann") == (1_000, 0)
+    assert world.money("ann") == (1_000, 0, 0)
     with pytest.raises(AuctionNotActive):
         world.when(CancelAuction(auction_id=uid("sale")))
 
@@ -270,14 +260,14 @@ def test_a_bid_into_another_cell_is_reserved_at_home_and_answered_by_its_saga() 
     """The home reserves and starts the saga in one decision; the command stays in progress."""
     world = market()
     decision = world.decided(bid("ann", 700, cell=THERE))
-    started, reserved, progress = (event_draft.event for event_draft in decision.uncommitted)
+    started, reserved, progress = (uncommitted.event for uncommitted in decision.uncommitted)
     assert isinstance(started, SagaStarted)
     assert isinstance(started.facts, RemoteBidFacts)
     assert isinstance(reserved, FundsReserved)
     assert isinstance(progress, SagaLegCompleted)
     assert decision.awaits_saga == decision.uncommitted[0].aggregate.id
     assert started.deadline_ms == NOON_MS + world.policy.bid_valid_ms
-    assert available_and_reserved(world, "ann") == (300, 700)
+    assert world.money("ann") == (300, 700, 0)
     with pytest.raises(InsufficientFunds):
         world.when(bid("ann", 301, cell=THERE, auction="another"))
 
@@ -289,7 +279,7 @@ def test_a_hold_is_in_one_currency() -> None:
     for amount_minor in (100, 900):
         with pytest.raises(HeldInAnotherCurrency, match="USD is held"):
             world.when(replace(bid("ann", 1, cell=THERE), amount=Money("EUR", amount_minor)))
-    assert available_and_reserved(world, "ann") == (300, 700)
+    assert world.money("ann") == (300, 700, 0)
 
 
 def test_a_remote_raise_reserves_only_the_difference() -> None:
@@ -298,4 +288,4 @@ def test_a_remote_raise_reserves_only_the_difference() -> None:
     world.when(bid("ann", 700, cell=THERE))
     world.when(bid("ann", 900, cell=THERE))
     world.when(bid("ann", 800, cell=THERE))
-    assert available_and_reserved(world, "ann") == (100, 900)
+    assert world.money("ann") == (100, 900, 0)

@@ -9,7 +9,6 @@ from cells.domain.commands import (
     Capture,
     CloseAuction,
     Command,
-    CreateAuction,
     Release,
     Reserve,
     ReserveForBid,
@@ -30,7 +29,7 @@ from cells.domain.sagas.saga_refusals import SagaOverdue
 from cells.domain.values import Kind, LegId
 from tests.unit.given import NOON_MS, World, uid, usd
 from tests.unit.saga_market import Market
-from tests.unit.test_auction_rules import END_MS, HERE, THERE, bid, market, remote_bid
+from tests.unit.test_auction_rules import END_MS, HERE, THERE, bid, market, opening, remote_bid
 
 LATER_MS = NOON_MS + 1_000
 
@@ -113,28 +112,16 @@ def test_an_auction_that_has_ended_is_not_cancelled(bids: int) -> None:
     assert closed.closed_by == "TIME"
 
 
-def opening() -> CreateAuction:
-    return CreateAuction(
-        asset_id=uid("lamp"),
-        seller_id=uid("sue"),
-        opening=usd(1),
-        increment_minor=1,
-        end_time_ms=END_MS + 60_000,
-        extension_ms=0,
-        settlement_timeout_ms=None,
-    )
-
-
 def test_an_asset_is_free_once_its_auction_has_ended_without_a_bid() -> None:
     """It can be offered again at once: the same decision closes the old auction. With a bid, it must be settled."""
     world, sold = market(), market().given(Kind.AUCTION, "sale", remote_bid(100))
     with pytest.raises(AssetLocked):
-        world.when(opening())
+        world.when(opening(end_time_ms=END_MS + 60_000))
     world.now_ms = sold.now_ms = END_MS
-    events = [type(event) for event in world.when(opening())]
+    events = [type(event) for event in world.when(opening(end_time_ms=END_MS + 60_000))]
     assert events == [AuctionClosed, AssetLockReleased, AuctionCreated, AssetLockTaken]
     with pytest.raises(AssetLocked):
-        sold.when(opening())
+        sold.when(opening(end_time_ms=END_MS + 60_000))
 
 
 def test_a_saga_is_not_taken_further_after_its_deadline() -> None:

@@ -4,7 +4,6 @@ from typing import get_args
 
 import pytest
 
-from cells.domain.account.account import Account
 from cells.domain.commands import (
     Capture,
     Deposit,
@@ -59,17 +58,6 @@ def rich(amount_minor: int = 10_000) -> World:
     return World().given(Kind.ACCOUNT, "ann", OPENED, deposited(amount_minor)).given(Kind.ACCOUNT, "ben", OPENED)
 
 
-def account(world: World, name: str) -> Account:
-    state = world.state(Kind.ACCOUNT, name)
-    assert isinstance(state, Account)
-    return state
-
-
-def buckets(world: World, name: str) -> tuple[int, int, int]:
-    balance = account(world, name).balance("USD")
-    return balance.available_minor, balance.reserved_minor, balance.pending_minor
-
-
 def test_an_account_is_opened_once() -> None:
     """A second opening of the same account is refused."""
     world = World()
@@ -83,7 +71,7 @@ def test_a_deposit_raises_what_is_available() -> None:
     world = rich(500)
     command = Deposit(user_id=uid("ann"), amount=usd(250), external_reference="bank-1")
     assert world.when(command) == [deposited(250, "bank-1")]
-    assert buckets(world, "ann") == (750, 0, 0)
+    assert world.money("ann") == (750, 0, 0)
 
 
 def test_an_external_reference_counts_once_per_kind() -> None:
@@ -116,7 +104,7 @@ def test_a_transfer_is_an_event_in_each_stream() -> None:
     assert isinstance(received.event, TransferReceived)
     assert sent.event.transfer_id == received.event.transfer_id
     assert received.caused_by == sent.event_id
-    assert (buckets(world, "ann"), buckets(world, "ben")) == ((70, 0, 0), (30, 0, 0))
+    assert (world.money("ann"), world.money("ben")) == ((70, 0, 0), (30, 0, 0))
 
 
 def test_no_balance_passes_half_of_what_64_bits_hold() -> None:
@@ -164,7 +152,7 @@ def test_a_capture_pays_a_part_and_frees_the_rest() -> None:
     assert events[0] == HoldCaptured(
         hold_id=hold_id, to_user_id=uid("ben"), currency="USD", amount_minor=50, released_minor=30
     )
-    assert (buckets(world, "ann"), buckets(world, "ben")) == ((50, 0, 0), (50, 0, 0))
+    assert (world.money("ann"), world.money("ben")) == ((50, 0, 0), (50, 0, 0))
     with pytest.raises(HoldNotFound):
         world.when(Capture(user_id=uid("ann"), hold_id=hold_id, to_user_id=uid("ben"), amount_minor=1))
 
@@ -195,7 +183,7 @@ def test_an_expired_hold_is_released_by_the_timer_and_no_sooner() -> None:
     world.now_ms += 10
     assert world.when(expire) == [FundsReleased(hold_id=uid("hold"), currency="USD", amount_minor=80)]
     assert world.when(expire) == []
-    assert buckets(world, "ann") == (100, 0, 0)
+    assert world.money("ann") == (100, 0, 0)
 
 
 def test_a_hold_behind_bids_is_not_the_owners_to_release() -> None:

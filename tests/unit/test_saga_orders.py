@@ -20,7 +20,7 @@ from cells.domain.sagas.saga_rules import failure_of
 from cells.domain.values import Kind
 from cells.encoding import codec
 from tests.unit.given import uid
-from tests.unit.saga_market import AUCTION, PRICE, SELLER, WINNER, Market, outbid_releases, record
+from tests.unit.saga_market import AUCTION, PRICE, SELLER, WINNER, Market, outbid_releases
 
 
 def pause(saga_id: UUID) -> PauseSaga:
@@ -62,7 +62,7 @@ def test_a_pause_splits_no_step() -> None:
     cell, command = market.command(saga_id)
     home.when(pause(saga_id))
     result = market.worlds[cell].decided(command).result
-    home.when(record(command, result["result"], UUID(result["event_id"])))
+    market.heard(saga_id, command, result)
     saga = saga_of(market, saga_id)
     assert (saga.paused, saga.current and saga.current.leg) == (True, "ownership")
 
@@ -136,7 +136,7 @@ def test_an_answer_that_crosses_the_order_is_undone_too(leg: str) -> None:
     assert isinstance(command, ApplyLeg)
     home.when(compensate(saga_id))
     result = market.worlds[cell].decided(command).result
-    home.when(record(command, result["result"], UUID(result["event_id"])))
+    market.heard(saga_id, command, result)
     assert saga_of(market, saga_id).state is SagaState.COMPENSATING
     assert market.run(saga_id).state is SagaState.COMPENSATED
     assert market.buckets(WINNER, "ann") == (1_000, 0, 0)

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from cells.domain.auction.auction import AuctionState
-from cells.domain.commands import Command, LegAction, SkipLeg
+from cells.domain.commands import Command, LegAction, MoveParty, SkipLeg
 from cells.domain.decide import RULES
 from cells.domain.events import PartyNotified, SettlementFailed
 from cells.domain.record import fields_of, replace
@@ -21,7 +21,9 @@ from cells.domain.sagas.saga_events import (
     SagaCompleted,
     SagaEvents,
     SagaFacts,
+    SagaPartyMoved,
     SagaStarted,
+    SettlementFacts,
 )
 from cells.domain.sagas.saga_rules import DEADLINE_EXCEEDED, leg_id_of
 from cells.domain.values import Direction, Kind, LegId
@@ -107,7 +109,7 @@ def test_compensation_covers_a_leg_whose_reply_was_lost(leg: str) -> None:
     cell, command = market.command(saga_id)
     if cell != AUCTION:
         market.worlds[cell].decided(command)
-    expire(market)
+    market.expire()
     market.fail(saga_id, DEADLINE_EXCEEDED)
     assert market.run(saga_id).state is SagaState.COMPENSATED
     market.assert_nothing_happened()
@@ -134,7 +136,7 @@ def test_the_deadline_is_judged_by_the_deciding_batch() -> None:
     saga_id = market.won()
     market.fail(saga_id, DEADLINE_EXCEEDED)
     assert market.saga(saga_id)[1].state is SagaState.RUNNING
-    expire(market)
+    market.expire()
     market.fail(saga_id, DEADLINE_EXCEEDED)
     assert market.saga(saga_id)[1].state is SagaState.COMPENSATING
 
@@ -144,7 +146,7 @@ def test_after_the_pivot_there_is_only_forward() -> None:
     market = Market()
     saga_id = market.won()
     market.run_until(saga_id, "settle")
-    expire(market)
+    market.expire()
     market.fail(saga_id, DEADLINE_EXCEEDED)
     market.fail(saga_id, "TEST_REFUSAL")
     assert market.saga(saga_id)[1].state is SagaState.COMMITTED
@@ -178,7 +180,7 @@ def test_an_unknown_pivot_is_settled_by_asking_to_cancel() -> None:
     saga_id = market.bid(PRICE)
     cell, command = market.command(saga_id)
     market.worlds[cell].decided(command)
-    expire(market)
+    market.expire()
     market.fail(saga_id, DEADLINE_EXCEEDED)
     assert market.run(saga_id).state is SagaState.COMPLETED
     assert market.buckets(WINNER, "ann") == (300, PRICE, 0)
@@ -189,7 +191,7 @@ def test_an_unsubmitted_bid_is_cancelled_for_good() -> None:
     market = Market()
     saga_id = market.bid(PRICE)
     cell, late = market.command(saga_id)
-    expire(market)
+    market.expire()
     market.fail(saga_id, DEADLINE_EXCEEDED)
     assert market.run(saga_id).state is SagaState.COMPENSATED
     with pytest.raises(LegCancelled):
@@ -298,6 +300,16 @@ def test_each_leg_of_each_definition_has_its_action(kind: SagaKind, version: int
         assert isinstance(spec.action(Flow(facts(**content), uid("saga"), 1)), spec.effect.action)
 
 
-def expire(market: Market) -> None:
-    for world in market.worlds.values():
-        world.now_ms += 120_000
+@pytest.mark.parametrize(("user", "believed"), [("ann", True), ("sue", False)])
+def test_a_cell_says_where_its_own_user_has_gone(user: str, believed: bool) -> None:  # noqa: FBT001
+    """Asked about the winner, a cell cannot redirect the seller's money."""
+    market = Market()
+    saga_id = market.won()
+    world, saga = market.saga(saga_id)
+    assert isinstance(saga.facts, SettlementFacts)
+    assert (saga.facts.winner_cell, saga.facts.seller_cell) == (WINNER, SELLER)
+    news = MoveParty(
+        leg_id=leg_id_of(saga, saga_id), direction=Direction.ACTION, user_id=uid(user), cell="mallory", epoch=2
+    )
+    events = world.when(news)
+    assert events == ([SagaPartyMoved(user_id=uid(user), cell="mallory", epoch=2)] if believed else [])

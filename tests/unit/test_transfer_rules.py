@@ -1,15 +1,14 @@
 """Transfers to users of other cells, as rules alone: the money arrives or comes back, whatever is late or lost."""
 
-from typing import TYPE_CHECKING
-from uuid import UUID
+from collections.abc import Sequence
 
 import pytest
 
-from cells.domain.account.account import Account
-from cells.domain.commands import ApplyLeg, CompensateLeg, Deposit, FailSaga, RecordLeg, Transfer
-from cells.domain.event import postings
+from cells.domain.account.barrier import LegCommand
+from cells.domain.commands import ApplyLeg, Deposit, Transfer
 from cells.domain.events import (
     AccountOpened,
+    AnyEvent,
     Deposited,
     RemoteTransferReceived,
     RemoteTransferReturned,
@@ -40,12 +39,10 @@ from cells.domain.sagas.saga_events import (
     SagaStarted,
     TransferFacts,
 )
-from cells.domain.sagas.saga_rules import DEADLINE_EXCEEDED, action_of, leg_id_of, on_behalf_of
-from cells.domain.values import BALANCE_MAX_MINOR, Direction, Kind, Money
-from tests.unit.given import NOON_MS, World, uid, usd
-
-if TYPE_CHECKING:
-    from cells.domain.decision import Ending
+from cells.domain.sagas.saga_rules import DEADLINE_EXCEEDED, on_behalf_of
+from cells.domain.values import BALANCE_MAX_MINOR, Kind, Money
+from tests.unit.given import NOON_MS, uid, usd
+from tests.unit.saga_market import Cells
 
 HOME, AWAY = "us-east", "eu-west"
 COMMAND = uid("the client's command")
@@ -56,91 +53,50 @@ def opened(amount_minor: int) -> tuple[AccountOpened, Deposited]:
     return AccountOpened(home_epoch=1), money
 
 
-class Pair:
+class Pair(Cells):
     """Ann is at home here with 10.00 USD, Bob there with 1.00."""
 
     def __init__(self) -> None:
-        self.here, self.there = World(cell=HOME), World(cell=AWAY)
+        super().__init__(HOME, AWAY)
+        self.here, self.there = self.worlds.values()
         self.here.given(Kind.ACCOUNT, "ann", *opened(1_000))
         self.there.given(Kind.ACCOUNT, "bob", *opened(100))
         self.saga_id = uid("none yet")
-        self.endings: list[Ending] = []
 
-    def send(self, amount_minor: int = 400, *, to: str = "bob") -> list[object]:
+    def send(self, amount_minor: int = 400, *, to: str = "bob") -> list[AnyEvent]:
         command = Transfer(from_user_id=uid("ann"), to_user_id=uid(to), amount=usd(amount_minor), to_cell=AWAY)
         decision = self.here.decided(command, COMMAND)
         assert decision.awaits_saga is not None
         self.saga_id = decision.awaits_saga
-        return [event_draft.event for event_draft in decision.uncommitted]
+        return [uncommitted.event for uncommitted in decision.uncommitted]
 
     @property
-    def saga(self) -> Saga:
-        saga = self.here.state(Kind.SAGA, self.saga_id)
-        assert isinstance(saga, Saga)
-        return saga
+    def state(self) -> Saga:
+        return self.saga(self.saga_id)[1]
 
-    def call(self) -> ApplyLeg | CompensateLeg:
+    def call(self) -> LegCommand:
         """The next call of the engine."""
-        kind = CompensateLeg if self.saga.state is SagaState.COMPENSATING else ApplyLeg
-        action = action_of(self.saga, self.saga_id)
-        return kind(leg_id=leg_id_of(self.saga, self.saga_id), action=action, orchestrator=HOME)
+        return self.command(self.saga_id)[1]
 
-    def record(self, result: dict[str, str]) -> list[object]:
+    def record(self, result: dict[str, str]) -> list[AnyEvent]:
         """Records there's answer here."""
-        return self._decided(
-            RecordLeg(
-                leg_id=leg_id_of(self.saga, self.saga_id),
-                direction=Direction.COMPENSATION if self.saga.state is SagaState.COMPENSATING else Direction.ACTION,
-                result=result["result"],
-                effect_id=UUID(result["event_id"]),
-            )
-        )
+        return self.heard(self.saga_id, self.call(), result)
 
-    def take_back(self) -> list[object]:
-        return self._decided(self.call())
+    def take_back(self) -> list[AnyEvent]:
+        return self.at_home(self.saga_id, self.call())
 
-    def fail(self, error: Refused) -> list[object]:
+    def refused(self, error: Refused) -> list[AnyEvent]:
         """Records there's refusal here."""
-        facts = {name: str(value) for name, value in error.facts.items()}
-        return self._fail(error.reason, facts, covers_leg=not error.stable)
+        return self.fail(self.saga_id, error.reason, covers_leg=not error.stable, facts=error.facts)
 
-    def expire(self) -> list[object]:
+    def run_out(self) -> list[AnyEvent]:
         """The deadline passes in both cells, and the engine reports it."""
-        for world in (self.here, self.there):
-            world.now_ms += world.policy.transfer_valid_ms + 1
-        return self._fail(DEADLINE_EXCEEDED, {}, covers_leg=True)
-
-    def _fail(self, reason: str, facts: dict[str, str], *, covers_leg: bool) -> list[object]:
-        command = FailSaga(
-            leg_id=leg_id_of(self.saga, self.saga_id),
-            failure_reason=reason,
-            failure_message="",
-            failure_facts=facts,
-            covers_leg=covers_leg,
-        )
-        return self._decided(command)
-
-    def _decided(self, command: RecordLeg | FailSaga | ApplyLeg | CompensateLeg) -> list[object]:
-        decision = self.here.decided(command)
-        self.endings += decision.endings
-        return [event_draft.event for event_draft in decision.uncommitted]
+        self.expire(self.here.policy.transfer_valid_ms + 1)
+        return self.fail(self.saga_id, DEADLINE_EXCEEDED)
 
     def money(self) -> tuple[int, int, int]:
         """Ann's, Bob's, and the amount in transit between the cells."""
-        clearing = sum(
-            line.amount_minor
-            for world in (self.here, self.there)
-            for aggregate, event in world.log
-            for line in postings(event, aggregate.id)
-            if line.account.startswith("clearing/")
-        )
-        return available(self.here, "ann"), available(self.there, "bob"), clearing
-
-
-def available(world: World, name: str) -> int:
-    account = world.state(Kind.ACCOUNT, name)
-    assert isinstance(account, Account)
-    return account.balance("USD").available_minor
+        return self.here.money("ann")[0], self.there.money("bob")[0], sum(self.in_transit().values())
 
 
 def refusal_there(pair: Pair) -> Refused:
@@ -149,7 +105,7 @@ def refusal_there(pair: Pair) -> Refused:
     return refused.value
 
 
-def kinds(events: list[object]) -> list[type]:
+def kinds(events: Sequence[object]) -> list[type]:
     return [type(event) for event in events]
 
 
@@ -171,9 +127,9 @@ def test_the_money_arrives_and_the_command_ends_with_the_payers_balance() -> Non
     """The result has the keys of a transfer within the cell."""
     pair = Pair()
     pair.send()
-    assert on_behalf_of(pair.saga) == uid("bob")
+    assert on_behalf_of(pair.state) == uid("bob")
     answer = pair.there.decided(pair.call())
-    (received,) = [event_draft.event for event_draft in answer.uncommitted]
+    (received,) = [uncommitted.event for uncommitted in answer.uncommitted]
     assert isinstance(received, RemoteTransferReceived)
     assert kinds(pair.record(answer.result)) == [SagaLegCompleted, SagaCompleted]
     assert pair.money() == (600, 500, 0)
@@ -206,12 +162,12 @@ def test_a_definite_no_brings_the_money_back(to: str) -> None:
     pair.send(to=to)
     refused = refusal_there(pair)
     assert isinstance(refused, BalanceOverflow if to == "bob" else PayeeNotFound)
-    assert kinds(pair.fail(refused)) == [SagaCompensationStarted]
+    assert kinds(pair.refused(refused)) == [SagaCompensationStarted]
     # The leg may have been sent twice, with the second call in transit: it is blocked first.
     answer = pair.there.decided(pair.call())
-    assert kinds([event_draft.event for event_draft in answer.uncommitted]) == [LegTombstoned]
+    assert kinds([uncommitted.event for uncommitted in answer.uncommitted]) == [LegTombstoned]
     pair.record(answer.result)
-    assert on_behalf_of(pair.saga) == uid("ann")
+    assert on_behalf_of(pair.state) == uid("ann")
     assert kinds(pair.take_back()) == [RemoteTransferReturned, SagaLegCompensated, SagaCompensated]
     assert pair.money() == before
     (ending,) = pair.endings
@@ -227,9 +183,9 @@ def test_a_transfer_that_comes_too_late_is_refused_there() -> None:
     pair.there.now_ms += pair.there.policy.transfer_valid_ms + 1
     refused = refusal_there(pair)
     assert isinstance(refused, TransferExpired)
-    pair.fail(refused)
+    pair.refused(refused)
     pair.take_back()
-    assert pair.saga.state is SagaState.COMPENSATED
+    assert pair.state.state is SagaState.COMPENSATED
     assert pair.money() == (1_000, 100, 0)
     assert isinstance(pair.endings[0].refusal, TransferExpired)
 
@@ -239,7 +195,7 @@ def test_a_credit_that_comes_after_its_compensation_is_refused() -> None:
     pair = Pair()
     pair.send()
     late = pair.call()
-    pair.expire()
+    pair.run_out()
     pair.record(pair.there.decided(pair.call()).result)
     pair.take_back()
     # Even in time by its own clock.
@@ -272,7 +228,7 @@ def test_without_the_tombstone_the_late_credit_would_make_money() -> None:
     pair = Pair()
     pair.send()
     late = pair.call()
-    pair.expire()
+    pair.run_out()
     pair.record(pair.there.decided(pair.call()).result)
     pair.take_back()
     pair.there.now_ms = NOON_MS
@@ -286,7 +242,7 @@ def test_a_credit_whose_answer_was_lost_stands() -> None:
     pair = Pair()
     pair.send()
     pair.there.decided(pair.call())
-    pair.expire()
+    pair.run_out()
     answer = pair.there.decided(pair.call()).result
     assert kinds(pair.record(answer)) == [SagaPivotFoundDone, SagaCompleted]
     assert pair.money() == (600, 500, 0)
@@ -297,8 +253,8 @@ def test_before_its_time_a_deadline_has_not_passed() -> None:
     """The deciding batch's clock counts."""
     pair = Pair()
     pair.send()
-    assert pair._fail(DEADLINE_EXCEEDED, {}, covers_leg=True) == []
-    assert pair.saga.state is SagaState.RUNNING
+    assert pair.fail(pair.saga_id, DEADLINE_EXCEEDED) == []
+    assert pair.state.state is SagaState.RUNNING
 
 
 def test_money_on_its_way_back_has_room_that_nothing_else_fills() -> None:
@@ -306,7 +262,7 @@ def test_money_on_its_way_back_has_room_that_nothing_else_fills() -> None:
     pair = Pair()
     pair.send()
     pair.there.now_ms += pair.there.policy.transfer_valid_ms + 1
-    pair.fail(refusal_there(pair))
+    pair.refused(refusal_there(pair))
     fill = Deposit(user_id=uid("ann"), amount=usd(BALANCE_MAX_MINOR - 600), external_reference="much")
     pair.here.when(fill)
     with pytest.raises(BalanceOverflow):
