@@ -97,7 +97,7 @@ class World:
         return self.engine_of(store, steps)
 
     async def won(self, winner_cell: str, seller_cell: str = HERE, timeout_ms: int | None = None) -> UUID:
-        """An auction here, just closed, and its winner's cell's hold; returns the auction."""
+        """An auction here with its only bid; returns the auction."""
         winner = await open_user(self.cells[winner_cell], PRICE_MINOR, self.directory)
         seller = await open_user(self.cells[seller_cell], 0, self.directory)
         auction = await open_auction(self.cells[HERE], seller, seller_cell=seller_cell, timeout_ms=timeout_ms)
@@ -107,6 +107,12 @@ class World:
 
     async def close(self, auction: UUID) -> None:
         await self.cells[HERE].execute(request(CloseAuction(auction_id=auction, by_command=True)))
+
+    async def sold(self, winner_cell: str, seller_cell: str = HERE, timeout_ms: int | None = None) -> UUID:
+        """An auction here that is closed, so that its settlement begins; returns the auction."""
+        auction = await self.won(winner_cell, seller_cell, timeout_ms)
+        await self.close(auction)
+        return auction
 
     async def saga_id(self, auction: UUID) -> UUID:
         saga_id = (await self.cells[HERE].auction(auction)).state.saga_id
@@ -121,6 +127,15 @@ class World:
             return (await self.saga(auction)).state is state
 
         await until_async(so, timeout_s=PATIENCE_S)
+
+    async def become(self, state: SagaState, *auctions: UUID) -> None:
+        for auction in auctions:
+            await self.becomes(auction, state)
+
+    async def settles(self, auction: UUID) -> None:
+        """Waits until it is sold and no saga is left; then looks at the books."""
+        await self.becomes(auction, SagaState.COMPLETED)
+        await self.settled()
 
     async def settled(self) -> None:
         """Waits until every saga has ended, also those that tell of a failure; then looks at the books."""

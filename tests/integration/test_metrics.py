@@ -84,8 +84,7 @@ async def test_a_cell_tells_of_its_writer_its_clock_and_its_sagas(endpoint: Metr
         cell = here.cells[HERE]
         CellMetrics(cell, here.all_steps[HERE]).register(endpoint.registry)
         here.cable.failing |= {"credit-in"}
-        auction = await here.won(AWAY, THIRD)
-        await here.close(auction)
+        auction = await here.sold(AWAY, THIRD)
         await here.is_at(auction, "credit-in")
         with pytest.raises(ClockOffsetExceeded):
             cell.time.observe(Stamp(cell.time.clock.wall_ms() + 3_600_000, 0), {}, peer=AWAY)
@@ -155,8 +154,7 @@ async def test_a_stuck_compensation_shows(endpoint: MetricsEndpoint, monkeypatch
     async with world() as here:
         CellMetrics(here.cells[HERE], here.all_steps[HERE]).register(endpoint.registry)
         here.cable.failing |= {"credit-in"}
-        auction = await here.won(AWAY, THIRD)
-        await here.close(auction)
+        auction = await here.sold(AWAY, THIRD)
         await here.is_at(auction, "credit-in")
         assert (await scraped(endpoint))["cellbook_compensations_stuck", ""] == 0
         await here.cells[HERE].execute(request(CompensateSaga(saga_id=await here.saga_id(auction), note="")))

@@ -102,8 +102,7 @@ async def test_a_saga_is_one_trace_by_its_own_id(kept: Kept) -> None:
     """In whichever cell its legs are, and though no call lasts as long as it does."""
     async with world() as here:
         here.all_steps[HERE].traced = kept.tracing.leg
-        auction = await here.won(AWAY, THIRD)
-        await here.close(auction)
+        auction = await here.sold(AWAY, THIRD)
         await here.becomes(auction, SagaState.COMPLETED)
         saga_id = await here.saga_id(auction)
     assert saga_id == derived_id(auction, "settlement")

@@ -67,8 +67,7 @@ async def test_all_go_on_once_the_peer_answers_one() -> None:
         await until(lambda: here.cable.lost > 62)
         assert here.steps.breakers[AWAY].silent
         here.cable.cut.clear()
-        for auction in stranded:
-            await here.becomes(auction, SagaState.COMPLETED)
+        await here.become(SagaState.COMPLETED, *stranded)
 
 
 async def test_a_deadline_passes_though_the_peer_was_never_asked() -> None:
@@ -83,8 +82,7 @@ async def test_a_deadline_passes_though_the_peer_was_never_asked() -> None:
         here.cable.cut.clear()
         await here.becomes(late, SagaState.COMPENSATED)
         assert (await here.cells[HERE].auction(late)).state.state is AuctionState.SETTLEMENT_FAILED
-        for auction in stranded:
-            await here.becomes(auction, SagaState.COMPLETED)
+        await here.become(SagaState.COMPLETED, *stranded)
 
 
 async def test_a_notice_waits_for_a_cell_that_is_away(tmp_path: Path) -> None:
@@ -120,8 +118,7 @@ async def test_a_notice_whose_cell_fails_at_it_is_given_up_soon(monkeypatch: pyt
     monkeypatch.setattr(steps, "BACKOFF_FACTOR", 1.0)
     async with world() as here:
         here.cable.failing.add("notify-winner")
-        auction = await here.won(AWAY)
-        await here.close(auction)
+        auction = await here.sold(AWAY)
         await here.becomes(auction, SagaState.COMPLETED)
         assert await here.leg(auction, "notify-winner") is LegState.SKIPPED
 
@@ -135,8 +132,7 @@ async def test_a_mail_server_that_fails_halts_no_settlement(monkeypatch: pytest.
     monkeypatch.setattr(steps, "BACKOFF_FACTOR", 1.0)
     monkeypatch.setattr(Mailbox, "notify", fails)
     async with world() as here:
-        auction = await here.won(AWAY)
-        await here.close(auction)
+        auction = await here.sold(AWAY)
         await here.becomes(auction, SagaState.COMPLETED)
         assert await here.leg(auction, "notify-seller") is LegState.SKIPPED
 

@@ -73,8 +73,7 @@ async def test_a_compensation_that_fails_is_loud(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(steps, "BACKOFF_MAX_S", 0.001)
     async with world() as here:
         here.cable.failing |= {"credit-in"}
-        auction = await here.won(AWAY, THIRD)
-        await here.close(auction)
+        auction = await here.sold(AWAY, THIRD)
         await here.is_at(auction, "credit-in")
         saga_id = await here.saga_id(auction)
         engine = here.cells[HERE].engine

@@ -75,8 +75,7 @@ async def play(here: World, failpoints: Path) -> None:
         await open_user(here.cells[HERE], 500, here.directory)
     ann, ben = [await open_user(here.cells[HERE], 2_000, here.directory) for _ in range(2)]
     carl = await open_user(here.cells[AWAY], 2_000, here.directory)
-    auction = await here.won(AWAY, THIRD)
-    await here.close(auction)
+    auction = await here.sold(AWAY, THIRD)
     await here.becomes(auction, SagaState.COMPLETED)
     pay = Transfer(from_user_id=ann, to_user_id=ben, amount=Money("USD", 300))
     await here.cells[HERE].execute(request(pay))

@@ -167,8 +167,7 @@ async def test_cells_finish_version_1_and_begin_version_2(request: pytest.Fixtur
         assert version_of(SagaKind.SETTLEMENT) == 2
         here.cable.cut.clear()
         await here.close(new)
-        for auction in (old, new):
-            await here.becomes(auction, SagaState.COMPLETED)
+        await here.become(SagaState.COMPLETED, old, new)
         first, second = await here.saga(old), await here.saga(new)
         assert (first.saga_version, second.saga_version) == (1, 2)
         assert {leg.state for leg in (*first.legs, *second.legs)} == {LegState.DONE}

@@ -34,7 +34,7 @@ from cells.domain.commands import (
 from cells.domain.record import replace
 from cells.domain.values import Money
 from server.process.clock import STAMP_KEY, VECTOR_KEY
-from tests.integration.hostile_rig import THIRD, THIRD_PEER, USD, apply, arrival, leg_of, undo
+from tests.integration.sagas.hostile_rig import THIRD, THIRD_PEER, USD, apply, arrival, leg_of, undo
 from tests.integration.services_rig import HERE, PEER, THERE, Pairs, Rig, refusal_of, serving
 from tests.local_cells import deposit, open_auction, request, until
 

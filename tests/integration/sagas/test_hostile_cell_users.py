@@ -12,7 +12,7 @@ from cells.domain.moves.home import Home
 from cells.domain.record import replace
 from cells.domain.refusals import ExternalReferenceUsed, Unavailable
 from server.wire.events import event_to_proto
-from tests.integration.hostile_rig import SAGA, THIRD, apply, arrival, leg_of
+from tests.integration.sagas.hostile_rig import SAGA, THIRD, apply, arrival, leg_of
 from tests.integration.services_rig import AUDITOR, HERE, KEYS, PEER, SHOP, THERE, Rig, new_id, refusal_of, serving, usd
 from tests.local_cells import FixedDirectory, deposit, request
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from tests.integration.saga_engine_conformance import SagaEngineConformance
-from tests.integration.saga_orders_conformance import SagaOrdersConformance
+from tests.integration.sagas.engine_conformance import SagaEngineConformance, SagaOrdersConformance
 from tests.local_cells import EngineOf, native_engine
 
 

@@ -19,8 +19,7 @@ from cells.sagas.steps import Steps
 from cells.sagas.temporal import TemporalEngine
 from cells.sagas.temporal_workflow import SagaWorkflow
 from cells.store.ports import Store
-from tests.integration.saga_engine_conformance import SagaEngineConformance
-from tests.integration.saga_orders_conformance import SagaOrdersConformance
+from tests.integration.sagas.engine_conformance import SagaEngineConformance, SagaOrdersConformance
 from tests.local_cells import EngineOf, until, until_async
 from tests.saga_world import AWAY, HERE, THIRD, world
 from tests.temporal_server import temporal_server
@@ -56,8 +55,7 @@ async def test_a_saga_is_one_workflow(client: Client, engine_of: EngineOf) -> No
     """However often it is started: by the commit, again, by the next leader. And a replay takes the same course."""
     async with world(engine_of) as here:
         here.cable.failing.add("credit-in")
-        auction = await here.won(AWAY, THIRD)
-        await here.close(auction)
+        auction = await here.sold(AWAY, THIRD)
         await here.is_at(auction, "credit-in")
         saga_id = await here.saga_id(auction)
         first = await client.get_workflow_handle(str(saga_id)).describe()
@@ -84,8 +82,7 @@ async def test_a_terminated_workflow_is_begun_anew(client: Client, engine_of: En
     """The log is the truth: what has not ended there is taken up by the next leader."""
     async with world(engine_of) as here:
         here.cable.failing.add("pin")
-        auction = await here.won(AWAY, THIRD)
-        await here.close(auction)
+        auction = await here.sold(AWAY, THIRD)
         saga_id = await here.saga_id(auction)
         await until(lambda: here.cells[HERE].saga_attempts(saga_id)[0])
         await client.get_workflow_handle(str(saga_id)).terminate()
@@ -103,8 +100,7 @@ async def test_a_signal_cuts_the_pause_short(
     monkeypatch.setattr(legs, "BACKOFF_MAX_S", 600.0)
     async with world(engine_of) as here:
         here.cable.failing.add("pin")
-        auction = await here.won(AWAY, THIRD)
-        await here.close(auction)
+        auction = await here.sold(AWAY, THIRD)
         saga_id = await here.saga_id(auction)
         await until(lambda: here.cells[HERE].saga_attempts(saga_id)[0])
         here.cable.failing.clear()
@@ -131,8 +127,7 @@ async def test_without_the_temporal_server_the_cell_works(client: Client, engine
         return TemporalEngine(store=store, steps=steps, connect=connect, task_queue=f"cellbook-{steps.cell}")
 
     async with world(engine) as here:
-        auction = await here.won(HERE)
-        await here.close(auction)
+        auction = await here.sold(HERE)
         assert (await here.saga(auction)).state is SagaState.RUNNING
         away = False
         await here.becomes(auction, SagaState.COMPLETED)
