@@ -6,20 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from cells.domain.commands import (
-    CancelAuction,
-    Capture,
-    CloseAuction,
-    Command,
-    CreateAuction,
-    Deposit,
-    PlaceBid,
-    RegisterAsset,
-    Release,
-    Reserve,
-    Transfer,
-    Withdraw,
-)
+from cells.domain import commands
 from cells.domain.moves.commands import BeginMove
 from cells.domain.refusals import Refused, WrongCell
 from cells.domain.values import Money
@@ -54,7 +41,7 @@ class Sent:
     """A command with its definite answer. `cell` is empty if the router finds it by the user."""
 
     command_id: UUID
-    command: Command | MoveRequest
+    command: commands.Command | MoveRequest
     user_id: UUID
     cell: str
     answer: Outcome | Began | Refused
@@ -94,11 +81,13 @@ class Clients:
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
-    async def ask(self, cell: str, command: Command, user_id: UUID) -> Outcome | Refused:
+    async def ask(self, cell: str, command: commands.Command, user_id: UUID) -> Outcome | Refused:
         """The definite answer, requested under one id as often as needed."""
         command_id = self._world.new_id()
         # The router would find the cell by the user, but that of an asset or an auction by its name.
-        by_user = self.homes[user_id] == cell and not isinstance(command, CreateAuction | CloseAuction | CancelAuction)
+        by_user = self.homes[user_id] == cell and not isinstance(
+            command, commands.CreateAuction | commands.CloseAuction | commands.CancelAuction
+        )
         answer = await self.answer(cell, command, user_id, command_id)
         # Given up at a payee who lives elsewhere, it may be done later, and would stand on no paper.
         if not isinstance(answer, WrongCell):
@@ -106,7 +95,7 @@ class Clients:
         return answer
 
     async def answer(
-        self, cell: str, command: Command, user_id: UUID, command_id: UUID, principal: str = PRINCIPAL
+        self, cell: str, command: commands.Command, user_id: UUID, command_id: UUID, principal: str = PRINCIPAL
     ) -> Outcome | Refused:
         world, chance = self._world, self._world.chance
         what = type(command).__name__
@@ -178,7 +167,7 @@ class Clients:
 
     async def deposit(self, user_id: UUID) -> None:
         amount = self._world.chance.randint(100, 800)
-        command = Deposit(user_id=user_id, amount=usd(amount), external_reference=str(self._world.new_id()))
+        command = commands.Deposit(user_id=user_id, amount=usd(amount), external_reference=str(self._world.new_id()))
         if isinstance(await self.ask(self.homes[user_id], command, user_id), Outcome):
             self.paper.available[user_id] += amount
             self.paper.outside += amount
@@ -187,12 +176,12 @@ class Clients:
         """Opens an auction in any cell, and lets it end in one way or another."""
         world, chance = self._world, self._world.chance
         seller, cell = await self.join(residency), chance.choice(world.cells)
-        registering = RegisterAsset(owner_id=seller, owner_cell=self.homes[seller], description="a lamp")
+        registering = commands.RegisterAsset(owner_id=seller, owner_cell=self.homes[seller], description="a lamp")
         registered = await self.ask(cell, registering, seller)
         if isinstance(registered, Refused):
             return
         opening = chance.randint(1, 60)
-        command = CreateAuction(
+        command = commands.CreateAuction(
             asset_id=UUID(registered.result["asset_id"]),
             seller_id=seller,
             opening=usd(opening),
@@ -211,9 +200,9 @@ class Clients:
         self.auctions.remove(auction)
         way = chance.random()
         if way < 0.4:
-            await self.ask(cell, CloseAuction(auction_id=auction.auction_id, by_command=True), seller)
+            await self.ask(cell, commands.CloseAuction(auction_id=auction.auction_id, by_command=True), seller)
         elif way < 0.5:
-            await self.ask(cell, CancelAuction(auction_id=auction.auction_id), seller)
+            await self.ask(cell, commands.CancelAuction(auction_id=auction.auction_id), seller)
 
     async def bid(self, residency: str) -> None:
         world, chance = self._world, self._world.chance
@@ -226,7 +215,7 @@ class Clients:
                 continue
             auction = chance.choice(auctions)
             amount = auction.opening + chance.randint(-5, 40) + int(15 * world.loop.time())
-            command = PlaceBid(
+            command = commands.PlaceBid(
                 auction_id=auction.auction_id,
                 auction_cell=auction.cell,
                 bidder_id=bidder,
@@ -285,14 +274,14 @@ class Clients:
         """To a user of the same cell or, as often, of another one."""
         home, amount = self.homes[user_id], self._world.chance.randint(1, 300)
         payee = self._world.chance.choice([self._neighbour(user_id), *self.homes])
-        command = Transfer(from_user_id=user_id, to_user_id=payee, amount=usd(amount))
+        command = commands.Transfer(from_user_id=user_id, to_user_id=payee, amount=usd(amount))
         if isinstance(await self.ask(home, command, user_id), Outcome):
             self.paper.available[user_id] -= amount
             self.paper.available[payee] += amount
 
     async def _withdraw(self, user_id: UUID) -> None:
         amount = self._world.chance.randint(1, 300)
-        command = Withdraw(user_id=user_id, amount=usd(amount), external_reference=str(self._world.new_id()))
+        command = commands.Withdraw(user_id=user_id, amount=usd(amount), external_reference=str(self._world.new_id()))
         if isinstance(await self.ask(self.homes[user_id], command, user_id), Outcome):
             self.paper.available[user_id] -= amount
             self.paper.outside -= amount
@@ -301,20 +290,20 @@ class Clients:
         world, home, amount = self._world, self.homes[user_id], self._world.chance.randint(1, 200)
         expires_ms = world.chance.choice([None, None, world.wall_ms() + 2_000])
         reserved = await self.ask(
-            home, Reserve(user_id=user_id, amount=usd(amount), expire_time_ms=expires_ms), user_id
+            home, commands.Reserve(user_id=user_id, amount=usd(amount), expire_time_ms=expires_ms), user_id
         )
         if isinstance(reserved, Refused):
             return
         hold_id, payee = UUID(reserved.result["hold_id"]), self._neighbour(user_id)
         way, part = world.chance.random(), world.chance.randint(1, amount)
         if way < 0.4:
-            capture = Capture(user_id=user_id, hold_id=hold_id, to_user_id=payee, amount_minor=part)
+            capture = commands.Capture(user_id=user_id, hold_id=hold_id, to_user_id=payee, amount_minor=part)
             if isinstance(await self.ask(home, capture, user_id), Outcome):
                 self.paper.available[user_id] -= part
                 self.paper.available[payee] += part
                 return
         elif way < 0.7 and isinstance(
-            await self.ask(home, Release(user_id=user_id, hold_id=hold_id), user_id), Outcome
+            await self.ask(home, commands.Release(user_id=user_id, hold_id=hold_id), user_id), Outcome
         ):
             return
         if expires_ms is None:
@@ -322,7 +311,7 @@ class Clients:
             self.paper.reserved[user_id] += amount
 
     def request(
-        self, command_id: UUID, command: Command, user_id: UUID, deadline_s: float, principal: str = PRINCIPAL
+        self, command_id: UUID, command: commands.Command, user_id: UUID, deadline_s: float, principal: str = PRINCIPAL
     ) -> CommandRequest:
         return CommandRequest(
             command_id=command_id,

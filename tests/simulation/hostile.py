@@ -11,27 +11,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
+from cells.domain import commands
 from cells.domain.account.account import Account, Hold
 from cells.domain.account.balance import Balance
 from cells.domain.account.barrier import LegCommand, command_id
 from cells.domain.auction.auction import Auction
-from cells.domain.commands import (
-    ApplyLeg,
-    CompensateLeg,
-    CreditPending,
-    LegAction,
-    NotifyParty,
-    PayOutEscrow,
-    PinHold,
-    ReceiveEscrow,
-    ReceiveTransfer,
-    ReleaseBid,
-    ReserveForBid,
-    SendToEscrow,
-    SendTransfer,
-    SettlePending,
-    TransferOwnership,
-)
 from cells.domain.moves.commands import ArriveUser
 from cells.domain.moves.home import Home
 from cells.domain.refusals import Refused
@@ -67,19 +51,19 @@ TAKEN = frozenset(
         "FUNDS_RELEASED",
     }
 )
-NAMES: dict[type[LegAction], str] = {
-    PinHold: "pin",
-    SendToEscrow: "escrow-out",
-    ReceiveEscrow: "escrow-in",
-    PayOutEscrow: "credit-out",
-    CreditPending: "credit-in",
-    TransferOwnership: "ownership",
-    SettlePending: "settle",
-    NotifyParty: "notify-winner",
-    ReserveForBid: "reserve",
-    ReleaseBid: "release",
-    SendTransfer: "send",
-    ReceiveTransfer: "receive",
+NAMES: dict[type[commands.LegAction], str] = {
+    commands.PinHold: "pin",
+    commands.SendToEscrow: "escrow-out",
+    commands.ReceiveEscrow: "escrow-in",
+    commands.PayOutEscrow: "credit-out",
+    commands.CreditPending: "credit-in",
+    commands.TransferOwnership: "ownership",
+    commands.SettlePending: "settle",
+    commands.NotifyParty: "notify-winner",
+    commands.ReserveForBid: "reserve",
+    commands.ReleaseBid: "release",
+    commands.SendTransfer: "send",
+    commands.ReceiveTransfer: "receive",
     ArriveUser: "arrive",
 }
 
@@ -152,7 +136,7 @@ class HostileCell:
             return
         leg_id = LegId(saga_id, NAMES[type(action)], 1)
         undo = self._chance.random() < 0.3
-        kind: type[LegCommand] = CompensateLeg if undo else ApplyLeg
+        kind: type[LegCommand] = commands.CompensateLeg if undo else commands.ApplyLeg
         command: LegCommand = kind(leg_id=leg_id, action=action, orchestrator=HOSTILE)
         asked = CommandRequest(
             command_id=command_id(command, target),
@@ -194,8 +178,8 @@ class HostileCell:
 
     # --- their content ------------------------------------------------------------------------------------------------
 
-    def _action(self, target: str) -> LegAction | None:
-        makers: list[Callable[[str], LegAction | None]] = [
+    def _action(self, target: str) -> commands.LegAction | None:
+        makers: list[Callable[[str], commands.LegAction | None]] = [
             self._of_hold,
             self._of_hold,
             self._of_auction,
@@ -203,7 +187,7 @@ class HostileCell:
         ]
         return self._chance.choice(makers)(target)
 
-    def _sale(self) -> tuple[str, UUID, LegAction] | None:
+    def _sale(self) -> tuple[str, UUID, commands.LegAction] | None:
         """A leg of a settlement that an honest cell drives: its cell, and the same content as the real one."""
         sagas = [
             (ref.id, state.facts)
@@ -218,16 +202,16 @@ class HostileCell:
         amount = Money(facts.currency, facts.amount_minor)
         sale: dict[str, Any] = {"user_id": facts.seller_id, "auction_id": facts.auction_id, "amount": amount}
         bid: dict[str, Any] = {"user_id": facts.winner_id, "auction_id": facts.auction_id, "bid_id": facts.bid_id}
-        actions: list[tuple[str, LegAction]] = [
-            (facts.seller_cell, CreditPending(**sale, from_cell=HOSTILE, clearing_id=self._id())),
-            (facts.seller_cell, SettlePending(**sale, fee_minor=facts.amount_minor)),
-            (facts.winner_cell, PinHold(**bid, amount=amount)),
-            (facts.winner_cell, SendToEscrow(**bid, amount=amount, to_cell=HOSTILE, clearing_id=self._id())),
+        actions: list[tuple[str, commands.LegAction]] = [
+            (facts.seller_cell, commands.CreditPending(**sale, from_cell=HOSTILE, clearing_id=self._id())),
+            (facts.seller_cell, commands.SettlePending(**sale, fee_minor=facts.amount_minor)),
+            (facts.winner_cell, commands.PinHold(**bid, amount=amount)),
+            (facts.winner_cell, commands.SendToEscrow(**bid, amount=amount, to_cell=HOSTILE, clearing_id=self._id())),
         ]
         target, action = self._chance.choice(actions)
         return target, saga_id, action
 
-    def _of_hold(self, target: str) -> LegAction | None:
+    def _of_hold(self, target: str) -> commands.LegAction | None:
         """For an existing bid of another user."""
         found = self._any(list(_holds(self._states(target))))
         if found is None:
@@ -236,15 +220,15 @@ class HostileCell:
         bid_id, amount_minor = self._chance.choice(sorted(hold.bids_minor.items()))
         bid: dict[str, Any] = {"user_id": user_id, "auction_id": auction_id, "bid_id": bid_id}
         amount = Money(hold.currency, amount_minor)
-        actions: list[LegAction] = [
-            PinHold(**bid, amount=amount),
-            ReleaseBid(**bid, currency=hold.currency),
-            SendToEscrow(**bid, amount=amount, to_cell=self._cell(), clearing_id=self._id()),
-            ReserveForBid(**bid, amount=amount),
+        actions: list[commands.LegAction] = [
+            commands.PinHold(**bid, amount=amount),
+            commands.ReleaseBid(**bid, currency=hold.currency),
+            commands.SendToEscrow(**bid, amount=amount, to_cell=self._cell(), clearing_id=self._id()),
+            commands.ReserveForBid(**bid, amount=amount),
         ]
         return self._chance.choice(actions)
 
-    def _of_auction(self, target: str) -> LegAction | None:
+    def _of_auction(self, target: str) -> commands.LegAction | None:
         found = self._any(
             [(ref.id, state) for ref, state in self._states(target).items() if isinstance(state, Auction)]
         )
@@ -256,41 +240,41 @@ class HostileCell:
             "amount": self._amount(auction.highest_bid.amount_minor if auction.highest_bid else 1),
             "clearing_id": self._id(),
         }
-        given = TransferOwnership(
+        given = commands.TransferOwnership(
             asset_id=auction.asset_id,
             auction_id=auction_id,
             from_user_id=auction.seller_id,
             to_user_id=self._user(),
             to_cell=self._cell(),
         )
-        actions: list[LegAction] = [
-            ReceiveEscrow(**money, from_cell=self._cell()),
-            PayOutEscrow(**money, to_cell=self._cell()),
+        actions: list[commands.LegAction] = [
+            commands.ReceiveEscrow(**money, from_cell=self._cell()),
+            commands.PayOutEscrow(**money, to_cell=self._cell()),
             given,
         ]
         return self._chance.choice(actions)
 
-    def _of_money(self, _target: str) -> LegAction:
+    def _of_money(self, _target: str) -> commands.LegAction:
         """Often in its own name: then it credits, settles and takes back amounts that others were credited as well."""
         user_id, amount, auction_id = self._user(), self._amount(), self._any(self._auctions()) or self._sagas[0]
         sale: dict[str, Any] = {"user_id": user_id, "auction_id": auction_id, "amount": amount}
-        actions: list[LegAction] = [
-            CreditPending(**sale, from_cell=self._cell(), clearing_id=self._id()),
-            SettlePending(**sale, fee_minor=self._chance.choice([0, amount.amount_minor])),
-            NotifyParty(
+        actions: list[commands.LegAction] = [
+            commands.CreditPending(**sale, from_cell=self._cell(), clearing_id=self._id()),
+            commands.SettlePending(**sale, fee_minor=self._chance.choice([0, amount.amount_minor])),
+            commands.NotifyParty(
                 user_id=user_id,
                 auction=f"cells/{self._cell()}/auctions/{auction_id}",
                 amount=amount,
                 notice="AUCTION_WON",
             ),
-            SendTransfer(
+            commands.SendTransfer(
                 user_id=user_id,
                 to_user_id=self._user(),
                 amount=amount,
                 to_cell=self._cell(),
                 clearing_id=self._id(),
             ),
-            ReceiveTransfer(
+            commands.ReceiveTransfer(
                 user_id=user_id,
                 from_user_id=self._user(),
                 amount=amount,

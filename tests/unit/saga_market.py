@@ -2,13 +2,12 @@
 
 from uuid import UUID
 
+from cells.domain import commands, events
 from cells.domain.account.barrier import LegCommand, direction_of
 from cells.domain.auction.asset import Asset
 from cells.domain.auction.auction import Auction, AuctionState
-from cells.domain.commands import ApplyLeg, CloseAuction, Command, CompensateLeg, FailSaga, PlaceBid, RecordLeg
 from cells.domain.decision import Ending
 from cells.domain.event import postings
-from cells.domain.events import AccountOpened, AnyEvent, AssetLockTaken, AssetRegistered, AuctionCreated, Deposited
 from cells.domain.refusals import Refused
 from cells.domain.sagas.saga import Saga, SagaState
 from cells.domain.sagas.saga_events import ReleaseFacts, SagaStarted
@@ -23,9 +22,11 @@ PRICE = 700
 BEFORE_PIVOT = [spec.leg for spec in SETTLEMENT_LEGS[:6]]
 
 
-def record(command: LegCommand, result: str, effect_id: UUID) -> RecordLeg:
+def record(command: LegCommand, result: str, effect_id: UUID) -> commands.RecordLeg:
     """The answer of another cell to a leg."""
-    return RecordLeg(leg_id=command.leg_id, direction=direction_of(command), result=result, effect_id=effect_id)
+    return commands.RecordLeg(
+        leg_id=command.leg_id, direction=direction_of(command), result=result, effect_id=effect_id
+    )
 
 
 class Cells:
@@ -51,14 +52,14 @@ class Cells:
         leg_id, action = leg_id_of(saga, saga_id), action_of(saga, saga_id)
         spec = saga.current
         assert spec is not None
-        kind = CompensateLeg if saga.state is SagaState.COMPENSATING else ApplyLeg
+        kind = commands.CompensateLeg if saga.state is SagaState.COMPENSATING else commands.ApplyLeg
         return saga.cell_of(spec), kind(leg_id=leg_id, action=action, orchestrator=home.cell)
 
     def step(self, saga_id: UUID, *, refuse: str | None = None, times: int = 1) -> None:
         """Takes the current leg, `times` times, and records its result."""
         home, _ = self.saga(saga_id)
         cell, command = self.command(saga_id)
-        if isinstance(command, ApplyLeg) and command.leg_id.leg == refuse:
+        if isinstance(command, commands.ApplyLeg) and command.leg_id.leg == refuse:
             self.fail(saga_id, "TEST_REFUSAL")
             return
         try:
@@ -70,21 +71,21 @@ class Cells:
         if cell != home.cell:
             self.heard(saga_id, command, result)
 
-    def at_home(self, saga_id: UUID, command: Command) -> list[AnyEvent]:
+    def at_home(self, saga_id: UUID, command: commands.Command) -> list[events.AnyEvent]:
         """Decides a command in the saga's home; returns its events, and keeps what ends with the saga."""
         decision = self.saga(saga_id)[0].decided(command)
         self.endings += decision.endings
         return [uncommitted.event for uncommitted in decision.uncommitted]
 
-    def heard(self, saga_id: UUID, command: LegCommand, result: dict[str, str]) -> list[AnyEvent]:
+    def heard(self, saga_id: UUID, command: LegCommand, result: dict[str, str]) -> list[events.AnyEvent]:
         """Records the answer of another cell."""
         return self.at_home(saga_id, record(command, result["result"], UUID(result["event_id"])))
 
     def fail(
         self, saga_id: UUID, reason: str, *, covers_leg: bool = True, facts: dict[str, str | int] | None = None
-    ) -> list[AnyEvent]:
+    ) -> list[events.AnyEvent]:
         _, saga = self.saga(saga_id)
-        command = FailSaga(
+        command = commands.FailSaga(
             leg_id=leg_id_of(saga, saga_id),
             failure_reason=reason,
             failure_message="",
@@ -126,10 +127,10 @@ class Market(Cells):
 
     def __init__(self) -> None:
         super().__init__(WINNER, AUCTION, SELLER)
-        money = Deposited(currency="USD", amount_minor=1_000, external_reference="ann")
-        self.worlds[WINNER].given(Kind.ACCOUNT, "ann", AccountOpened(home_epoch=1), money)
-        self.worlds[SELLER].given(Kind.ACCOUNT, "sue", AccountOpened(home_epoch=1))
-        auction = AuctionCreated(
+        money = events.Deposited(currency="USD", amount_minor=1_000, external_reference="ann")
+        self.worlds[WINNER].given(Kind.ACCOUNT, "ann", events.AccountOpened(home_epoch=1), money)
+        self.worlds[SELLER].given(Kind.ACCOUNT, "sue", events.AccountOpened(home_epoch=1))
+        auction = events.AuctionCreated(
             asset_id=uid("lamp"),
             seller_id=uid("sue"),
             seller_cell=SELLER,
@@ -140,18 +141,20 @@ class Market(Cells):
             extension_ms=0,
             settlement_timeout_ms=60_000,
         )
-        registered = AssetRegistered(owner_id=uid("sue"), owner_cell=SELLER, description="lamp")
+        registered = events.AssetRegistered(owner_id=uid("sue"), owner_cell=SELLER, description="lamp")
         there = self.worlds[AUCTION]
-        there.given(Kind.ASSET, "lamp", registered, AssetLockTaken(auction_id=uid("sale")))
+        there.given(Kind.ASSET, "lamp", registered, events.AssetLockTaken(auction_id=uid("sale")))
         there.given(Kind.AUCTION, "sale", auction)
 
     def bid(self, amount_minor: int) -> UUID:
         """Ann bids from home; the saga that submits the bid."""
-        command = PlaceBid(auction_id=uid("sale"), auction_cell=AUCTION, bidder_id=uid("ann"), amount=usd(amount_minor))
+        command = commands.PlaceBid(
+            auction_id=uid("sale"), auction_cell=AUCTION, bidder_id=uid("ann"), amount=usd(amount_minor)
+        )
         return self.worlds[WINNER].decided(command).uncommitted[0].aggregate.id
 
     def close(self) -> UUID:
-        decision = self.worlds[AUCTION].decided(CloseAuction(auction_id=uid("sale"), by_command=True))
+        decision = self.worlds[AUCTION].decided(commands.CloseAuction(auction_id=uid("sale"), by_command=True))
         return UUID(decision.result["saga_id"])
 
     def won(self) -> UUID:

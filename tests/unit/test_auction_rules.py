@@ -4,6 +4,7 @@ from uuid import UUID
 
 import pytest
 
+from cells.domain import refusals
 from cells.domain.auction.asset import Asset
 from cells.domain.auction.auction import Auction, AuctionState
 from cells.domain.commands import CancelAuction, CloseAuction, CreateAuction, PlaceBid, RegisterAsset
@@ -21,22 +22,6 @@ from cells.domain.events import (
     FundsReserved,
 )
 from cells.domain.record import replace
-from cells.domain.refusals import (
-    AssetLocked,
-    AssetNotFound,
-    AuctionNotActive,
-    AuctionNotFound,
-    BidOnOwnAuction,
-    BidTooLow,
-    EndTimeInPast,
-    HeldInAnotherCurrency,
-    InsufficientFunds,
-    NotTheOwner,
-    Refused,
-    TimeTooFar,
-    UserNotFound,
-    WrongCurrency,
-)
 from cells.domain.sagas.saga_events import ReleaseFacts, RemoteBidFacts, SagaLegCompleted, SagaStarted, SettlementFacts
 from cells.domain.values import Kind, Money
 from tests.unit.given import NOON_MS, World, uid, usd
@@ -117,20 +102,22 @@ def test_an_asset_is_registered_and_locked_by_its_auction() -> None:
     assert isinstance(asset, Asset)
     assert asset.locked_by == auction_id
     assert auction(world, auction_id).seller_cell == THERE
-    with pytest.raises(AssetLocked):
+    with pytest.raises(refusals.AssetLocked):
         world.when(command)
 
 
 @pytest.mark.parametrize(
     ("changes", "refusal"),
     [
-        ({"asset_id": uid("nothing")}, AssetNotFound),
-        ({"seller_id": uid("ann")}, NotTheOwner),
-        ({"end_time_ms": NOON_MS}, EndTimeInPast),
-        ({"end_time_ms": NOON_MS + 366 * 86_400_000 + 1}, TimeTooFar),
+        ({"asset_id": uid("nothing")}, refusals.AssetNotFound),
+        ({"seller_id": uid("ann")}, refusals.NotTheOwner),
+        ({"end_time_ms": NOON_MS}, refusals.EndTimeInPast),
+        ({"end_time_ms": NOON_MS + 366 * 86_400_000 + 1}, refusals.TimeTooFar),
     ],
 )
-def test_an_auction_needs_an_asset_its_owner_and_a_future(changes: dict[str, object], refusal: type[Refused]) -> None:
+def test_an_auction_needs_an_asset_its_owner_and_a_future(
+    changes: dict[str, object], refusal: type[refusals.Refused]
+) -> None:
     """The refusal names what is missing, and the asset stays free."""
     world = World(cell=HERE).given(
         Kind.ASSET, "lamp", AssetRegistered(owner_id=uid("sue"), owner_cell=HERE, description="a lamp")
@@ -166,15 +153,15 @@ def test_a_raise_of_ones_own_bid_reserves_the_difference() -> None:
 @pytest.mark.parametrize(
     ("command", "refusal"),
     [
-        (bid("ann", 99), BidTooLow),
-        (bid("ann", 1_001), InsufficientFunds),
-        (bid("sue", 500), BidOnOwnAuction),
-        (bid("eve", 500), UserNotFound),
-        (bid("ann", 500, auction="other"), AuctionNotFound),
-        (replace(bid("ann", 500), amount=Money("EUR", 500)), WrongCurrency),
+        (bid("ann", 99), refusals.BidTooLow),
+        (bid("ann", 1_001), refusals.InsufficientFunds),
+        (bid("sue", 500), refusals.BidOnOwnAuction),
+        (bid("eve", 500), refusals.UserNotFound),
+        (bid("ann", 500, auction="other"), refusals.AuctionNotFound),
+        (replace(bid("ann", 500), amount=Money("EUR", 500)), refusals.WrongCurrency),
     ],
 )
-def test_a_bid_that_may_not_be_is_refused(command: PlaceBid, refusal: type[Refused]) -> None:
+def test_a_bid_that_may_not_be_is_refused(command: PlaceBid, refusal: type[refusals.Refused]) -> None:
     """Each reason has its own refusal, and nothing is reserved."""
     world = market()
     before = len(world.log)
@@ -187,10 +174,10 @@ def test_a_bid_must_pass_the_highest_by_the_increment() -> None:
     """The checks come in order: too low is reported before the lack of funds."""
     world = market()
     world.when(bid("ann", 1_000))
-    with pytest.raises(BidTooLow) as refused:
+    with pytest.raises(refusals.BidTooLow) as refused:
         world.when(bid("ben", 1_009))
     assert refused.value.facts["least_minor"] == 1_010
-    with pytest.raises(InsufficientFunds):
+    with pytest.raises(refusals.InsufficientFunds):
         world.when(bid("ben", 1_010))
 
 
@@ -199,7 +186,7 @@ def test_bidding_ends_at_the_end_time_whether_or_not_the_timer_has_fired() -> No
     world = market()
     assert world.when(CloseAuction(auction_id=uid("sale"), by_command=False)) == []
     world.now_ms = END_MS
-    with pytest.raises(AuctionNotActive):
+    with pytest.raises(refusals.AuctionNotActive):
         world.when(bid("ann", 500))
     events = world.when(CloseAuction(auction_id=uid("sale"), by_command=False))
     assert [type(event) for event in events] == [AuctionClosed, AssetLockReleased]
@@ -229,9 +216,9 @@ def test_closing_with_a_winner_starts_the_settlement_in_the_same_decision() -> N
     assert started.caused_by == closed.event_id
     assert started.correlation_id == started.aggregate.id == closed.event.saga_id
     assert auction(world).state is AuctionState.SETTLING
-    with pytest.raises(AuctionNotActive):
+    with pytest.raises(refusals.AuctionNotActive):
         world.when(CloseAuction(auction_id=uid("sale"), by_command=True))
-    with pytest.raises(AuctionNotActive):
+    with pytest.raises(refusals.AuctionNotActive):
         world.when(bid("ben", 1_000))
 
 
@@ -242,7 +229,7 @@ def test_cancelling_frees_the_leader_and_the_asset() -> None:
     events = world.when(CancelAuction(auction_id=uid("sale")))
     assert [type(event) for event in events] == [AuctionCancelled, AssetLockReleased, FundsReleased]
     assert world.money("ann") == (1_000, 0, 0)
-    with pytest.raises(AuctionNotActive):
+    with pytest.raises(refusals.AuctionNotActive):
         world.when(CancelAuction(auction_id=uid("sale")))
 
 
@@ -268,7 +255,7 @@ def test_a_bid_into_another_cell_is_reserved_at_home_and_answered_by_its_saga() 
     assert decision.awaits_saga == decision.uncommitted[0].aggregate.id
     assert started.deadline_ms == NOON_MS + world.policy.bid_valid_ms
     assert world.money("ann") == (300, 700, 0)
-    with pytest.raises(InsufficientFunds):
+    with pytest.raises(refusals.InsufficientFunds):
         world.when(bid("ann", 301, cell=THERE, auction="another"))
 
 
@@ -277,7 +264,7 @@ def test_a_hold_is_in_one_currency() -> None:
     world = market()
     world.when(bid("ann", 700, cell=THERE))
     for amount_minor in (100, 900):
-        with pytest.raises(HeldInAnotherCurrency, match="USD is held"):
+        with pytest.raises(refusals.HeldInAnotherCurrency, match="USD is held"):
             world.when(replace(bid("ann", 1, cell=THERE), amount=Money("EUR", amount_minor)))
     assert world.money("ann") == (300, 700, 0)
 

@@ -2,19 +2,8 @@
 
 import pytest
 
+from cells.domain import commands
 from cells.domain.account.account import Account
-from cells.domain.commands import (
-    ApplyLeg,
-    CancelAuction,
-    Capture,
-    CloseAuction,
-    Command,
-    Release,
-    Reserve,
-    ReserveForBid,
-    Transfer,
-    Withdraw,
-)
 from cells.domain.due import without_expired
 from cells.domain.events import (
     AssetLockReleased,
@@ -45,17 +34,17 @@ def holding() -> World:
     return world.given(Kind.ACCOUNT, "ann", *holds)
 
 
-def spending(amount_minor: int) -> dict[str, Command]:
+def spending(amount_minor: int) -> dict[str, commands.Command]:
     amount, ann = usd(amount_minor), uid("ann")
-    reserve = ReserveForBid(user_id=ann, auction_id=uid("there"), bid_id=uid("bid"), amount=amount)
+    reserve = commands.ReserveForBid(user_id=ann, auction_id=uid("there"), bid_id=uid("bid"), amount=amount)
     return {
-        "withdraw": Withdraw(user_id=ann, amount=amount, external_reference="atm-1"),
-        "transfer": Transfer(from_user_id=ann, to_user_id=uid("ben"), amount=amount),
-        "remote transfer": Transfer(from_user_id=ann, to_user_id=uid("rob"), amount=amount, to_cell=THERE),
-        "reserve": Reserve(user_id=ann, amount=amount, expire_time_ms=None),
+        "withdraw": commands.Withdraw(user_id=ann, amount=amount, external_reference="atm-1"),
+        "transfer": commands.Transfer(from_user_id=ann, to_user_id=uid("ben"), amount=amount),
+        "remote transfer": commands.Transfer(from_user_id=ann, to_user_id=uid("rob"), amount=amount, to_cell=THERE),
+        "reserve": commands.Reserve(user_id=ann, amount=amount, expire_time_ms=None),
         "bid": bid("ann", amount_minor),
         "remote bid": bid("ann", amount_minor, cell=THERE, auction="there"),
-        "leg": ApplyLeg(leg_id=LegId(uid("saga"), "reserve", 1), action=reserve, orchestrator=HERE),
+        "leg": commands.ApplyLeg(leg_id=LegId(uid("saga"), "reserve", 1), action=reserve, orchestrator=HERE),
     }
 
 
@@ -92,8 +81,8 @@ def test_a_hold_whose_time_has_come_is_nobodys_to_take_or_release() -> None:
     world = holding()
     world.now_ms = LATER_MS
     for command in (
-        Capture(user_id=uid("ann"), hold_id=uid("second"), to_user_id=uid("ben"), amount_minor=None),
-        Release(user_id=uid("ann"), hold_id=uid("second")),
+        commands.Capture(user_id=uid("ann"), hold_id=uid("second"), to_user_id=uid("ben"), amount_minor=None),
+        commands.Release(user_id=uid("ann"), hold_id=uid("second")),
     ):
         with pytest.raises(HoldExpired):
             world.when(command)
@@ -106,8 +95,8 @@ def test_an_auction_that_has_ended_is_not_cancelled(bids: int) -> None:
     world.given(Kind.AUCTION, "sale", *[remote_bid(100)] * bids)
     world.now_ms = END_MS
     with pytest.raises(AuctionNotActive, match="ENDED"):
-        world.when(CancelAuction(auction_id=uid("sale")))
-    closed = world.when(CloseAuction(auction_id=uid("sale"), by_command=True))[0]
+        world.when(commands.CancelAuction(auction_id=uid("sale")))
+    closed = world.when(commands.CloseAuction(auction_id=uid("sale"), by_command=True))[0]
     assert isinstance(closed, AuctionClosed)
     assert closed.closed_by == "TIME"
 
@@ -131,9 +120,9 @@ def test_a_saga_is_not_taken_further_after_its_deadline() -> None:
     world, saga = there.saga(saga_id)
     assert saga.deadline_ms is not None
     leg = LegId(saga_id, "submit", 1)
-    late = ApplyLeg(
+    late = commands.ApplyLeg(
         leg_id=leg,
-        action=ReserveForBid(user_id=uid("ann"), auction_id=uid("sale"), bid_id=uid("x"), amount=usd(1)),
+        action=commands.ReserveForBid(user_id=uid("ann"), auction_id=uid("sale"), bid_id=uid("x"), amount=usd(1)),
         orchestrator=HERE,
     )
     world.now_ms = saga.deadline_ms

@@ -6,16 +6,9 @@ import pytest
 
 from cells.domain.commands import ApplyLeg, CompensateSaga, PauseSaga, ResumeSaga
 from cells.domain.refusals import SagaNotFound
+from cells.domain.sagas import saga_refusals
 from cells.domain.sagas.saga import Saga, SagaState
 from cells.domain.sagas.saga_events import SagaCompensationStarted, SagaPaused, SagaResumed
-from cells.domain.sagas.saga_refusals import (
-    SagaHasEnded,
-    SagaHasNoWayBack,
-    SagaIsPaused,
-    SagaNotPaused,
-    SagaPastPivot,
-    SagaTurnedBack,
-)
 from cells.domain.sagas.saga_rules import failure_of
 from cells.domain.values import Kind
 from cells.encoding import codec
@@ -72,15 +65,15 @@ def test_what_makes_no_sense_is_refused() -> None:
     market = Market()
     saga_id = market.won()
     home, _ = market.saga(saga_id)
-    with pytest.raises(SagaNotPaused):
+    with pytest.raises(saga_refusals.SagaNotPaused):
         home.when(resume(saga_id))
     home.when(pause(saga_id))
-    with pytest.raises(SagaIsPaused):
+    with pytest.raises(saga_refusals.SagaIsPaused):
         home.when(pause(saga_id))
     home.when(resume(saga_id))
     market.run(saga_id)
     for order in (pause(saga_id), resume(saga_id), compensate(saga_id)):
-        with pytest.raises(SagaHasEnded, match="COMPLETED"):
+        with pytest.raises(saga_refusals.SagaHasEnded, match="COMPLETED"):
             home.when(order)
     with pytest.raises(SagaNotFound):
         home.when(pause(uid("nobody's")))
@@ -96,7 +89,7 @@ def test_an_operator_turns_a_saga_back_before_its_pivot(leg: str) -> None:
     [event] = home.when(compensate(saga_id))
     assert isinstance(event, SagaCompensationStarted)
     assert (event.failure_reason, event.failure_message) == ("CALLED_OFF", "a forged lamp")
-    with pytest.raises(SagaTurnedBack):
+    with pytest.raises(saga_refusals.SagaTurnedBack):
         home.when(compensate(saga_id))
     assert market.run(saga_id).state is SagaState.COMPENSATED
     assert market.buckets(WINNER, "ann") == (1_000, 0, 0)
@@ -110,7 +103,7 @@ def test_past_the_pivot_there_is_no_way_back(leg: str) -> None:
     saga_id = market.won()
     market.run_until(saga_id, leg)
     home, _ = market.saga(saga_id)
-    with pytest.raises(SagaPastPivot, match="ownership"):
+    with pytest.raises(saga_refusals.SagaPastPivot, match="ownership"):
         home.when(compensate(saga_id))
     assert market.run(saga_id).state is SagaState.COMPLETED
 
@@ -121,7 +114,7 @@ def test_a_release_has_no_way_back() -> None:
     market.run(market.bid(300))
     market.run(market.bid(500))
     [release] = outbid_releases(market)
-    with pytest.raises(SagaHasNoWayBack, match="RELEASE"):
+    with pytest.raises(saga_refusals.SagaHasNoWayBack, match="RELEASE"):
         market.saga(release)[0].when(compensate(release))
 
 

@@ -12,30 +12,20 @@ from cells.domain.decide import RULES
 from cells.domain.events import PartyNotified, SettlementFailed
 from cells.domain.record import fields_of, replace
 from cells.domain.refusals import BidTooLow, LegCancelled
+from cells.domain.sagas import saga_events
 from cells.domain.sagas.definition import DEFINITIONS, EFFECTS, SAGAS, Flow, SagaKind
 from cells.domain.sagas.saga import TRANSITIONS, TRIGGERS, SagaState, Trigger
-from cells.domain.sagas.saga_events import (
-    LegTombstoned,
-    NoticeFacts,
-    SagaCompensated,
-    SagaCompleted,
-    SagaEvents,
-    SagaFacts,
-    SagaPartyMoved,
-    SagaStarted,
-    SettlementFacts,
-)
 from cells.domain.sagas.saga_rules import DEADLINE_EXCEEDED, leg_id_of
 from cells.domain.values import Direction, Kind, LegId
 from tests.unit.given import uid
 from tests.unit.saga_market import AUCTION, BEFORE_PIVOT, PRICE, SELLER, WINNER, Market, outbid_releases, record
 
 
-def notices(market: Market) -> dict[UUID, NoticeFacts]:
+def notices(market: Market) -> dict[UUID, saga_events.NoticeFacts]:
     """The sagas that send notices."""
     log = market.worlds[AUCTION].log
-    started = {ref.id: event.facts for ref, event in log if isinstance(event, SagaStarted)}
-    return {saga_id: facts for saga_id, facts in started.items() if isinstance(facts, NoticeFacts)}
+    started = {ref.id: event.facts for ref, event in log if isinstance(event, saga_events.SagaStarted)}
+    return {saga_id: facts for saga_id, facts in started.items() if isinstance(facts, saga_events.NoticeFacts)}
 
 
 def test_a_settlement_moves_money_and_asset() -> None:
@@ -71,7 +61,7 @@ def test_a_definite_refusal_before_the_pivot_undoes_everything(leg: str) -> None
     market.assert_nothing_happened()
     there = market.worlds[AUCTION].log
     assert sum(isinstance(event, SettlementFailed) for _, event in there) == 1
-    assert sum(isinstance(event, SagaCompensated) for _, event in there) == 1
+    assert sum(isinstance(event, saga_events.SagaCompensated) for _, event in there) == 1
 
 
 @pytest.mark.parametrize("given_up", [False, True])
@@ -123,7 +113,7 @@ def test_an_action_after_its_compensation_is_refused(leg: str) -> None:
     market.run_until(saga_id, leg)
     cell, late = market.command(saga_id)
     market.run(saga_id, refuse=leg)
-    tombstones = [event for _, event in market.worlds[cell].log if isinstance(event, LegTombstoned)]
+    tombstones = [event for _, event in market.worlds[cell].log if isinstance(event, saga_events.LegTombstoned)]
     assert len(tombstones) == (0 if leg == "pin" else 1)
     with pytest.raises(LegCancelled):
         market.worlds[cell].decided(late)
@@ -233,7 +223,7 @@ def test_each_saga_has_one_terminal_event() -> None:
     effect = uid("late")
     late = record(command, "APPLIED", effect)
     assert market.worlds[AUCTION].when(late) == []
-    ends = [event for _, event in market.worlds[AUCTION].log if isinstance(event, SagaCompleted)]
+    ends = [event for _, event in market.worlds[AUCTION].log if isinstance(event, saga_events.SagaCompleted)]
     assert len(ends) == 1
 
 
@@ -258,7 +248,7 @@ def test_a_pair_that_the_table_lacks_raises() -> None:
     _, saga = market.saga(saga_id)
     ended = replace(saga, state=SagaState.COMPLETED)
     with pytest.raises(KeyError):
-        market.worlds[AUCTION].given(Kind.SAGA, saga_id, SagaCompleted())
+        market.worlds[AUCTION].given(Kind.SAGA, saga_id, saga_events.SagaCompleted())
     assert ended.ended
     assert {state for state, _ in TRANSITIONS} == {SagaState.RUNNING, SagaState.COMMITTED, SagaState.COMPENSATING}
     assert {trigger for _, trigger in TRANSITIONS} == set(Trigger)
@@ -278,8 +268,8 @@ def test_each_definition_has_one_pivot_and_unique_legs() -> None:
     [
         (RULES, Command),
         (EFFECTS, LegAction),
-        (SAGAS, SagaFacts),
-        (TRIGGERS | {SagaStarted: None}, SagaEvents),
+        (SAGAS, saga_events.SagaFacts),
+        (TRIGGERS | {saga_events.SagaStarted: None}, saga_events.SagaEvents),
     ],
     ids=["rules", "effects", "sagas", "triggers"],
 )
@@ -306,10 +296,10 @@ def test_a_cell_says_where_its_own_user_has_gone(user: str, believed: bool) -> N
     market = Market()
     saga_id = market.won()
     world, saga = market.saga(saga_id)
-    assert isinstance(saga.facts, SettlementFacts)
+    assert isinstance(saga.facts, saga_events.SettlementFacts)
     assert (saga.facts.winner_cell, saga.facts.seller_cell) == (WINNER, SELLER)
     news = MoveParty(
         leg_id=leg_id_of(saga, saga_id), direction=Direction.ACTION, user_id=uid(user), cell="mallory", epoch=2
     )
     events = world.when(news)
-    assert events == ([SagaPartyMoved(user_id=uid(user), cell="mallory", epoch=2)] if believed else [])
+    assert events == ([saga_events.SagaPartyMoved(user_id=uid(user), cell="mallory", epoch=2)] if believed else [])

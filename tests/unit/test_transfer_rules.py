@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from cells.domain import refusals
 from cells.domain.account.barrier import LegCommand
 from cells.domain.commands import ApplyLeg, Deposit, Transfer
 from cells.domain.events import (
@@ -17,28 +18,8 @@ from cells.domain.events import (
 from cells.domain.moves.events import AccountArrived
 from cells.domain.moves.refusals import LegSentBeforeArrival
 from cells.domain.record import replace
-from cells.domain.refusals import (
-    BalanceOverflow,
-    InsufficientFunds,
-    LegCancelled,
-    PayeeNotFound,
-    Refused,
-    SameAccount,
-    TransferExpired,
-    UserNotFound,
-)
+from cells.domain.sagas import saga_events
 from cells.domain.sagas.saga import Saga, SagaState
-from cells.domain.sagas.saga_events import (
-    LegTombstoned,
-    SagaCompensated,
-    SagaCompensationStarted,
-    SagaCompleted,
-    SagaLegCompensated,
-    SagaLegCompleted,
-    SagaPivotFoundDone,
-    SagaStarted,
-    TransferFacts,
-)
 from cells.domain.sagas.saga_rules import DEADLINE_EXCEEDED, on_behalf_of
 from cells.domain.values import BALANCE_MAX_MINOR, Kind, Money
 from tests.unit.given import NOON_MS, uid, usd
@@ -85,7 +66,7 @@ class Pair(Cells):
     def take_back(self) -> list[AnyEvent]:
         return self.at_home(self.saga_id, self.call())
 
-    def refused(self, error: Refused) -> list[AnyEvent]:
+    def refused(self, error: refusals.Refused) -> list[AnyEvent]:
         """Records there's refusal here."""
         return self.fail(self.saga_id, error.reason, covers_leg=not error.stable, facts=error.facts)
 
@@ -99,8 +80,8 @@ class Pair(Cells):
         return self.here.money("ann")[0], self.there.money("bob")[0], sum(self.in_transit().values())
 
 
-def refusal_there(pair: Pair) -> Refused:
-    with pytest.raises(Refused) as refused:
+def refusal_there(pair: Pair) -> refusals.Refused:
+    with pytest.raises(refusals.Refused) as refused:
         pair.there.decided(pair.call())
     return refused.value
 
@@ -113,11 +94,11 @@ def test_the_money_leaves_in_the_commit_that_starts_the_saga() -> None:
     """One decision: the start, the debit that is its first leg, and the completion of that leg."""
     pair = Pair()
     started, sent, done = pair.send()
-    assert isinstance(started, SagaStarted)
+    assert isinstance(started, saga_events.SagaStarted)
     assert isinstance(sent, RemoteTransferSent)
-    assert isinstance(done, SagaLegCompleted)
+    assert isinstance(done, saga_events.SagaLegCompleted)
     assert started.deadline_ms == NOON_MS + pair.here.policy.transfer_valid_ms
-    assert isinstance(started.facts, TransferFacts)
+    assert isinstance(started.facts, saga_events.TransferFacts)
     assert (started.facts.to_cell, started.facts.command_id) == (AWAY, COMMAND)
     assert pair.money() == (600, 100, 400)
     assert pair.here.log[-1][0].id == pair.saga_id == sent.transfer_id
@@ -131,7 +112,7 @@ def test_the_money_arrives_and_the_command_ends_with_the_payers_balance() -> Non
     answer = pair.there.decided(pair.call())
     (received,) = [uncommitted.event for uncommitted in answer.uncommitted]
     assert isinstance(received, RemoteTransferReceived)
-    assert kinds(pair.record(answer.result)) == [SagaLegCompleted, SagaCompleted]
+    assert kinds(pair.record(answer.result)) == [saga_events.SagaLegCompleted, saga_events.SagaCompleted]
     assert pair.money() == (600, 500, 0)
     (ending,) = pair.endings
     assert (ending.command_id, ending.refusal) == (COMMAND, None)
@@ -161,14 +142,18 @@ def test_a_definite_no_brings_the_money_back(to: str) -> None:
     before = pair.money()
     pair.send(to=to)
     refused = refusal_there(pair)
-    assert isinstance(refused, BalanceOverflow if to == "bob" else PayeeNotFound)
-    assert kinds(pair.refused(refused)) == [SagaCompensationStarted]
+    assert isinstance(refused, refusals.BalanceOverflow if to == "bob" else refusals.PayeeNotFound)
+    assert kinds(pair.refused(refused)) == [saga_events.SagaCompensationStarted]
     # The leg may have been sent twice, with the second call in transit: it is blocked first.
     answer = pair.there.decided(pair.call())
-    assert kinds([uncommitted.event for uncommitted in answer.uncommitted]) == [LegTombstoned]
+    assert kinds([uncommitted.event for uncommitted in answer.uncommitted]) == [saga_events.LegTombstoned]
     pair.record(answer.result)
     assert on_behalf_of(pair.state) == uid("ann")
-    assert kinds(pair.take_back()) == [RemoteTransferReturned, SagaLegCompensated, SagaCompensated]
+    assert kinds(pair.take_back()) == [
+        RemoteTransferReturned,
+        saga_events.SagaLegCompensated,
+        saga_events.SagaCompensated,
+    ]
     assert pair.money() == before
     (ending,) = pair.endings
     assert ending.refusal is not None
@@ -182,12 +167,12 @@ def test_a_transfer_that_comes_too_late_is_refused_there() -> None:
     pair.send()
     pair.there.now_ms += pair.there.policy.transfer_valid_ms + 1
     refused = refusal_there(pair)
-    assert isinstance(refused, TransferExpired)
+    assert isinstance(refused, refusals.TransferExpired)
     pair.refused(refused)
     pair.take_back()
     assert pair.state.state is SagaState.COMPENSATED
     assert pair.money() == (1_000, 100, 0)
-    assert isinstance(pair.endings[0].refusal, TransferExpired)
+    assert isinstance(pair.endings[0].refusal, refusals.TransferExpired)
 
 
 def test_a_credit_that_comes_after_its_compensation_is_refused() -> None:
@@ -200,10 +185,10 @@ def test_a_credit_that_comes_after_its_compensation_is_refused() -> None:
     pair.take_back()
     # Even in time by its own clock.
     pair.there.now_ms = NOON_MS
-    with pytest.raises(LegCancelled):
+    with pytest.raises(refusals.LegCancelled):
         pair.there.decided(late)
     assert pair.money() == (1_000, 100, 0)
-    assert isinstance(pair.endings[0].refusal, TransferExpired)
+    assert isinstance(pair.endings[0].refusal, refusals.TransferExpired)
 
 
 def test_a_credit_that_was_sent_before_its_payee_arrived_has_to_be_sent_again() -> None:
@@ -244,7 +229,7 @@ def test_a_credit_whose_answer_was_lost_stands() -> None:
     pair.there.decided(pair.call())
     pair.run_out()
     answer = pair.there.decided(pair.call()).result
-    assert kinds(pair.record(answer)) == [SagaPivotFoundDone, SagaCompleted]
+    assert kinds(pair.record(answer)) == [saga_events.SagaPivotFoundDone, saga_events.SagaCompleted]
     assert pair.money() == (600, 500, 0)
     assert pair.endings[0].refusal is None
 
@@ -265,7 +250,7 @@ def test_money_on_its_way_back_has_room_that_nothing_else_fills() -> None:
     pair.refused(refusal_there(pair))
     fill = Deposit(user_id=uid("ann"), amount=usd(BALANCE_MAX_MINOR - 600), external_reference="much")
     pair.here.when(fill)
-    with pytest.raises(BalanceOverflow):
+    with pytest.raises(refusals.BalanceOverflow):
         pair.here.when(Deposit(user_id=uid("ann"), amount=usd(1), external_reference="more"))
     pair.take_back()
     assert pair.money() == (BALANCE_MAX_MINOR + 400, 100, 0)
@@ -274,18 +259,21 @@ def test_money_on_its_way_back_has_room_that_nothing_else_fills() -> None:
 @pytest.mark.parametrize(
     ("command", "refused"),
     [
-        (Transfer(from_user_id=uid("ann"), to_user_id=uid("ann"), amount=usd(1), to_cell=AWAY), SameAccount),
-        (Transfer(from_user_id=uid("ann"), to_user_id=uid("bob"), amount=usd(1_001), to_cell=AWAY), InsufficientFunds),
+        (Transfer(from_user_id=uid("ann"), to_user_id=uid("ann"), amount=usd(1), to_cell=AWAY), refusals.SameAccount),
+        (
+            Transfer(from_user_id=uid("ann"), to_user_id=uid("bob"), amount=usd(1_001), to_cell=AWAY),
+            refusals.InsufficientFunds,
+        ),
         (
             Transfer(from_user_id=uid("ann"), to_user_id=uid("bob"), amount=Money("EUR", 1), to_cell=AWAY),
-            InsufficientFunds,
+            refusals.InsufficientFunds,
         ),
-        (Transfer(from_user_id=uid("eve"), to_user_id=uid("bob"), amount=usd(1), to_cell=AWAY), UserNotFound),
+        (Transfer(from_user_id=uid("eve"), to_user_id=uid("bob"), amount=usd(1), to_cell=AWAY), refusals.UserNotFound),
         # Not known to be at home elsewhere.
-        (Transfer(from_user_id=uid("ann"), to_user_id=uid("bob"), amount=usd(1)), UserNotFound),
+        (Transfer(from_user_id=uid("ann"), to_user_id=uid("bob"), amount=usd(1)), refusals.UserNotFound),
     ],
 )
-def test_what_cannot_be_paid_starts_nothing(command: Transfer, refused: type[Refused]) -> None:
+def test_what_cannot_be_paid_starts_nothing(command: Transfer, refused: type[refusals.Refused]) -> None:
     """To oneself, more than available, in a missing currency, by or to an unknown user."""
     pair = Pair()
     with pytest.raises(refused):

@@ -12,25 +12,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from cellbook.v1 import auction_pb2, settlement_pb2
-from cells.domain.commands import (
-    CreditPending,
-    Deposit,
-    LegAction,
-    NotifyParty,
-    PayOutEscrow,
-    PinHold,
-    PlaceBid,
-    ReceiveEscrow,
-    ReceiveTransfer,
-    ReleaseBid,
-    Reserve,
-    ReserveForBid,
-    SendToEscrow,
-    SendTransfer,
-    SettlePending,
-    SubmitBid,
-    TransferOwnership,
-)
+from cells.domain import commands
 from cells.domain.record import replace
 from cells.domain.values import Money
 from server.process.clock import STAMP_KEY, VECTOR_KEY
@@ -100,17 +82,17 @@ async def market(rig: Rig) -> Market:
 
 class Attack(NamedTuple):
     leg: str
-    action: Callable[[Market], LegAction]
+    action: Callable[[Market], commands.LegAction]
 
 
 ATTACKS = {
     "pins a hold for an auction of this cell": Attack(
         "pin",
-        lambda it: PinHold(user_id=it.rig.ben, auction_id=it.auction_id, bid_id=it.bid_id, amount=USD),
+        lambda it: commands.PinHold(user_id=it.rig.ben, auction_id=it.auction_id, bid_id=it.bid_id, amount=USD),
     ),
     "takes it": Attack(
         "escrow-out",
-        lambda it: SendToEscrow(
+        lambda it: commands.SendToEscrow(
             user_id=it.rig.ben,
             auction_id=it.auction_id,
             bid_id=it.bid_id,
@@ -121,11 +103,11 @@ ATTACKS = {
     ),
     "frees the bid that leads": Attack(
         "release",
-        lambda it: ReleaseBid(user_id=it.rig.ben, auction_id=it.auction_id, bid_id=it.bid_id, currency="USD"),
+        lambda it: commands.ReleaseBid(user_id=it.rig.ben, auction_id=it.auction_id, bid_id=it.bid_id, currency="USD"),
     ),
     "gives the asset away": Attack(
         "ownership",
-        lambda it: TransferOwnership(
+        lambda it: commands.TransferOwnership(
             asset_id=it.asset_id,
             auction_id=it.auction_id,
             from_user_id=it.rig.ann,
@@ -135,19 +117,19 @@ ATTACKS = {
     ),
     "fills the escrow": Attack(
         "escrow-in",
-        lambda it: ReceiveEscrow(auction_id=it.auction_id, amount=USD, from_cell=THERE, clearing_id=uuid4()),
+        lambda it: commands.ReceiveEscrow(auction_id=it.auction_id, amount=USD, from_cell=THERE, clearing_id=uuid4()),
     ),
     "empties the escrow": Attack(
         "credit-out",
-        lambda it: PayOutEscrow(auction_id=it.auction_id, amount=USD, to_cell=THERE, clearing_id=uuid4()),
+        lambda it: commands.PayOutEscrow(auction_id=it.auction_id, amount=USD, to_cell=THERE, clearing_id=uuid4()),
     ),
     "reserves somebody's money": Attack(
         "reserve",
-        lambda it: ReserveForBid(user_id=it.rig.ben, auction_id=it.auction_id, bid_id=uuid4(), amount=USD),
+        lambda it: commands.ReserveForBid(user_id=it.rig.ben, auction_id=it.auction_id, bid_id=uuid4(), amount=USD),
     ),
     "sends somebody's money": Attack(
         "send",
-        lambda it: SendTransfer(
+        lambda it: commands.SendTransfer(
             user_id=it.rig.ben, to_user_id=it.rig.carl, amount=USD, to_cell=THERE, clearing_id=uuid4()
         ),
     ),
@@ -158,7 +140,7 @@ ATTACKS = {
     "pays under another leg's name": Attack("receive-2", lambda it: payment(it.rig, from_cell=THERE)),
     "bids for a third cell": Attack(
         "submit",
-        lambda it: SubmitBid(
+        lambda it: commands.SubmitBid(
             auction_id=it.auction_id,
             bid_id=uuid4(),
             bidder_id=uuid4(),
@@ -169,24 +151,24 @@ ATTACKS = {
     ),
     "tells of an auction of another cell": Attack(
         "notify",
-        lambda it: NotifyParty(user_id=it.rig.ben, auction=it.auction, amount=USD, notice="AUCTION_WON"),
+        lambda it: commands.NotifyParty(user_id=it.rig.ben, auction=it.auction, amount=USD, notice="AUCTION_WON"),
     ),
     "settles what it has not credited": Attack(
         "settle",
-        lambda it: SettlePending(user_id=it.rig.ann, auction_id=it.auction_id, amount=USD, fee_minor=20_000),
+        lambda it: commands.SettlePending(user_id=it.rig.ann, auction_id=it.auction_id, amount=USD, fee_minor=20_000),
     ),
     "brings a user from a third cell": Attack("arrive", lambda _: arrival(uuid4(), from_cell=THIRD)),
 }
 
 
-def credit(rig: Rig, *, from_cell: str = THERE, amount: Money = USD) -> CreditPending:
-    return CreditPending(
+def credit(rig: Rig, *, from_cell: str = THERE, amount: Money = USD) -> commands.CreditPending:
+    return commands.CreditPending(
         user_id=rig.ann, auction_id=UUID(int=7), amount=amount, from_cell=from_cell, clearing_id=UUID(int=8)
     )
 
 
-def payment(rig: Rig, *, from_cell: str) -> ReceiveTransfer:
-    return ReceiveTransfer(
+def payment(rig: Rig, *, from_cell: str) -> commands.ReceiveTransfer:
+    return commands.ReceiveTransfer(
         user_id=rig.ben,
         from_user_id=rig.carl,
         amount=USD,
@@ -213,7 +195,7 @@ async def test_a_leg_that_is_not_for_the_cell_to_ask(market: Market, attack: Att
 async def test_a_cell_does_not_call_itself_from_outside(market: Market) -> None:
     """Whoever has this cell's own certificate is refused what its sagas do by themselves."""
     own = (("cellbook-principal", f"peer/{HERE}"),)
-    action = PayOutEscrow(auction_id=market.auction_id, amount=USD, to_cell=HERE, clearing_id=uuid4())
+    action = commands.PayOutEscrow(auction_id=market.auction_id, amount=USD, to_cell=HERE, clearing_id=uuid4())
     leg = leg_of(market.rig, action, "credit-out", orchestrator=HERE)
     assert (await refusal_of(apply(market.rig, leg, own))).reason == "NOT_PERMITTED"
 
@@ -221,10 +203,10 @@ async def test_a_cell_does_not_call_itself_from_outside(market: Market) -> None:
 async def test_a_hold_is_for_the_cell_of_its_auction(rig: Rig) -> None:
     """What ben has bid in the neighbour's auction the neighbour may pin, take and give back, and no third cell."""
     auction_id = await open_auction(rig.there, rig.carl)
-    bid = PlaceBid(auction_id=auction_id, auction_cell=THERE, bidder_id=rig.ben, amount=USD)
+    bid = commands.PlaceBid(auction_id=auction_id, auction_cell=THERE, bidder_id=rig.ben, amount=USD)
     placed = await rig.cell.execute(request(bid))
     bid_id = UUID(placed.result["bid_id"])
-    pin = PinHold(user_id=rig.ben, auction_id=auction_id, bid_id=bid_id, amount=USD)
+    pin = commands.PinHold(user_id=rig.ben, auction_id=auction_id, bid_id=bid_id, amount=USD)
     for name, action in (("pin", pin), ("release", _release(pin))):
         leg = leg_of(rig, action, name, orchestrator=THIRD)
         refused = await refusal_of(apply(rig, leg, THIRD_PEER))
@@ -233,37 +215,41 @@ async def test_a_hold_is_for_the_cell_of_its_auction(rig: Rig) -> None:
     assert (await apply(rig, leg_of(rig, pin, "pin"))).event_id
 
 
-def _release(pin: PinHold) -> ReleaseBid:
-    return ReleaseBid(user_id=pin.user_id, auction_id=pin.auction_id, bid_id=pin.bid_id, currency="USD")
+def _release(pin: commands.PinHold) -> commands.ReleaseBid:
+    return commands.ReleaseBid(user_id=pin.user_id, auction_id=pin.auction_id, bid_id=pin.bid_id, currency="USD")
 
 
 async def test_no_more_is_taken_than_the_bid(rig: Rig) -> None:
     """Of a hold for several bids the settlement gets the price, whatever it asks for."""
     auction_id = await open_auction(rig.there, rig.carl)
     for amount in (200, 300):
-        bid = PlaceBid(auction_id=auction_id, auction_cell=THERE, bidder_id=rig.ben, amount=Money("USD", amount))
+        bid = commands.PlaceBid(
+            auction_id=auction_id, auction_cell=THERE, bidder_id=rig.ben, amount=Money("USD", amount)
+        )
         placed = await rig.cell.execute(request(bid))
     ids = {"user_id": rig.ben, "auction_id": auction_id, "bid_id": UUID(placed.result["bid_id"])}
-    await apply(rig, leg_of(rig, PinHold(**ids, amount=Money("USD", 300)), "pin"))
+    await apply(rig, leg_of(rig, commands.PinHold(**ids, amount=Money("USD", 300)), "pin"))
     for amount in (200, 299, 301):
-        take = SendToEscrow(**ids, amount=Money("USD", amount), to_cell=THERE, clearing_id=uuid4())
+        take = commands.SendToEscrow(**ids, amount=Money("USD", amount), to_cell=THERE, clearing_id=uuid4())
         assert (await refusal_of(apply(rig, leg_of(rig, take, "escrow-out")))).reason == "HOLD_NOT_PINNABLE"
 
 
 async def test_a_hold_is_taken_and_freed_in_its_own_currency(rig: Rig) -> None:
     """Else a bid of 300 cents would take, or free, 300 yen that back something else."""
     yen = Money("JPY", 300)
-    await rig.cell.execute(request(Deposit(user_id=rig.ben, amount=yen, external_reference="yen")))
-    await rig.cell.execute(request(Reserve(user_id=rig.ben, amount=yen, expire_time_ms=None)))
+    await rig.cell.execute(request(commands.Deposit(user_id=rig.ben, amount=yen, external_reference="yen")))
+    await rig.cell.execute(request(commands.Reserve(user_id=rig.ben, amount=yen, expire_time_ms=None)))
     auction_id = await open_auction(rig.there, rig.carl)
-    bid = PlaceBid(auction_id=auction_id, auction_cell=THERE, bidder_id=rig.ben, amount=Money("USD", 300))
+    bid = commands.PlaceBid(auction_id=auction_id, auction_cell=THERE, bidder_id=rig.ben, amount=Money("USD", 300))
     placed = await rig.cell.execute(request(bid))
     ids = {"user_id": rig.ben, "auction_id": auction_id, "bid_id": UUID(placed.result["bid_id"])}
-    assert (await refusal_of(apply(rig, leg_of(rig, PinHold(**ids, amount=yen), "pin")))).reason == "HOLD_NOT_PINNABLE"
-    await apply(rig, leg_of(rig, PinHold(**ids, amount=Money("USD", 300)), "pin"))
-    take = SendToEscrow(**ids, amount=yen, to_cell=THERE, clearing_id=uuid4())
+    assert (
+        await refusal_of(apply(rig, leg_of(rig, commands.PinHold(**ids, amount=yen), "pin")))
+    ).reason == "HOLD_NOT_PINNABLE"
+    await apply(rig, leg_of(rig, commands.PinHold(**ids, amount=Money("USD", 300)), "pin"))
+    take = commands.SendToEscrow(**ids, amount=yen, to_cell=THERE, clearing_id=uuid4())
     assert (await refusal_of(apply(rig, leg_of(rig, take, "escrow-out")))).reason == "HOLD_NOT_PINNABLE"
-    await apply(rig, leg_of(rig, ReleaseBid(**ids, currency="JPY"), "release"))
+    await apply(rig, leg_of(rig, commands.ReleaseBid(**ids, currency="JPY"), "release"))
     ben = (await rig.cell.account(rig.ben)).state
     assert (ben.balance("JPY").reserved_minor, ben.balance("USD").reserved_minor) == (300, 0)
 
@@ -272,7 +258,7 @@ async def test_a_bid_under_an_id_that_was_used_can_be_outbid(market: Market) -> 
     """Its release would be the saga of the earlier bid's, which cannot begin twice: nobody could bid more."""
     rig, bid_id, bidder_id = market.rig, uuid4(), uuid4()
     for amount in (30_000, 50_000):
-        bid = SubmitBid(
+        bid = commands.SubmitBid(
             auction_id=market.auction_id,
             bid_id=bid_id,
             bidder_id=bidder_id,
@@ -287,8 +273,8 @@ async def test_a_bid_under_an_id_that_was_used_can_be_outbid(market: Market) -> 
 # --- what was credited, settled, undone ------------------------------------------------------------------------------
 
 
-def sale(action: CreditPending, fee_minor: int = 0) -> SettlePending:
-    return SettlePending(
+def sale(action: commands.CreditPending, fee_minor: int = 0) -> commands.SettlePending:
+    return commands.SettlePending(
         user_id=action.user_id, auction_id=action.auction_id, amount=action.amount, fee_minor=fee_minor
     )
 
