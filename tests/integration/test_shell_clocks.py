@@ -131,10 +131,9 @@ async def test_a_refusal_in_a_stream_arrives(shell: Shell, count: int) -> None:
 async def test_a_stream_ends_when_its_client_goes(shell: Shell) -> None:
     """The handler's cleanup runs at once, not when something is collected."""
     shell.events.wait = True
-    caller = Caller(Principal(role=Role.AUDITOR, name="kpmg"))
-    stream = caller.stream(shell.event_stub.Subscribe, event_pb2.SubscribeRequest())
-    assert (await anext(stream)).event.position == 1
-    await stream.aclose()  # type: ignore[attr-defined]
+    call = shell.event_stub.Subscribe(event_pb2.SubscribeRequest(), metadata=SERVICE)
+    assert (await anext(aiter(call))).event.position == 1
+    call.cancel()
     await asyncio.wait_for(shell.events.closed.wait(), 5)
 
 

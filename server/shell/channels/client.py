@@ -1,7 +1,7 @@
 """Calls to other servers, each with our identity, our clock and a deadline."""
 
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import grpc.aio
@@ -160,17 +160,6 @@ class Caller:
         if self._clock is not None:
             self._take_in(await call.trailing_metadata(), to)
         return response
-
-    async def stream(
-        self, method: grpc.aio.UnaryStreamMultiCallable[Request, Response], request: Request
-    ) -> AsyncIterator[Response]:
-        """Yields what `method` streams, without a deadline; closing the iterator cancels the call."""
-        call = method(request, metadata=self.metadata())
-        try:
-            async for response in call:
-                yield response
-        finally:
-            call.cancel()
 
     def metadata(self) -> Sequence[tuple[str, str]]:
         said = (*self._identity, *self._trace())

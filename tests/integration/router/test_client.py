@@ -9,9 +9,8 @@ import grpc.aio
 import pytest
 from google.protobuf.message import Message
 
-from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, types_pb2
+from cellbook.v1 import ledger_pb2, types_pb2
 from cells.domain.moves.home import Home
-from cells.home_cache import HomeCache
 from router.client import Client
 from tests.integration.router.fake_cells import Truth, WayCell, WayRouter, way_cells
 from tests.integration.router.rig import new_user, refused
@@ -73,25 +72,6 @@ async def test_many_who_ask_for_one_user_ask_once(world: World) -> None:
     assert world.router.resolved[user] == 1
 
 
-async def test_names_say_themselves_where_they_live(world: World) -> None:
-    """Nobody is asked for the home of a resource."""
-    request = auction_pb2.GetAuctionRequest(name=f"cells/{AP}/auctions/{new_user()}")
-    answer = await world.client.auctions.GetAuction(request)
-    assert (answer.token.cell, answer.auction.name) == (AP, request.name)
-    assert not world.router.resolved
-
-
-async def test_what_names_no_cell_is_told_by_metadata(world: World) -> None:
-    """A cell, or a user who is at home there; without either, the call is refused before it is sent."""
-    request, user = ledger_pb2.GetCommandRequest(command_id=new_user()), world.user(US)
-    answer = await world.client.ledger.GetCommand(request, metadata=(("cellbook-cell", EU),))
-    assert answer.token.cell == EU
-    assert (await world.client.ledger.GetCommand(request, metadata=(("cellbook-user", user),))).token.cell == US
-    refusal = await refused(world.client.ledger.GetCommand(request))
-    assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert "cellbook-cell" in refusal.message
-
-
 async def test_who_calls_and_by_when_is_said(world: World) -> None:
     """The client's principal goes along unless the call names another, and no call goes without a deadline."""
     user, cell = world.user(EU), world.cells[EU]
@@ -102,48 +82,6 @@ async def test_who_calls_and_by_when_is_said(world: World) -> None:
     await world.client.ledger.GetBalance(request, metadata=(("cellbook-principal", "auditor/x"),), timeout=3)
     assert cell.metadata["cellbook-principal"] == "auditor/x"
     assert 0 < (cell.time_left_s or 0) <= 3.1
-
-
-async def test_a_call_is_one_of_grpc_aio(world: World) -> None:
-    """Metadata, code and details are those of the cell that has answered."""
-    user = world.user(EU)
-    call = world.client.ledger.GetBalance(ledger_pb2.GetBalanceRequest(user_id=user))
-    assert (await call).token.cell == EU
-    assert dict(await call.initial_metadata())["said-first"] == EU
-    assert dict(await call.trailing_metadata())["said-last"] == EU
-    assert await call.code() is grpc.StatusCode.OK
-
-
-async def test_refusals_come_as_the_cell_says_them(world: World) -> None:
-    """With reason and facts; a request that names nothing goes to some cell, which says what is wrong."""
-    nowhere = auction_pb2.GetAuctionRequest(name=f"cells/{EU}/auctions/none")
-    none = await refused(world.client.auctions.GetAuction(nowhere))
-    assert (none.code, none.reason, none.facts["cell"]) == (grpc.StatusCode.NOT_FOUND, "AUCTION_NOT_FOUND", EU)
-    malformed = await refused(world.client.auctions.GetAuction(auction_pb2.GetAuctionRequest()))
-    assert (malformed.code, malformed.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["name"])
-    stranger = await refused(world.client.ledger.GetBalance(ledger_pb2.GetBalanceRequest(user_id=new_user())))
-    assert (stranger.code, stranger.reason) == (grpc.StatusCode.NOT_FOUND, "USER_NOT_FOUND")
-
-
-async def test_streams_go_to_their_cell(world: World) -> None:
-    """Item by item, and cancelled there when they are cancelled here."""
-    request, where = event_pb2.SubscribeRequest(from_position=7), (("cellbook-cell", AP),)
-    events = [item.event async for item in world.client.events.Subscribe(request, metadata=where)]
-    assert [(event.cell, event.position) for event in events] == [(AP, position) for position in range(7, 17)]
-    world.cells[AP].given_up.clear()
-    endless = world.client.events.Subscribe(event_pb2.SubscribeRequest(), metadata=where)
-    assert (await anext(aiter(endless))).event.cell == AP
-    endless.cancel()
-    await asyncio.wait_for(world.cells[AP].given_up.wait(), PATIENCE_S)
-
-
-async def test_a_call_that_is_given_up_is_given_up_at_the_cell(world: World) -> None:
-    """Nothing goes on where nobody waits."""
-    call = world.client.auctions.ListAuctions(auction_pb2.ListAuctionsRequest(), metadata=(("cellbook-cell", EU),))
-    waiting = asyncio.ensure_future(call)
-    await until(lambda: world.calls("ListAuctions") == {EU: 1})
-    waiting.cancel()
-    await asyncio.wait_for(world.cells[EU].given_up.wait(), PATIENCE_S)
 
 
 # --- users who have moved -----------------------------------------------------------------------------------
@@ -158,20 +96,6 @@ async def test_a_user_who_has_moved_is_followed(world: World) -> None:
     assert world.calls("GetBalance") == {US: 2, EU: 3}
     assert world.router.resolved[user] == 1
     assert await world.client.home(user) == Home(EU, 2)
-
-
-async def test_without_following_a_moved_user_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ablation: a client that takes WRONG_CELL for an answer never finds the user again."""
-
-    async def stubborn(*_: object) -> None:
-        """It is as it was."""
-
-    monkeypatch.setattr(HomeCache, "corrected", stubborn)
-    user = world.user(US)
-    await world.balance(user)
-    world.truth.move(user, EU)
-    for _ in range(2):
-        assert (await refused(world.balance(user))).reason == "WRONG_CELL"
 
 
 async def test_the_router_decides_between_cells_that_contradict(world: World) -> None:
@@ -272,25 +196,6 @@ def told(answer: Message) -> list[tuple[str, str]]:
     ]
 
 
-async def test_each_item_of_a_batch_goes_to_its_own_cell(world: World) -> None:
-    """One call a cell, and the answers in the order of the items."""
-    homes = [US, EU, US, AP, EU, US]
-    users = [world.user(cell) for cell in homes]
-    answer = await world.client.ledger.BatchDeposit(deposits(*users))
-    assert told(answer) == [(cell, str(index)) for index, cell in enumerate(homes)]
-    assert world.calls("BatchDeposit") == {US: 1, EU: 1, AP: 1}
-
-
-async def test_items_of_users_who_have_moved_follow_them(world: World) -> None:
-    """Alone or among others; the rest is not sent again."""
-    users = [world.user(US) for _ in range(4)]
-    await world.client.ledger.BatchDeposit(deposits(*users))
-    world.truth.move(users[1], EU)
-    answer = await world.client.ledger.BatchDeposit(deposits(*users))
-    assert told(answer) == [(US, "0"), (EU, "1"), (US, "2"), (US, "3")]
-    assert world.calls("BatchDeposit") == {US: 2, EU: 1}
-
-
 async def test_items_that_cannot_be_placed_are_told_alone(world: World) -> None:
     """A stranger, and those whose cell does not answer, get the status that they would have got alone."""
     users = [world.user(US), new_user(), world.user(EU)]
@@ -303,10 +208,3 @@ async def test_items_that_cannot_be_placed_are_told_alone(world: World) -> None:
     assert codes[2] in {grpc.StatusCode.UNAVAILABLE.value[0], grpc.StatusCode.DEADLINE_EXCEEDED.value[0]}
     alone = await refused(world.client.ledger.BatchDeposit(deposits(new_user())))
     assert alone.reason == "USER_NOT_FOUND"
-
-
-async def test_fields_are_named_by_the_item_of_the_whole_batch(world: World) -> None:
-    """Not by its place in the part that its cell got."""
-    answer = await world.client.ledger.BatchDeposit(deposits(world.user(US), world.user(EU), amount_minor=-1))
-    assert "items[0].amount" in answer.results[0].refused.message
-    assert "items[1].amount" in answer.results[1].refused.message
