@@ -127,3 +127,16 @@ class BackgroundTask:
         else:
             return True
         return False
+
+
+class LeaderTask:
+    """Its background task runs while this process leads."""
+
+    __slots__ = ()
+    background: BackgroundTask
+
+    async def start(self) -> None:
+        self.background.start()
+
+    async def stop(self) -> None:
+        await self.background.stop()

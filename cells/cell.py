@@ -33,20 +33,11 @@ from cells.home_cache import HomeCache
 from cells.log.subscriptions import Subscriptions
 from cells.moves.user_bundle import Contacts, NoContacts
 from cells.moves.user_import import UserImport
+from cells.notices import Notice, Notifier
 from cells.outcomes import Outcomes, answers_of
 from cells.requests import CaughtUp, CommandRequest, CommandState, Outcome, Progress, Read
 from cells.routing import Routing
-from cells.store.ports import (
-    EVERYTHING,
-    Directory,
-    EventFilter,
-    EventRow,
-    Notice,
-    Notifier,
-    Store,
-    StoreError,
-    Versioned,
-)
+from cells.store.ports import EVERYTHING, Directory, EventFilter, EventRow, Store, StoreError, Versioned
 from cells.time.celltime import CellTime
 from cells.writer.writer import Writer
 

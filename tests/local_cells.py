@@ -30,13 +30,14 @@ from cells.domain.time.hlc import HybridLogicalClock
 from cells.domain.values import Direction, Money, Ref
 from cells.moves.history_exporter import HistoryExporter
 from cells.moves.user_bundle import UserBundle
+from cells.notices import Notice
 from cells.outcomes import Asker
 from cells.requests import CommandRequest, Lane, Outcome
 from cells.sagas.engine import SagaEngine
 from cells.sagas.executions import SagaExecutions
 from cells.sagas.native import NativeEngine
 from cells.sagas.steps import Steps
-from cells.store.ports import Clock, LegAnswer, LegCall, Notice, PeerUnknown, Store
+from cells.store.ports import Clock, LegAnswer, LegCall, PeerUnknown, Store
 from cells.store.postgres import PostgresStore
 from cells.time.celltime import CellTime
 from cells.time.clocks import SystemClock, UuidV7Ids

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import structlog
 
-from cells.background import BackgroundTask
+from cells.background import BackgroundTask, LeaderTask
 from cells.domain.account.account import Account
 from cells.domain.account.barrier import barrier_id
 from cells.domain.audit.refusals import HomeNotVouched
@@ -39,7 +39,7 @@ SWEEP_EVERY_S = 5.0
 
 
 @dataclass(slots=True, kw_only=True)
-class UserImport:
+class UserImport(LeaderTask):
     cell: str
     store: Store
     contacts: Contacts
@@ -60,13 +60,6 @@ class UserImport:
         move = account.move if isinstance(account, Account) and not account.is_here else None
         if move is None or (move.saga_id, move.to_cell) != (saga_id, to):
             raise NotMovingThere(user_id=str(user_id), cell=to)
-
-    async def start(self) -> None:
-        """While this process leads, it drops the remains of moves that were called off."""
-        self.background.start()
-
-    async def stop(self) -> None:
-        await self.background.stop()
 
     async def receive(self, bundle: UserBundle, *, peer: str) -> dict[str, int]:
         """Stores data of a user who is about to arrive from that cell. An empty call returns what is here.

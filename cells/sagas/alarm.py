@@ -5,7 +5,7 @@ from uuid import UUID
 
 import structlog
 
-from cells.background import BackgroundTask
+from cells.background import BackgroundTask, LeaderTask
 from cells.sagas.engine import SagaEngine
 from cells.store.ports import Clock
 
@@ -17,7 +17,7 @@ LOG_MAX = 20
 
 
 @dataclass(slots=True, kw_only=True)
-class StuckAlarm:
+class StuckAlarm(LeaderTask):
     """Logs each saga that has become stuck once, at ERROR."""
 
     engine: SagaEngine
@@ -27,9 +27,6 @@ class StuckAlarm:
 
     def __post_init__(self) -> None:
         self.background = BackgroundTask(name="stuck_alarm", work=self.poll, every_s=POLL_S)
-
-    async def start(self) -> None:
-        self.background.start()
 
     async def stop(self) -> None:
         await self.background.stop()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from cells.background import BackgroundTask, Backoff, note_failure
+from cells.background import BackgroundTask, Backoff, LeaderTask, note_failure
 from cells.domain.commands import CloseAuction, Command, ExpireHold
 from cells.domain.events import AuctionCreated, BidPlaced, FundsReserved
 from cells.domain.moves.events import AccountArrived, AccountReturned
@@ -29,7 +29,7 @@ IDLE_S = 60.0
 
 
 @dataclass(slots=True, kw_only=True)
-class Timers:
+class Timers(LeaderTask):
     cell: str
     store: Store
     clock: Clock
@@ -71,9 +71,6 @@ class Timers:
     async def start(self) -> None:
         await self.reload()
         self.background.start()
-
-    async def stop(self) -> None:
-        await self.background.stop()
 
     def _add(self, timer: Timer) -> None:
         self._count += 1

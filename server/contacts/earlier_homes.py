@@ -11,7 +11,7 @@ import grpc.aio
 import structlog
 
 from cellbook.v1 import move_pb2, move_pb2_grpc
-from cells.background import BackgroundTask
+from cells.background import BackgroundTask, LeaderTask
 from cells.domain.audit.refusals import HomeNotVouched
 from cells.domain.refusals import Refused, Unavailable
 from cells.store.ports import PeerUnknown
@@ -30,7 +30,7 @@ AFTER_REFUSAL_S = 600.0
 
 
 @dataclass(slots=True, kw_only=True)
-class EarlierHomes:
+class EarlierHomes(LeaderTask):
     """Runs in the process that leads."""
 
     cell: str
@@ -42,12 +42,6 @@ class EarlierHomes:
         self.background = BackgroundTask(
             name="erasures_elsewhere", work=self.round, every_s=EVERY_S, outages=(Unavailable,)
         )
-
-    async def start(self) -> None:
-        self.background.start()
-
-    async def stop(self) -> None:
-        await self.background.stop()
 
     async def round(self) -> None:
         """Asks all that are due. A cell that does not answer is left for the next round. Raises Unavailable."""

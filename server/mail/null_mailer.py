@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cells.store.ports import Notice
+from cells.notices import Notice
 
 SKIPPED = "SKIPPED"
 

@@ -6,8 +6,8 @@ from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID
 
+from cells.notices import Notice
 from cells.sql import queries
-from cells.store.ports import Notice
 from server.shell.postgres.database import Pool
 
 SQL = queries("cells.sql", "outbox.sql")

@@ -7,7 +7,7 @@ from email.policy import SMTP
 from email.utils import format_datetime
 
 from cells.domain.values import CURRENCY_EXPONENTS
-from cells.store.ports import Notice
+from cells.notices import Notice
 from server.contacts.vault import Contact
 from server.shell.fields.texts import shown
 

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from cells import background
-from cells.store.ports import Notice
+from cells.notices import Notice
 from cells.time.clocks import SystemClock
 from server.contacts.erasures import Erasures
 from server.contacts.seals import Seal, new_key

@@ -37,9 +37,10 @@ from cells.domain.record import replace
 from cells.domain.refusals import InsufficientFunds, Refused
 from cells.domain.sagas.saga_rules import leg_id_of
 from cells.domain.values import LegId, Money
+from cells.notices import Notice
 from cells.requests import Outcome
 from cells.sagas.native import NativeEngine
-from cells.store.ports import LegAnswer, LegCall, Notice, PeerUnknown, Store
+from cells.store.ports import LegAnswer, LegCall, PeerUnknown, Store
 from lab.failpoints import Failpoints
 from tests.local_cells import (
     DirectPeers,

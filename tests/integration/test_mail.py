@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from cellbook.v1 import settlement_pb2
-from cells.store.ports import Notice
+from cells.notices import Notice
 from server.contacts.seals import Seal, new_key
 from server.contacts.vault import Contact
 from server.mail import sender as mail_senders

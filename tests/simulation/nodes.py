@@ -28,11 +28,11 @@ from cells.domain.refusals import (
 )
 from cells.domain.time.hlc import HybridLogicalClock
 from cells.moves.history_exporter import HistoryExporter
+from cells.notices import Notice
 from cells.requests import Outcome
 from cells.sagas.executions import SagaExecutions
 from cells.sagas.native import NativeEngine
 from cells.sagas.steps import Steps
-from cells.store.ports import Notice
 from cells.time.celltime import CellTime
 from cells.writer.leadership import Leadership, Task
 from cells.writer.timers import Timers

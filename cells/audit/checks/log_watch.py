@@ -17,7 +17,7 @@ from cells.audit.proofs.ports import ProofStore, SignedCheckpoint
 from cells.audit.proofs.tree import Span, TreeIncomplete, TreeReader
 from cells.audit.verify.note import Malformed, sequence_in
 from cells.audit.verify.tree import TILE_WIDTH, split, tree_root
-from cells.background import BackgroundTask
+from cells.background import BackgroundTask, LeaderTask
 from cells.encoding.codec import leaf_hash
 from cells.store.ports import StoreError
 
@@ -34,7 +34,7 @@ WHOLE_TREE = 0
 
 
 @dataclass(slots=True, kw_only=True)
-class LogWatch:
+class LogWatch(LeaderTask):
     checkpoint_signer: CheckpointSigner
     source: ExportSource
     proofs: ProofStore
@@ -57,9 +57,6 @@ class LogWatch:
     async def start(self) -> None:
         if self.events_per_s:
             self.background.start()
-
-    async def stop(self) -> None:
-        await self.background.stop()
 
     async def round(self) -> None:
         """Checks everything that is signed once, from the first tile to the last."""

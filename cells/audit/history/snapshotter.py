@@ -11,7 +11,7 @@ from cells.audit.history import snapshots
 from cells.audit.history.questions import History
 from cells.audit.history.snapshots import is_due
 from cells.audit.reconcile.trial import HOUSE_EVERY, TrialBalances
-from cells.background import BackgroundTask
+from cells.background import BackgroundTask, LeaderTask
 from cells.domain.audit.refusals import Damaged
 from cells.domain.values import Kind, Ref
 from cells.encoding import codec
@@ -40,7 +40,7 @@ class SnapshotStore(Protocol):
 
 
 @dataclass(slots=True, kw_only=True)
-class Snapshotter:
+class Snapshotter(LeaderTask):
     """Works while this process leads. It logs and skips streams that it cannot read."""
 
     history: History
@@ -50,12 +50,6 @@ class Snapshotter:
 
     def __post_init__(self) -> None:
         self.background = BackgroundTask(name="snapshots", work=self._step_and_rest, outages=(StoreError,))
-
-    async def start(self) -> None:
-        self.background.start()
-
-    async def stop(self) -> None:
-        await self.background.stop()
 
     async def _step_and_rest(self) -> None:
         clock = self.history.time.clock

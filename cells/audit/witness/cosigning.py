@@ -12,7 +12,7 @@ from cells.audit.proofs.ports import ProofStore, SignedCheckpoint
 from cells.audit.proofs.tree import TreeIncomplete, TreeReader, consistency_spans
 from cells.audit.verify.note import KEY_ID_BYTES, Malformed, VerifierKey, checkpoint_in, unbase64
 from cells.audit.witness.cosigner import Asked, told_size
-from cells.background import BackgroundTask, note_failure
+from cells.background import BackgroundTask, LeaderTask, note_failure
 from cells.domain.audit.refusals import LogShrunk, WitnessedOtherwise
 from cells.domain.refusals import Refused
 from cells.store.ports import PeerUnknown, StoreError
@@ -46,7 +46,7 @@ class _Progress:
 
 
 @dataclass(slots=True, kw_only=True)
-class Cosigning:
+class Cosigning(LeaderTask):
     checkpoint_signer: CheckpointSigner
     proofs: ProofStore
     witnesses: Witnesses
@@ -72,9 +72,6 @@ class Cosigning:
     async def start(self) -> None:
         self._progress.clear()
         self.background.start()
-
-    async def stop(self) -> None:
-        await self.background.stop()
 
     async def poll(self) -> None:
         """Asks each witness that has not yet signed the last checkpoint."""
