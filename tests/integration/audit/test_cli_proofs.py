@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest_asyncio
 from typer.testing import CliRunner
 
 from cellbook.v1 import audit_pb2
+from cells.audit.checks.log_watch import LogWatch
 from cells.audit.export.exporter import Exporter, Piece, Wanted
 from cells.audit.verify.command import BAD, GOOD, USAGE
 from cells.audit.verify.command import main as verify
@@ -275,49 +277,51 @@ async def test_a_fork_is_refused_over_the_wire(rig: Rig) -> None:
         await witness.audit.Cosign(request, metadata=(("cellbook-principal", f"peer/{HERE}"),))
     assert isinstance(refusal_in(caught.value), LogForked)
     assert witness.parts.proofs.facade.witness.refused == {HERE: 1}
-    rows = await ask(witness.dsn, "SELECT payload FROM event_store WHERE event_type = 'RECONCILIATION_FAILED'")
-    [told] = [finding for (payload,) in rows for finding in json.loads(payload)["findings"]]
-    assert (told["check"], told["row"]) == ("witnessed log", f"log of {HERE}")
+    assert await alarms(witness) == [("witnessed log", f"log of {HERE}")]
+
+
+async def alarms(served: Served) -> list[tuple[str, str]]:
+    """The checks and rows that the cell's log has."""
+    rows = await ask(served.dsn, "SELECT payload FROM event_store WHERE event_type = 'RECONCILIATION_FAILED'")
+    return [(each["check"], each["row"]) for (payload,) in rows for each in json.loads(payload)["findings"]]
+
+
+@asynccontextmanager
+async def laid_open(served: Served) -> AsyncIterator[LogWatch]:
+    """Everything is signed, and a superuser may change events. Put right, nothing is wrong any more."""
+    await asyncio.gather(*(open_user(served.parts.cell) for _ in range(20)))
+    await until_signed(served.parts.proofs.checkpoint_signer)
+    await unguard(served.dsn, "event_store")
+    watch = served.parts.proofs.log_watch
+    yield watch
+    await ask(served.dsn, "ALTER TABLE event_store ENABLE ALWAYS TRIGGER append_only")
+    await watch.round()
+    assert watch.problems == 0
 
 
 async def test_what_the_cell_finds_changed_is_an_event_and_an_alarm(rig: Rig) -> None:
-    """Once, however often it comes by; the row is named. Put right, nothing is wrong any more."""
+    """Once, however often it comes by; the row is named."""
     await rig.witnessed()
     here = rig.town.cells[CELLS[2]]
-    await asyncio.gather(*(open_user(here.parts.cell) for _ in range(20)))
-    watch = here.parts.proofs.log_watch
-    await until_signed(here.parts.proofs.checkpoint_signer)
-    await unguard(here.dsn, "event_store")
-    await ask(here.dsn, "UPDATE event_store SET stream_version = stream_version + 7 WHERE position = 3")
-    for _ in range(2):
-        await watch.round()
-        assert watch.problems == 1
-    rows = await ask(here.dsn, "SELECT payload FROM event_store WHERE event_type = 'RECONCILIATION_FAILED'")
-    [told] = [finding for (payload,) in rows for finding in json.loads(payload)["findings"]]
-    assert (told["check"], told["row"]) == ("signed log", "position 3")
-    await ask(here.dsn, "UPDATE event_store SET stream_version = stream_version - 7 WHERE position = 3")
-    await ask(here.dsn, "ALTER TABLE event_store ENABLE ALWAYS TRIGGER append_only")
-    await watch.round()
-    assert watch.problems == 0
+    async with laid_open(here) as watch:
+        await ask(here.dsn, "UPDATE event_store SET stream_version = stream_version + 7 WHERE position = 3")
+        for _ in range(2):
+            await watch.round()
+            assert watch.problems == 1
+        assert await alarms(here) == [("signed log", "position 3")]
+        await ask(here.dsn, "UPDATE event_store SET stream_version = stream_version - 7 WHERE position = 3")
 
 
 async def test_an_alarm_is_no_reason_for_another_one(rig: Rig) -> None:
     """It is an event, which is signed in its turn: a damaged tree is told once, however far the log has grown."""
     await rig.witnessed()
     here = rig.town.cells[CELLS[2]]
-    await asyncio.gather(*(open_user(here.parts.cell) for _ in range(5)))
-    watch = here.parts.proofs.log_watch
-    await until_signed(here.parts.proofs.checkpoint_signer)
-    [(row,)] = await ask(here.dsn, "SELECT to_jsonb(e) FROM event_store e WHERE position = 5")
-    await unguard(here.dsn, "event_store")
-    await ask(here.dsn, "DELETE FROM event_store WHERE position = 5")
-    for _ in range(3):
-        await watch.round()
-        await until_signed(here.parts.proofs.checkpoint_signer)
-    rows = await ask(here.dsn, "SELECT payload FROM event_store WHERE event_type = 'RECONCILIATION_FAILED'")
-    told = [finding["row"] for (payload,) in rows for finding in json.loads(payload)["findings"]]
-    assert (told.count("the tree"), told.count("position 5"), told.count("position 6")) == (1, 1, 0)
-    await ask(here.dsn, "INSERT INTO event_store SELECT * FROM jsonb_populate_record(NULL::event_store, $1)", row)
-    await ask(here.dsn, "ALTER TABLE event_store ENABLE ALWAYS TRIGGER append_only")
-    await watch.round()
-    assert watch.problems == 0
+    async with laid_open(here) as watch:
+        [(row,)] = await ask(here.dsn, "SELECT to_jsonb(e) FROM event_store e WHERE position = 5")
+        await ask(here.dsn, "DELETE FROM event_store WHERE position = 5")
+        for _ in range(3):
+            await watch.round()
+            await until_signed(here.parts.proofs.checkpoint_signer)
+        told = [named for _, named in await alarms(here)]
+        assert (told.count("the tree"), told.count("position 5"), told.count("position 6")) == (1, 1, 0)
+        await ask(here.dsn, "INSERT INTO event_store SELECT * FROM jsonb_populate_record(NULL::event_store, $1)", row)
