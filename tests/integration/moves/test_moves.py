@@ -1,7 +1,6 @@
 """Users who move between cells, through the real writers and engines, the books looking at every commit."""
 
 import asyncio
-import json
 from collections.abc import Sequence
 from uuid import UUID, uuid4
 
@@ -9,7 +8,7 @@ import pytest
 
 from cells.audit.proofs.tree import inclusion_spans
 from cells.audit.verify import tree
-from cells.domain.commands import Capture, Deposit, OpenAccount, Reserve, Transfer, Withdraw
+from cells.domain.commands import Capture, OpenAccount, Reserve, Transfer, Withdraw
 from cells.domain.moves.commands import BeginMove
 from cells.domain.moves.refusals import AlreadyAtHome, MoveExpired, MoveUnderWay, UserMoving
 from cells.domain.refusals import ExternalReferenceUsed, InsufficientFunds, WrongCell
@@ -53,20 +52,6 @@ async def test_a_user_moves_with_all_the_money(town: World) -> None:
     with pytest.raises(WrongCell):
         await town.cells[HERE].account(ann)
     assert isinstance(await refused(town.cells[HERE], OpenAccount(user_id=ann, home_epoch=1), ann), WrongCell)
-
-
-async def test_a_currency_that_was_spent_does_not_move(town: World) -> None:
-    """Nothing departs and nothing arrives: an empty movement would have an entry and no posting."""
-    ann = await open_user(town.cells[HERE], 1_000, town.directory)
-    await do(town, HERE, Deposit(user_id=ann, amount=Money("EUR", 500), external_reference=str(uuid4())), ann)
-    spent = Withdraw(user_id=ann, amount=Money("EUR", 500), external_reference=str(uuid4()))
-    await do(town, HERE, spent, ann)
-    await move(town, ann, AWAY)
-    moved = {
-        event_type: [json.loads(row.payload)["currency"] for row in store.log if row.event_type == event_type]
-        for event_type, store in (("BALANCE_DEPARTED", town.stores[HERE]), ("BALANCE_ARRIVED", town.stores[AWAY]))
-    }
-    assert moved == {"BALANCE_DEPARTED": ["USD"], "BALANCE_ARRIVED": ["USD"]}
 
 
 async def test_there_and_back_and_on(town: World) -> None:
