@@ -20,7 +20,8 @@ from cells.domain.values import Kind, Ref
 from cells.home_cache import HomeCache
 from cells.moves.user_bundle import Contacts, MovedEvent, MovedPlace, UserBundle
 from cells.requests import CommandRequest, Outcome
-from cells.store.ports import Clock, Store, StoreError, map_store_errors
+from cells.store.failures import map_store_errors
+from cells.store.ports import Clock, Store, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

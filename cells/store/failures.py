@@ -1,8 +1,14 @@
 """Classifies errors of PostgreSQL and of the connection: never possible, not now, or outcome unknown."""
 
+from collections.abc import Awaitable
+from typing import TypeVar
+
 import asyncpg
 
+from cells.domain.refusals import Unavailable
 from cells.store.ports import CommitUnknown, Poisoned, StoreError, StoreUnavailable
+
+T = TypeVar("T")
 
 # The client's errors for a lost connection. If the server ends a session between two statements, asyncpg is sometimes
 # left inside its own protocol, and reports the next statement as a bug of its own.
@@ -51,3 +57,11 @@ def _sqlstate_class(error: asyncpg.PostgresError) -> str:
 
 def _problem(error: BaseException) -> str:
     return str(error) or type(error).__name__
+
+
+async def map_store_errors(answer: Awaitable[T]) -> T:
+    """Maps a database that is away to the refusal that callers get. Raises Unavailable."""
+    try:
+        return await answer
+    except StoreError as error:
+        raise Unavailable(problem=str(error)) from error

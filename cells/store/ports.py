@@ -3,16 +3,15 @@
 `Store` is the cell's database, `Peers` the other cells, `Directory` the users' homes, `Clock` and `Ids` time and ids.
 """
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from cells.domain.commands import LegAction
 from cells.domain.decision import State
 from cells.domain.moves.home import Home
 from cells.domain.record import Struct, field
-from cells.domain.refusals import Unavailable
 from cells.domain.sagas.definition import SagaKind
 from cells.domain.sagas.leg import LegResult
 from cells.domain.sagas.saga import Saga, SagaState
@@ -20,8 +19,6 @@ from cells.domain.values import Kind, LegId, Ref
 from cells.moves.user_bundle import HistoryCopies, UserBundle
 
 POSITION_MAX = 2**63 - 1
-
-T = TypeVar("T")
 
 
 class Versioned(NamedTuple):
@@ -199,14 +196,6 @@ class CommitUnknown(StoreError):
 
 class StoreUnavailable(StoreError):
     """the database cannot be reached"""
-
-
-async def map_store_errors(answer: Awaitable[T]) -> T:
-    """Maps a database that is away to the refusal that callers get. Raises Unavailable."""
-    try:
-        return await answer
-    except StoreError as error:
-        raise Unavailable(problem=str(error)) from error
 
 
 class EventFilter(Struct, frozen=True, kw_only=True):

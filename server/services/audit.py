@@ -16,7 +16,8 @@ from cells.domain.audit.refusals import NothingToTrace
 from cells.domain.refusals import NotPermitted
 from cells.domain.values import Kind
 from cells.encoding.codec import kind_of
-from cells.store.ports import EventRow, map_store_errors
+from cells.store.failures import map_store_errors
+from cells.store.ports import EventRow
 from server.services.audit_parts import AuditParts, Context, note_access
 from server.shell.calls.call import current_call
 from server.shell.fields.bounds import EVENTS_A_SECOND, NOTE, number_in, text_in

@@ -17,7 +17,8 @@ from cells.domain.decision import State
 from cells.domain.record import replace
 from cells.domain.refusals import Refused
 from cells.requests import CommandRequest, Lane, Outcome, Read
-from cells.store.ports import Clock, map_store_errors
+from cells.store.failures import map_store_errors
+from cells.store.ports import Clock
 from server.audit.signatures import NO_SIGNATURES, CallerSignatures
 from server.services.audit_parts import Context
 from server.shell.calls.call import current_call

@@ -11,7 +11,7 @@ from cells.domain import commands
 from cells.requests import Lane
 from cells.sagas.admin import HISTORY_MAX, SagaAdmin, SagaView
 from cells.sagas.engine import SagaEngine
-from cells.store.ports import map_store_errors
+from cells.store.failures import map_store_errors
 from server.services.audit_parts import Context
 from server.services.commands import Executor, command
 from server.shell.fields.parse import parse_page_size, parse_uuid
