@@ -4,16 +4,12 @@ import json
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from grpc import aio
-
 from cellbook.v1 import router_pb2 as pb
 from server.cli import report
 from server.cli.client import ClientError, new_command_id
 from server.cli.screen import literal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
     from server.cli.router import Asked
 
 MOVE_S = 20.0
@@ -32,7 +28,8 @@ async def moved(asked: "Asked", user: str, *, as_json: bool) -> None:
 async def evacuate(asked: "Asked", cell: str, rate_per_s: float, *, as_json: bool) -> None:
     """Raises ClientError if users are left there."""
     last = pb.EvacuateCellResponse()
-    async with aclosing(_progress(asked, cell, rate_per_s)) as progresses:
+    request = pb.EvacuateCellRequest(name=cell, rate_per_s=rate_per_s)
+    async with aclosing(asked.stream(asked.stub.EvacuateCell, request)) as progresses:
         async for progress in progresses:
             if as_json:
                 print(json.dumps(_progress_json(progress)), flush=True)
@@ -49,18 +46,6 @@ async def evacuate(asked: "Asked", cell: str, rate_per_s: float, *, as_json: boo
         raise ClientError(f"{last.left:,} users are still at home in {cell}{problem}; {advice}")
     if not as_json:
         report.line(f"nobody is at home in {literal(cell)} any more")
-
-
-async def _progress(asked: "Asked", cell: str, rate_per_s: float) -> "AsyncGenerator[pb.EvacuateCellResponse, None]":
-    request = pb.EvacuateCellRequest(name=cell, rate_per_s=rate_per_s)
-    call = asked.stub.EvacuateCell(request, metadata=asked.metadata)
-    try:
-        async for progress in call:
-            yield progress
-    except aio.AioRpcError as error:
-        raise asked.failure(error, request) from None
-    finally:
-        call.cancel()
 
 
 def tell(told: pb.Move, *, as_json: bool) -> None:

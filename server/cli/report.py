@@ -40,8 +40,8 @@ def stderr() -> Console:
 
 
 def table(*columns: str, right: Sequence[int] = ()) -> Table:
-    """`right`: the columns with numbers."""
+    """`right`: the columns with numbers. A text that is too long is folded, never shortened."""
     made = Table(box=None, pad_edge=False, header_style="bold dim")
     for number, column in enumerate(columns):
-        made.add_column(column, justify="right" if number in right else "left")
+        made.add_column(column, justify="right" if number in right else "left", overflow="fold")
     return made

@@ -1,15 +1,14 @@
 """The command line of `cellbook router`: cells, homes of users, and operators' changes to cells."""
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import grpc
 import typer
 from google.protobuf.message import Message
 from grpc import aio
-from rich.console import Console
 from rich.table import Table
 
 from cellbook.v1 import router_pb2 as pb
@@ -43,23 +42,13 @@ Json = Annotated[bool, json_option("Print JSON instead of a table.")]
 @app.command()
 def cells(router: Router = HERE, as_json: Json = False) -> None:
     """List the cells, their state, and the number of users at home in each."""
-
-    async def work() -> None:
-        async with asking(router) as asked:
-            await _tell_cells(asked, as_json=as_json)
-
-    run(work())
+    _ask(router, lambda asked: _tell_cells(asked, as_json=as_json))
 
 
 @app.command()
 def watch(router: Router = HERE, as_json: Json = False) -> None:
     """Show the cells, and show them again whenever one of them changes."""
-
-    async def work() -> None:
-        async with asking(router) as asked:
-            await _watch(asked, as_json=as_json)
-
-    run(work())
+    _ask(router, lambda asked: _watch(asked, as_json=as_json))
 
 
 @app.command()
@@ -70,9 +59,8 @@ def resolve(
 ) -> None:
     """Show the home cell of a user."""
 
-    async def work() -> None:
-        async with asking(router) as asked:
-            answer = await asked.once(asked.stub.ResolveUser, pb.ResolveUserRequest(user_id=user))
+    async def work(asked: Asked) -> None:
+        answer = await asked.once(asked.stub.ResolveUser, pb.ResolveUserRequest(user_id=user))
         home = {
             "user_id": answer.home.user_id,
             "cell": answer.home.cell,
@@ -85,7 +73,7 @@ def resolve(
             return
         report.line(home_line(answer))
 
-    run(work())
+    _ask(router, work)
 
 
 @app.command()
@@ -137,12 +125,11 @@ def drain(
         _operate(router, lambda stub: stub.DrainCell, request, as_json=as_json)
         return
 
-    async def work() -> None:
-        async with asking(router) as asked:
-            await asked.once(asked.stub.DrainCell, request)
-            await moving.evacuate(asked, name, rate, as_json=as_json)
+    async def work(asked: Asked) -> None:
+        await asked.once(asked.stub.DrainCell, request)
+        await moving.evacuate(asked, name, rate, as_json=as_json)
 
-    run(work())
+    _ask(router, work)
 
 
 @app.command()
@@ -157,23 +144,13 @@ def move(
     as_json: Json = False,
 ) -> None:
     """Move a user to another cell, with balance, holds and history."""
-
-    async def work() -> None:
-        async with asking(router) as asked:
-            await moving.move(asked, user, name, region, as_json=as_json)
-
-    run(work())
+    _ask(router, lambda asked: moving.move(asked, user, name, region, as_json=as_json))
 
 
 @app.command()
 def moved(user: User, router: Router = HERE, as_json: Json = False) -> None:
     """Show the progress of a user's last move."""
-
-    async def work() -> None:
-        async with asking(router) as asked:
-            await moving.moved(asked, user, as_json=as_json)
-
-    run(work())
+    _ask(router, lambda asked: moving.moved(asked, user, as_json=as_json))
 
 
 @app.command()
@@ -219,6 +196,17 @@ class Asked:
         except aio.AioRpcError as error:
             raise self.failure(error, request) from None
 
+    async def stream(self, method: Callable[..., Any], request: Message) -> AsyncGenerator[Any, None]:
+        """Every message of a server's stream. Raises as `once`."""
+        call = method(request, metadata=self.metadata)
+        try:
+            async for message in call:
+                yield message
+        except aio.AioRpcError as error:
+            raise self.failure(error, request) from None
+        finally:
+            call.cancel()
+
     def failure(self, error: aio.AioRpcError, request: Message) -> ClientError | LedgerRefusal:
         try:
             told = unknown_in(error, request).told
@@ -235,18 +223,25 @@ async def asking(router: str) -> AsyncIterator[Asked]:
         yield Asked(router, client.router, client.access)
 
 
+def _ask(router: str, work: Callable[[Asked], Awaitable[None]]) -> None:
+    async def asked() -> None:
+        async with asking(router) as router_:
+            await work(router_)
+
+    run(asked())
+
+
 def _operate(
     router: str, method: Callable[["RouterServiceAsyncStub"], Method[Message]], request: Operation, *, as_json: bool
 ) -> None:
     """Executes it, once, under an id of its own, and shows the cells afterwards."""
     request.command_id = new_command_id()
 
-    async def work() -> None:
-        async with asking(router) as asked:
-            await asked.once(method(asked.stub), request)
-            await _tell_cells(asked, as_json=as_json)
+    async def work(asked: Asked) -> None:
+        await asked.once(method(asked.stub), request)
+        await _tell_cells(asked, as_json=as_json)
 
-    run(work())
+    _ask(router, work)
 
 
 async def _tell_cells(asked: Asked, *, as_json: bool) -> None:
@@ -257,17 +252,11 @@ async def _tell_cells(asked: Asked, *, as_json: bool) -> None:
 
 
 async def _watch(asked: Asked, *, as_json: bool) -> None:
-    request = pb.WatchTopologyRequest()
-    call = asked.stub.WatchTopology(request, metadata=asked.metadata)
-    try:
-        async for picture in call:
+    async with aclosing(asked.stream(asked.stub.WatchTopology, pb.WatchTopologyRequest())) as pictures:
+        async for picture in pictures:
             tell(picture, as_json=as_json)
             if not as_json:
                 report.line("")
-    except aio.AioRpcError as error:
-        raise asked.failure(error, request) from None
-    finally:
-        call.cancel()
     raise ClientError(f"the router at {asked.address} has ended")
 
 
@@ -285,15 +274,11 @@ def tell(picture: pb.ListCellsResponse | pb.WatchTopologyResponse, *, as_json: b
         return
     with report.stdout() as console:
         console.print(cells_table(picture.cells))
-        _tell_read_only(console, read_only=picture.read_only)
-
-
-def _tell_read_only(console: Console, *, read_only: bool) -> None:
-    if read_only:
-        console.print(
-            "[yellow]The directory's database is away: users are resolved from the last known good copy, "
-            "and nobody is registered.[/yellow]"
-        )
+        if picture.read_only:
+            console.print(
+                "[yellow]The directory's database is away: users are resolved from the last known good copy, "
+                "and nobody is registered.[/yellow]"
+            )
 
 
 def cell_json(cell: pb.Cell) -> dict[str, Any]:
@@ -309,12 +294,12 @@ def cell_json(cell: pb.Cell) -> dict[str, Any]:
 
 
 def cells_table(cells: Iterable[pb.Cell]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold dim")
     cells = list(cells)
     counted = any(cell.HasField("users") for cell in cells)
-    for heading in ("cell", "region", "state", "health", "weight", *(["users"] if counted else []), "endpoints"):
-        right = heading in {"weight", "users"}
-        table.add_column(heading, justify="right" if right else "left", no_wrap=heading != "endpoints")
+    headings = ("cell", "region", "state", "health", "weight", *(["users"] if counted else []), "endpoints")
+    table = report.table(*headings, right=(4, 5) if counted else (4,))
+    for column in table.columns[:-1]:
+        column.no_wrap = True
     for cell in cells:
         users = [f"{cell.users:,}"] if counted else []
         state = f"[{_COLOURS[cell.state]}]{state_text(cell)}[/]"

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.table import Table
-
 from server.audit.memory import CheckpointFile
 from server.cli import report
 from server.cli.access import Access
@@ -50,9 +48,7 @@ def tell(findings: Sequence[Finding], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"healthy": healthy(findings), "findings": [asdict(each) for each in findings]}, indent=2))
         return
-    table = Table(box=None, pad_edge=False, header_style="bold dim")
-    for column in ("", "where", "check", "found"):
-        table.add_column(column, overflow="fold")
+    table = report.table("", "where", "check", "found")
     for each in findings:
         mark = f"[{_COLOURS[each.state]}]{each.state}[/]"
         advice = f"\n[dim]{literal(each.advice)}[/dim]" if each.advice else ""

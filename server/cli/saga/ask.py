@@ -1,9 +1,10 @@
 """The calls behind `cellbook saga`."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from google.protobuf.message import Message
 from grpc import aio
 
 from cellbook.v1 import saga_pb2
@@ -12,6 +13,11 @@ from server.cli.reach import OPERATOR, Reach
 
 NOT_FOUND = "SAGA_NOT_FOUND"
 PAGE = 1_000
+ORDERS: dict[str, tuple[Callable[[CellStubs], Callable[..., Awaitable[Message]]], type[Message]]] = {
+    "pause": (lambda cell: cell.sagas.PauseSaga, saga_pb2.PauseSagaRequest),
+    "resume": (lambda cell: cell.sagas.ResumeSaga, saga_pb2.ResumeSagaRequest),
+    "compensate": (lambda cell: cell.sagas.CompensateSaga, saga_pb2.CompensateSagaRequest),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,21 +78,12 @@ async def ordered(reach: Reach, order: str, saga_id: str, note: str) -> tuple[st
     """Pauses, resumes, compensates or retries a saga; returns the saga afterwards. Raises LedgerRefusal."""
     cell, _ = await found(reach, saga_id)
     call, command_id = reach.client.call, new_command_id()
-    match order:
-        case "retry":
-            request = saga_pb2.RetrySagaRequest(saga_id=saga_id)
-            return cell.name, (await call(cell.sagas.RetrySaga, request, OPERATOR)).saga
-        case "pause":
-            pause = saga_pb2.PauseSagaRequest(command_id=command_id, saga_id=saga_id, note=note)
-            await call(cell.sagas.PauseSaga, pause, OPERATOR)
-        case "resume":
-            resume = saga_pb2.ResumeSagaRequest(command_id=command_id, saga_id=saga_id, note=note)
-            await call(cell.sagas.ResumeSaga, resume, OPERATOR)
-        case "compensate":
-            compensate = saga_pb2.CompensateSagaRequest(command_id=command_id, saga_id=saga_id, note=note)
-            await call(cell.sagas.CompensateSaga, compensate, OPERATOR)
-        case _:
-            raise ValueError(order)
+    if order == "retry":
+        # Not a command: it leaves no event.
+        retried = await call(cell.sagas.RetrySaga, saga_pb2.RetrySagaRequest(saga_id=saga_id), OPERATOR)
+        return cell.name, retried.saga
+    method, request = ORDERS[order]
+    await call(method(cell), request(command_id=command_id, saga_id=saga_id, note=note), OPERATOR)
     reply = await call(cell.sagas.GetSaga, saga_pb2.GetSagaRequest(saga_id=saga_id), OPERATOR)
     return cell.name, reply.saga
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cellbook.v1 import event_pb2, saga_pb2
+from server.cli import report
 from server.cli.screen import literal
 from server.cli.texts import account_text, amount_text, hlc_text
 
@@ -89,9 +90,8 @@ def current_leg(saga: saga_pb2.Saga) -> str:
 
 
 def list_table(sagas: Sequence[tuple[str, saga_pb2.Saga]], now_ms: int) -> Table:
-    table = _table("saga", "kind", "cell", "state", "age", "deadline", "next leg", "attempts", "last error")
-    for column in (table.columns[4], table.columns[7]):
-        column.justify = "right"
+    columns = ("saga", "kind", "cell", "state", "age", "deadline", "next leg", "attempts", "last error")
+    table = report.table(*columns, right=(4, 7))
     for column in table.columns[:7]:
         column.no_wrap = True
     for cell, saga in sagas:
@@ -118,7 +118,7 @@ def tell_saga(console: Console, cell: str, saga: saga_pb2.Saga, now_ms: int) -> 
         facts.add_row(f"[dim]{literal(name)}[/dim]", literal(said))
     console.print(facts)
     console.print()
-    legs = _table("leg", "cell", "state", "leg id, as in its cell", "effect (event)")
+    legs = report.table("leg", "cell", "state", "leg id, as in its cell", "effect (event)")
     for leg in saga.legs:
         name = f"{leg.leg} (pivot)" if leg.pivot else leg.leg
         state = _LEG.Name(leg.state).removeprefix("LEG_STATE_").lower()
@@ -127,8 +127,7 @@ def tell_saga(console: Console, cell: str, saga: saga_pb2.Saga, now_ms: int) -> 
 
 
 def tell_history(console: Console, history: Iterable[event_pb2.Event]) -> None:
-    table = _table("position", "HLC (UTC)", "event", "what", "postings")
-    table.columns[0].justify = "right"
+    table = report.table("position", "HLC (UTC)", "event", "what", "postings", right=(0,))
     for event in history:
         table.add_row(str(event.position), *_event_cells(event))
     console.print(table)
@@ -183,10 +182,3 @@ def _deadline(saga: saga_pb2.Saga, now_ms: int) -> str:
 
 def _waiting(saga: saga_pb2.Saga) -> str:
     return saga.last_error or (f"{saga.waits_for_cell} does not answer" if saga.waits_for_cell else "")
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold dim")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
