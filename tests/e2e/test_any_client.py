@@ -25,9 +25,8 @@ from cellbook.v1.settlement_pb2_grpc import SettlementServiceStub
 from cells.domain.commands import CreditPending
 from cells.domain.values import Direction, LegId, Money
 from cells.store.ports import LegCall
-from lab.member import free_ports
 from server.cli.keys.authority import HOSTS, Authority
-from server.cli.keys.cluster import make_keys, settings_of
+from server.cli.keys.cluster import Settings, make_keys, settings_of
 from server.shell.calls.statuses import refusal_in
 from server.shell.channels.client import OWN_CONNECTIONS, SERVICE_CONFIG
 from server.shell.channels.forwarding import ANSWER_HERE_KEY
@@ -37,7 +36,8 @@ from server.shell.identity.tls import Certificates, read_certificate
 from server.wire.legs import leg_item_to_proto
 from tests.e2e.probes import probed
 from tests.e2e.toolchains import done, go_built, node_modules
-from tests.faults.rig import BANK, CELL, OPERATOR, SERVICE, START_S, Node, database, deposit, node, open_user, stubs
+from tests.faults import rig
+from tests.faults.rig import BANK, CELL, OPERATOR, SERVICE, Node, database, deposit, open_user, stubs
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 
@@ -65,20 +65,12 @@ class Pair:
 
 @asynccontextmanager
 async def pair(folder: Path, dsn: str, authority: Authority | None = None) -> AsyncIterator[Pair]:
-    """Two processes, each of which knows the addresses of both; with an authority they want proof."""
-    nodes = [node(folder, name, dsn, port) for name, port in zip(("leader", "standby"), free_ports(2), strict=True)]
-    for each in nodes:
-        each.settings["metrics"] = "127.0.0.1:0"
-        each.settings["peers"] = f"{CELL}={'+'.join(one.address for one in nodes)}"
-        if authority is not None:
-            each.settings.update({**settings_of(authority, CELL), "public_listen": "127.0.0.1:0"})
-    try:
-        for each in nodes:
-            each.start()
-            await each.wait_until_ready(START_S)
-        yield Pair(leader=nodes[0], standby=nodes[1])
-    finally:
-        await asyncio.gather(*(each.end() for each in nodes))
+    """Two processes; with an authority they want proof."""
+    settings: Settings = {"metrics": "127.0.0.1:0"}
+    if authority is not None:
+        settings |= {**settings_of(authority, CELL), "public_listen": "127.0.0.1:0"}
+    async with rig.pair(folder, dsn, known=True, settings=settings) as (leader, standby):
+        yield Pair(leader=leader, standby=standby)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -23,6 +23,7 @@ from cellbook.v1 import auction_pb2, ledger_pb2, types_pb2
 from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from lab.member import Member, free_ports
+from server.cli.keys.cluster import Settings
 from server.shell.channels.client import OWN_CONNECTIONS, SERVICE_CONFIG
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.invariants import check_cell
@@ -92,10 +93,31 @@ class Node(Member):
         await until_async(is_so, timeout_s=START_S)
 
 
-def node(folder: Path, name: str, dsn: str, port: int) -> Node:
+def node(folder: Path, name: str, dsn: str, *, module: str = "server", **settings: str | list[str]) -> Node:
+    """A process that listens on a port of its own: of the cell CELL, unless `settings` say more."""
+    [port] = free_ports(1)
     address = f"127.0.0.1:{port}"
-    settings: dict[str, str | dict[str, str] | list[str]] = {"cell": CELL, "listen": address, "dsn": dsn}
-    return Node(name=name, module="server", address=address, folder=folder / name, settings=settings)
+    own = {"cell": CELL} if module == "server" else {}
+    return Node(
+        name=name,
+        module=module,
+        address=address,
+        folder=folder / name,
+        settings={**own, "listen": address, "dsn": dsn, **settings},
+    )
+
+
+@asynccontextmanager
+async def running(*nodes: Node) -> AsyncIterator[None]:
+    """All of them ready; in the end each is killed, whatever state it is in."""
+    try:
+        for each in nodes:
+            each.start()
+        for each in nodes:
+            await each.wait_until_ready(START_S)
+        yield
+    finally:
+        await asyncio.gather(*(each.end() for each in nodes))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -320,27 +342,24 @@ async def power_cut(folder: Path) -> None:
 @asynccontextmanager
 async def alone(folder: Path, dsn: str) -> AsyncIterator[Node]:
     """A cell of one process, serving."""
-    [port] = free_ports(1)
-    cell = node(folder, "cell", dsn, port)
-    try:
-        cell.start()
-        await cell.wait_until_ready(START_S)
+    cell = node(folder, "cell", dsn)
+    async with running(cell):
         await cell.becomes("SERVING")
         yield cell
-    finally:
-        await cell.end()
 
 
 @asynccontextmanager
-async def pair(folder: Path, dsn: str) -> AsyncIterator[tuple[Node, Node]]:
-    """A leader and its standby, ready."""
-    first, second = free_ports(2)
-    leader, standby = node(folder, "leader", dsn, first), node(folder, "standby", dsn, second)
-    try:
-        for each in (leader, standby):
-            each.start()
-            await each.wait_until_ready(START_S)
-        assert (await leader.health(), await standby.health()) == ("SERVING", "NOT_SERVING")
-        yield leader, standby
-    finally:
-        await asyncio.gather(leader.end(), standby.end())
+async def pair(
+    folder: Path, dsn: str, *, known: bool = False, settings: Settings | None = None
+) -> AsyncIterator[tuple[Node, Node]]:
+    """A leader and its standby, ready; where they are `known`, each knows the addresses of both, and forwards."""
+    leader, standby = node(folder, "leader", dsn), node(folder, "standby", dsn)
+    for each in (leader, standby):
+        each.settings.update(settings or {})
+        if known:
+            each.settings["peers"] = f"{CELL}={leader.address}+{standby.address}"
+    async with running(leader):
+        await leader.becomes("SERVING")
+        async with running(standby):
+            assert await standby.health() == "NOT_SERVING"
+            yield leader, standby

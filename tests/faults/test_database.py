@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from lab.member import free_ports
 from tests.faults.rig import Load, alone, check, database, loaded, node, power_cut, stubs, tell_processes
 from tests.integration.database import ask
 from tests.integration.wire import COMMIT, Wire, once
@@ -62,9 +61,7 @@ async def test_all_sessions_are_ended_again_and_again(tmp_path: Path) -> None:
 
 async def test_a_cell_starts_its_own_database_again(tmp_path: Path) -> None:
     """Embedded, it is nobody else's to start: killed, with all its processes, it is back within seconds."""
-    [port] = free_ports(1)
-    cell = node(tmp_path, "cell", "", port)
-    cell.settings |= {"data": str(cell.folder)}
+    cell = node(tmp_path, "cell", "", data=str(tmp_path / "cell"))
     del cell.settings["dsn"]
     try:
         cell.start()

@@ -8,11 +8,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from lab.member import free_ports
 from server.cli.doctor.database import examine
 from server.cli.doctor.findings import State
 from server.shell.postgres.embedded import EmbeddedPostgres
-from tests.faults.rig import CELL, DATABASE, START_S, check, database, loaded, node, stubs
+from tests.faults.rig import CELL, DATABASE, check, database, loaded, node, running, stubs
 from tests.local_cells import until_async
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
@@ -77,12 +76,10 @@ async def test_nothing_acknowledged_is_lost_with_the_database(tmp_path: Path) ->
         await until_async(replicated)
         replica = EmbeddedPostgres(tmp_path / "replica")
         await replica.start()
-        new_dsn, ports = replica.dsn("cellbook"), free_ports(2)
-        before, after = node(tmp_path, "before", dsn, ports[0]), node(tmp_path, "after", new_dsn, ports[1])
-        stack.push_async_callback(before.end)
+        new_dsn = replica.dsn("cellbook")
+        before, after = node(tmp_path, "before", dsn), node(tmp_path, "after", new_dsn)
         stack.push_async_callback(after.end)
-        before.start()
-        await before.wait_until_ready(START_S)
+        await stack.enter_async_context(running(before))
         async with stubs(before.address, after.address) as to, loaded(to) as load:
             await load.more()
             await run(LOSE, tmp_path / DATABASE)

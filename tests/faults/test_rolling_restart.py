@@ -4,7 +4,7 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,12 +16,11 @@ import pytest
 from cellbook.v1 import auction_pb2, ledger_pb2, router_pb2, saga_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cellbook.v1.router_pb2_grpc import RouterServiceStub
-from lab.member import free_ports
 from router.client import Client
 from server.cli.access import PLAIN
 from server.cli.reach import reached
 from server.shell.channels.client import open_cell_channel
-from tests.faults.rig import BANK, SERVICE, START_S, Node, database, deposit, open_auction, stubs, usd
+from tests.faults.rig import BANK, SERVICE, START_S, Node, database, deposit, node, open_auction, running, stubs, usd
 from tests.invariants import check_all
 from tests.local_cells import until
 
@@ -97,41 +96,23 @@ class Clients:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
-def cell_node(folder: Path, cell: str, number: int, port: int, dsn: str, router: str) -> Node:
-    address = f"127.0.0.1:{port}"
-    settings: dict[str, str | dict[str, str] | list[str]] = {
-        "cell": cell, "region": REGIONS[cell], "listen": address, "dsn": dsn, "router": router,
-    }  # fmt: skip
-    name = f"{cell}-{number}"
-    return Node(name=name, module="server", address=address, folder=folder / name, settings=settings)
-
-
 @asynccontextmanager
 async def town(folder: Path) -> AsyncIterator[Town]:
-    async with database(folder) as (postgres, _), AsyncExitStack() as stack:
+    async with database(folder) as (postgres, _):
         for name in ("us", "eu", "router"):
             await postgres.ensure_database(name)
-        router_port, *ports = free_ports(5)
-        router = f"127.0.0.1:{router_port}"
+        router = node(folder, "router", postgres.dsn("router"), module="router")
         dsns = {cell: postgres.dsn(region) for cell, region in REGIONS.items()}
         cells = {
-            cell: [cell_node(folder, cell, n, ports.pop(), dsns[cell], router) for n in (1, 2)] for cell in REGIONS
+            cell: [
+                node(folder, f"{cell}-{n}", dsns[cell], cell=cell, region=region, router=router.address) for n in (1, 2)
+            ]
+            for cell, region in REGIONS.items()
         }
-        listed = [f"{cell}={REGIONS[cell]}={'+'.join(node.address for node in nodes)}" for cell, nodes in cells.items()]
-        settings: dict[str, str | dict[str, str] | list[str]] = {
-            "listen": router, "dsn": postgres.dsn("router"), "cells": listed,
-        }  # fmt: skip
-        town = Town(
-            router=Node(name="router", module="router", address=router, folder=folder / "router", settings=settings),
-            cells=cells,
-            dsns=dsns,
-        )
-        for node in town.all:
-            stack.push_async_callback(node.end)
-            node.start()
-        for node in town.all:
-            await node.wait_until_ready(START_S)
-        yield town
+        here = Town(router=router, cells=cells, dsns=dsns)
+        router.settings["cells"] = [f"{cell}={REGIONS[cell]}={'+'.join(here.endpoints(cell))}" for cell in cells]
+        async with running(*here.all):
+            yield here
 
 
 async def replaced(node: Node) -> float:

@@ -10,7 +10,6 @@ import grpc.aio
 import pytest
 
 from cellbook.v1 import auction_pb2
-from lab.member import free_ports
 from server.shell.postgres import database as databases
 from server.shell.postgres.database import Migration, migrate, migrations_of
 from tests.faults.rig import (
@@ -25,6 +24,7 @@ from tests.faults.rig import (
     loaded,
     node,
     open_user,
+    running,
     stubs,
     usd,
 )
@@ -41,43 +41,40 @@ CREATE INDEX accounts_by_remark ON accounts (remark);
 """
 
 
-async def started(folder: Path, name: str, dsn: str) -> Node:
-    """A process that knows of a cell which nobody answers for."""
-    [port] = free_ports(1)
-    process = node(folder, name, dsn, port)
-    process.settings |= {"peers": {"eu-west": "127.0.0.1:1"}, "bid_valid_ms": "90000", "drain_grace_ms": "90000"}
-    process.start()
-    await process.wait_until_ready(START_S)
-    return process
+def process(folder: Path, name: str, dsn: str) -> Node:
+    """It knows of a cell which nobody answers for."""
+    return node(folder, name, dsn, peers="eu-west=127.0.0.1:1", bid_valid_ms="90000", drain_grace_ms="90000")
 
 
 async def test_the_standby_waits_for_no_call_that_waits(tmp_path: Path) -> None:
     """A bid into a cell that is cut off keeps its process draining for long: meanwhile the standby leads."""
     async with database(tmp_path) as (_, dsn):
-        leader, standby = await started(tmp_path, "leader", dsn), await started(tmp_path, "standby", dsn)
-        try:
-            async with stubs(leader.address) as to, stubs(standby.address) as other:
-                user_id = await open_user(to)
-                bid = auction_pb2.PlaceBidRequest(
-                    command_id=str(uuid4()),
-                    auction=f"cells/eu-west/auctions/{uuid4()}",
-                    bidder_user_id=user_id,
-                    amount=usd(1),
-                )
-                bidding = asyncio.ensure_future(to.auctions.PlaceBid(bid, timeout=90, metadata=SERVICE))
-                await reserved(dsn)
-                leader.signal(signal.SIGTERM)
-                await standby.becomes("SERVING")
-                await other.ledger.Deposit(deposit(user_id), timeout=10, metadata=BANK)
-                assert leader.ended() is None
-                assert not bidding.done()
-                # A second signal hurries the drain. The bid's end is unknown then: to be asked again, of the standby.
-                leader.signal(signal.SIGTERM)
-                with pytest.raises(grpc.aio.AioRpcError):
-                    await bidding
-                assert await leader.wait() == 0
-        finally:
-            await asyncio.gather(leader.end(), standby.end())
+        leader, standby = process(tmp_path, "leader", dsn), process(tmp_path, "standby", dsn)
+        async with (
+            running(leader),
+            running(standby),
+            stubs(leader.address) as to,
+            stubs(standby.address) as other,
+        ):
+            user_id = await open_user(to)
+            bid = auction_pb2.PlaceBidRequest(
+                command_id=str(uuid4()),
+                auction=f"cells/eu-west/auctions/{uuid4()}",
+                bidder_user_id=user_id,
+                amount=usd(1),
+            )
+            bidding = asyncio.ensure_future(to.auctions.PlaceBid(bid, timeout=90, metadata=SERVICE))
+            await reserved(dsn)
+            leader.signal(signal.SIGTERM)
+            await standby.becomes("SERVING")
+            await other.ledger.Deposit(deposit(user_id), timeout=10, metadata=BANK)
+            assert leader.ended() is None
+            assert not bidding.done()
+            # A second signal hurries the drain. The bid's end is unknown then: to be asked again, of the standby.
+            leader.signal(signal.SIGTERM)
+            with pytest.raises(grpc.aio.AioRpcError):
+                await bidding
+            assert await leader.wait() == 0
 
 
 async def reserved(dsn: str) -> None:
