@@ -358,8 +358,7 @@ async def pair(
         each.settings.update(settings or {})
         if known:
             each.settings["peers"] = f"{CELL}={leader.address}+{standby.address}"
-    async with running(leader):
-        await leader.becomes("SERVING")
-        async with running(standby):
-            assert await standby.health() == "NOT_SERVING"
-            yield leader, standby
+    async with running(leader), running(standby):
+        if not known:
+            assert (await leader.health(), await standby.health()) == ("SERVING", "NOT_SERVING")
+        yield leader, standby
