@@ -22,7 +22,6 @@ from uuid import UUID
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
-from google.protobuf.message_factory import GetMessageClass
 
 from cells.domain.moves.home import Home
 from cells.domain.refusals import CellUnknown, UserNotFound
@@ -50,7 +49,7 @@ from server.shell.identity.callers import FORWARDED_KEY, ON_BEHALF_KEYS, Identit
 from server.shell.identity.principal import PRINCIPAL_KEY
 from server.shell.observability.metrics import CallMetrics
 from server.shell.observability.tracing import Tracing
-from server.shell.rpc import Context, Handler, known_method, method_of
+from server.shell.rpc import Context, Handler, answer_parser, method_of, request_parser
 
 # In metrics, for all methods that are not known here.
 UNKNOWN = "unknown"
@@ -212,21 +211,20 @@ class ProxyingGuard(CallGuard):
 
     async def _batch_answered(self, method: str, request: bytes, metadata: Metadata, context: Context) -> bytes:
         """The raw answer if all items have one home cell; otherwise one answer merged from several."""
-        types, forwarder = known_method(method), self._forwarder
-        response_type = GetMessageClass(types.output_type)
+        forwarder, parse = self._forwarder, answer_parser(method)
         self.throttle.check(CALLER.get())
         try:
-            asked = GetMessageClass(types.input_type).FromString(request)
+            asked = request_parser(method)(request)
         except DecodeError:
             return await self._call(await forwarder.any_cell(), method, request, metadata, context)
 
         async def send(cell: str, part: Message) -> Awaitable[Any]:
-            return _parsed(self._sent(cell, method, part.SerializeToString(), metadata, context), response_type)
+            return _parsed(self._sent(cell, method, part.SerializeToString(), metadata, context), parse)
 
         async def whole(cell: str) -> tuple[bytes, Sequence[Any]]:
             response = await self._call(cell, method, request, metadata, context)
             # Decoded only if there may be something to look for.
-            found: Any = response_type.FromString(response) if WRONG_CELL.encode() in response else None
+            found: Any = parse(response) if WRONG_CELL.encode() in response else None
             return response, found.results if found is not None else ()
 
         batch = Batch(finder=forwarder, method=method, send=send)
@@ -272,8 +270,8 @@ class ProxyingGuard(CallGuard):
         return channel.stream_stream(method)(request, **how)
 
 
-async def _parsed(call: Awaitable[bytes], response: type[Message]) -> Message:
-    return response.FromString(await call)
+async def _parsed(call: Awaitable[bytes], parse: Callable[[bytes], Message]) -> Message:
+    return parse(await call)
 
 
 def passed_on(sent: Iterable[tuple[str, str | bytes]], not_passed_on: AbstractSet[str]) -> Metadata:

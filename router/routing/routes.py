@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from google.protobuf.message import DecodeError, Message
-from google.protobuf.message_factory import GetMessageClass
 
 from cellbook.v1 import (
     auction_pb2,
@@ -23,7 +22,7 @@ from cellbook.v1 import (
     settlement_pb2,
 )
 from server.shell.fields.spelling import spelled
-from server.shell.rpc import known_method
+from server.shell.rpc import request_parser
 
 CELL_KEY = "cellbook-cell"
 USER_KEY = "cellbook-user"
@@ -126,7 +125,7 @@ def routing_target_in(method: str, request: bytes) -> RoutingTarget | None:
     if method not in ROUTES:
         return None
     try:
-        return routing_target_of(method, GetMessageClass(known_method(method).input_type).FromString(request))
+        return routing_target_of(method, request_parser(method)(request))
     except DecodeError:
         return None
 

@@ -35,6 +35,13 @@ def known_method(name: str) -> MethodDescriptor:
 
 
 @lru_cache(maxsize=256)
+def request_parser(method: str) -> Callable[[bytes], Message]:
+    """The parser for requests of a method whose stub has been imported. Raises DecodeError."""
+    read: Callable[[bytes], Message] = GetMessageClass(known_method(method).input_type).FromString
+    return read
+
+
+@lru_cache(maxsize=256)
 def answer_parser(method: str) -> Callable[[bytes], Message]:
     """The parser for answers of a method whose stub has been imported."""
     read: Callable[[bytes], Message] = GetMessageClass(known_method(method).output_type).FromString
