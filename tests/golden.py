@@ -19,7 +19,8 @@ from uuid import UUID
 from cells.audit.reconcile.fold import StoredEvent
 from cells.domain.commands import PlaceBid
 from cells.domain.values import Kind
-from cells.encoding.codec import LEAF_PREFIX, leaf_bytes
+from cells.encoding.codec import leaf_bytes
+from cells.encoding.leaves import LEAF_PREFIX
 from tests.doubles.store import MemoryStore
 
 LOG = Path(__file__).with_name("golden") / "log.jsonl"

@@ -32,7 +32,7 @@ from cells.domain.refusals import REFUSALS, Refused
 from cells.domain.sagas.definition import SAGAS, LegSpec
 from cells.domain.sagas.saga import diagram
 from cells.domain.sagas.saga_events import SagaFacts
-from cells.domain.values import Kind, Ref
+from cells.domain.values import Kind
 from server.shell.calls.statuses import HOME_CELL, code_of
 from server.shell.identity.denials import SignatureInvalid, SignatureMissing
 
@@ -229,7 +229,7 @@ def _postings(event: type[Event]) -> str:
     movement = example.movement()
     if movement is None:
         return ""
-    lines = movement.lines(Ref(event.kind, UUID(int=0)))
+    lines = movement.lines(event.kind, UUID(int=0))
     shown = [f"{_account(account)} {_terms(change, amounts)}" for account, change in lines if change]
     return "; ".join(shown)
 

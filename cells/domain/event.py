@@ -25,19 +25,20 @@ class Movement(Struct, frozen=True, kw_only=True):
 
         The account's buckets come first, or the auction's escrow, which receives what the house accounts give.
         """
-        return tuple([Posting(account, self.currency, change) for account, change in self.lines(aggregate) if change])
+        return tuple([Posting(account, self.currency, change) for account, change in self.lines(*aggregate)])
 
-    def lines(self, aggregate: Ref) -> tuple[tuple[str, int], ...]:
-        """The same as accounts and changes, including changes of 0, which are not postings."""
-        if aggregate.kind is AUCTION:
-            return ((escrow_account(aggregate.id), -sum(change for _, change in self.house)), *self.house)
-        owner = f"users/{aggregate.id}/"
-        return (
-            (f"{owner}available", self.available),
-            (f"{owner}reserved", self.reserved),
-            (f"{owner}pending", self.pending),
-            *self.house,
-        )
+    def lines(self, kind: Kind, aggregate_id: UUID) -> list[tuple[str, int]]:
+        """The same as accounts and changes."""
+        if kind is AUCTION:
+            own = [(escrow_account(aggregate_id), -sum([change for _, change in self.house]))]
+        else:
+            owner = f"users/{aggregate_id!s}/"
+            own = [
+                (f"{owner}available", self.available),
+                (f"{owner}reserved", self.reserved),
+                (f"{owner}pending", self.pending),
+            ]
+        return [line for line in (*own, *self.house) if line[1]]
 
 
 class Event(Struct, frozen=True, kw_only=True):

@@ -1,35 +1,34 @@
 """evolve(state, event) -> state: the only way to change state."""
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable
+from typing import Any
 from uuid import UUID
 
-from cells.domain.account.account import Account, evolve_account
-from cells.domain.auction.asset import Asset, evolve_asset
-from cells.domain.auction.auction import Auction, evolve_auction
+from cells.domain.account.account import evolve_account
+from cells.domain.auction.asset import evolve_asset
+from cells.domain.auction.auction import evolve_auction
 from cells.domain.decision import State
-from cells.domain.events import AccountEvents, AnyEvent, AssetEvents, AuctionEvents
+from cells.domain.events import AnyEvent
 from cells.domain.sagas.leg import LegBarrier, LegMark, LegResult
-from cells.domain.sagas.saga import Saga, evolve_saga
-from cells.domain.values import ACCOUNT, AUCTION, Direction, Kind, LegTag
+from cells.domain.sagas.saga import evolve_saga
+from cells.domain.values import Direction, Kind, LegTag
 
-if TYPE_CHECKING:
-    from cells.domain.sagas.saga_events import SagaEvents
+# A stream of another kind has no state but its barrier.
+_STEPS: dict[Kind, Callable[[Any, Any], State]] = {
+    Kind.ACCOUNT: evolve_account,
+    Kind.ASSET: evolve_asset,
+    Kind.AUCTION: evolve_auction,
+}
 
 
 def evolve(state: State | None, event: AnyEvent, event_id: UUID) -> State | None:
     """The state of the stream's aggregate after `event`. A tombstone's stream has no state but its barrier."""
-    kind = event.kind
-    if kind is ACCOUNT:
-        return evolve_account(cast("Account | None", state), cast("AccountEvents", event))
-    if kind is AUCTION:
-        return evolve_auction(cast("Auction | None", state), cast("AuctionEvents", event))
-    match kind:
-        case Kind.ASSET:
-            return evolve_asset(cast("Asset | None", state), cast("AssetEvents", event))
-        case Kind.SAGA:
-            return evolve_saga(cast("Saga | None", state), cast("SagaEvents", event), event_id)
-        case Kind.LEG | Kind.REFERENCE | Kind.AUDIT:
-            return state
+    step = _STEPS.get(event.kind)
+    if step is not None:
+        return step(state, event)
+    if event.kind is Kind.SAGA:
+        return evolve_saga(state, event, event_id)  # type: ignore[arg-type]
+    return state
 
 
 def marked(barrier: LegBarrier, tag: LegTag, event: AnyEvent, event_id: UUID) -> LegBarrier:

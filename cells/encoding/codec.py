@@ -5,10 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 from uuid import UUID
-
-import msgspec
 
 from cells.domain.account.account import Account
 from cells.domain.auction.asset import Asset
@@ -17,6 +15,7 @@ from cells.domain.decision import State
 from cells.domain.events import EVENT_TYPES, AnyEvent
 from cells.domain.sagas.saga import Saga
 from cells.domain.values import Direction, Kind, LegId, LegTag, Posting
+from cells.encoding.leaves import LEAF_PREFIX
 from cells.encoding.schema import amount, decoder, encoder, quoted, record_encoder
 from cells.requests import CommandKey
 from cells.store.ports import EventRow
@@ -41,17 +40,12 @@ ADDED: dict[Kind, dict[str, Any]] = {
 # All columns of a row except its hash, in order.
 Columns = tuple[int, UUID, str, UUID, int, UUID | None, UUID, int, int, str, str, str, UUID | None, datetime]
 
-# RFC 6962, section 2.1: distinguishes a leaf from an inner node of the tree.
-LEAF_PREFIX = b"\x00"
 QUOTE = '"'
 POSTINGS = "postings"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _canonical = json.JSONEncoder(
     sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False
 ).encode
-# The same text for everything that JSONB can hold, in a quarter of the time: tests/unit/test_codec.py compares the two.
-_sorted = msgspec.json.Encoder(order="sorted").encode
-_read = msgspec.json.Decoder().decode
 
 
 class UnknownEvent(Exception):
@@ -266,56 +260,6 @@ def _leaf(columns: Columns) -> bytes:
         f',"user_id":{"null" if user_id is None else QUOTE + str(user_id) + QUOTE}'
         f',"vector_clock":{vector_clock}}}'
     ).encode()
-
-
-class ReadRow(NamedTuple):
-    """The JSON columns of a row as values, and the hash of the row's own bytes."""
-
-    payload: Any
-    metadata: Any
-    leaf_hash: bytes
-
-
-def read_row(row: Any) -> ReadRow:  # noqa: ANN401 - a record of the database driver, or a tuple like one
-    """Reads a row of event_store as PostgreSQL returns it, columns in the order of EventRow.
-
-    Raises ValueError for numbers that no log contains.
-    """
-    try:
-        clock, payload, metadata = _read(row[9]), _read(row[10]), _read(row[11])
-    except msgspec.DecodeError as error:
-        raise ValueError(str(error)) from None
-    texts = (_sorted(clock).decode(), _sorted(payload).decode(), _sorted(metadata).decode())
-    return ReadRow(payload, metadata, hash_of((*row[:9], *texts, row[12], row[13])))
-
-
-class _Leaf(msgspec.Struct, gc=False):
-    aggregate_id: str
-    causation_id: str | None
-    correlation_id: str
-    event_id: str
-    event_type: str
-    hlc_logical: int
-    hlc_physical: int
-    metadata: dict[str, Any]
-    payload: dict[str, Any]
-    position: int
-    recorded_at_us: int
-    stream_version: int
-    user_id: str | None
-    vector_clock: dict[str, Any]
-
-
-_read_leaf = msgspec.json.Decoder(_Leaf).decode
-
-
-def read_leaf(text: str) -> ReadRow:
-    """Reads a row's leaf, all of it JSON in whatever order and spacing. Raises ValueError for what no row gives."""
-    try:
-        leaf = _read_leaf(text)
-    except msgspec.DecodeError as error:
-        raise ValueError(str(error)) from None
-    return ReadRow(leaf.payload, leaf.metadata, sha256(LEAF_PREFIX + _sorted(leaf)).digest())
 
 
 def leaf_hash(row: EventRow) -> bytes:

@@ -1,7 +1,7 @@
 """Rows that follow from one event besides its aggregate's state. The writer stores them; a replay remakes them."""
 
 from collections.abc import Iterator
-from typing import assert_never
+from typing import assert_never, get_args
 from uuid import UUID
 
 from cells.domain.account.account import Account
@@ -16,6 +16,8 @@ PROJECTED = frozenset({Kind.ACCOUNT, Kind.ASSET, Kind.AUCTION, Kind.SAGA})
 CLEARING = "clearing/"
 
 UsesReferences = Deposited | Withdrawn | ReferencesCarried
+# Looked up by type: isinstance is slow for what is none of them.
+USES_REFERENCES = frozenset[type](get_args(UsesReferences))
 
 
 def account_entry(account_id: UUID, movement: Movement, after: Account, position: int) -> AccountEntryRow:

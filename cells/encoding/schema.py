@@ -62,7 +62,7 @@ def encoder(hint: Hint, *, minor: bool = False) -> Encoder:
 @cache
 def record_encoder(hint: Hint, extra: str) -> Callable[[Any, str], str]:
     """As `encoder` of a record, with one more key, `extra`, whose text is passed with each value."""
-    if any(name == extra for name, _, _ in _parts(hint)):
+    if any(name == extra for name, _, _ in parts(hint)):
         raise Unencodable(f"{hint.__name__} has a field of the reserved name {extra!r}")
     return _compiled(hint, extra)
 
@@ -95,7 +95,7 @@ def _is_record(hint: Hint) -> bool:
     return isinstance(hint, type) and is_record(hint)
 
 
-def _parts(hint: Hint) -> list[tuple[str, Hint, bool]]:
+def parts(hint: Hint) -> list[tuple[str, Hint, bool]]:
     """Name, type and whether it is an amount, for each field, in the order of the canonical form."""
     hints = get_type_hints(hint)
     return [(name, hints[name], name.endswith("_minor")) for name in sorted(fields_of(hint))]
@@ -106,14 +106,14 @@ def _compiled(hint: Hint, extra: str = "") -> Callable[..., str]:
 
     A loop over the fields would take twice as long, and this runs for every event and every state.
     """
-    parts, added = _parts(hint), _added(hint)
-    places = {name: _place(name, of, minor=minor) for name, of, minor in parts}
+    fields, added = parts(hint), added_fields(hint)
+    places = {name: _place(name, of, minor=minor) for name, of, minor in fields}
     if extra:
         places[extra] = "{extra}"
     body = "".join(
         _pair(name, places[name], left_out=name in added, first=not n) for n, name in enumerate(sorted(places))
     )
-    encoders: dict[str, Any] = {f"text_of_{name}": encoder(of, minor=minor) for name, of, minor in parts}
+    encoders: dict[str, Any] = {f"text_of_{name}": encoder(of, minor=minor) for name, of, minor in fields}
     encoders |= {f"added_{name}": value for name, value in added.items()}
     # Only field names go into the source.
     source = f"lambda value, extra='': f'''{{{{{body}}}}}'''"
@@ -122,15 +122,15 @@ def _compiled(hint: Hint, extra: str = "") -> Callable[..., str]:
 
 def _compiled_decoder(hint: Hint) -> Decoder:
     """One call with a keyword per field, compiled for the same reason: a replay runs it for every event."""
-    parts, added = _parts(hint), _added(hint)
-    decoders: dict[str, Any] = {f"read_{name}": decoder(of, minor=minor) for name, of, minor in parts}
+    fields, added = parts(hint), added_fields(hint)
+    decoders: dict[str, Any] = {f"read_{name}": decoder(of, minor=minor) for name, of, minor in fields}
     decoders |= {f"added_{name}": value for name, value in added.items()}
-    arguments = ",".join(f"{name}={_read(name, added=name in added)}" for name, _, _ in parts)
+    arguments = ",".join(f"{name}={_read(name, added=name in added)}" for name, _, _ in fields)
     source = f"lambda content: hint({arguments})"
     return cast("Decoder", eval(source, {**decoders, "hint": hint}))  # noqa: S307
 
 
-def _added(hint: Hint) -> Mapping[str, Any]:
+def added_fields(hint: Hint) -> Mapping[str, Any]:
     """Fields added after values of the type were first stored, and their values if they are absent.
 
     A field with that value is not written, so old values and equal new ones have the same bytes.
@@ -273,7 +273,7 @@ def _boolean(value: Value) -> str:
 
 def _scalar_decoder(hint: Hint, *, minor: bool) -> Decoder:
     if hint is int and minor:
-        return _amount_from
+        return amount_from
     if hint is UUID:
         return uuid_from
     if isinstance(hint, type) and issubclass(hint, StrEnum):
@@ -288,7 +288,7 @@ def _scalar_decoder(hint: Hint, *, minor: bool) -> Decoder:
     return exactly
 
 
-def _amount_from(text: Json) -> int:
+def amount_from(text: Json) -> int:
     value = int(text)
     if str(value) != text:
         raise ValueError(f"{text!r} is no amount in canonical form")

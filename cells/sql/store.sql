@@ -16,11 +16,6 @@ RETURNING epoch
 -- name: sealed_head
 SELECT position, sealed_since, seal FROM head
 
--- name: sealed_events
-SELECT position, event_id, event_type, aggregate_id, stream_version, causation_id, correlation_id, hlc_physical,
-       hlc_logical, vector_clock, payload, metadata, user_id, recorded_at, leaf_hash
-FROM event_store WHERE position > $1 AND position <= $2 ORDER BY position
-
 -- name: importing
 SELECT importing FROM head
 

@@ -18,7 +18,7 @@ from cells.domain.commands import CloseAuction, PlaceBid, Reserve, Transfer, Wit
 from cells.domain.decision import LedgerPolicy
 from cells.domain.refusals import BidTooLow
 from cells.domain.values import Money
-from cells.encoding import codec
+from cells.encoding.leaves import read_leaf
 from server.audit.build import reconciliation_of, reloading
 from server.audit.process import direct_passes
 from server.shell.postgres.embedded import EmbeddedPostgres
@@ -209,6 +209,6 @@ async def rehash(dsn: str) -> None:
     """Makes the hashes beside changed events right again, as a superuser can who knows how they are made."""
     async with superuser(dsn) as connection:
         for row in await connection.fetch(RECONCILE["events"], 0, 1_000_000):
-            leaf = codec.read_leaf(row["leaf"]).leaf_hash
+            leaf = read_leaf(row["event_type"], row["leaf"]).leaf_hash
             if leaf != row["leaf_hash"]:
                 await connection.execute("UPDATE event_store SET leaf_hash = $2 WHERE position = $1", row[0], leaf)

@@ -237,5 +237,5 @@ async def test_the_log_of_a_market_gives_its_tables_however_it_is_read(played: P
         fold = Fold(cell=HERE)
         for portion in portions_of(log if seed is None else shuffled(log, seed), sizes):
             assert fold.apply(portion).findings == []
-        states = {key: codec.encode_state(entry.state) for key, (_, entry) in fold.states.items()}
+        states = {key: codec.encode_state(entry.state) for key, entry in fold.states.items()}
         assert states == tables

@@ -66,27 +66,6 @@ def test_every_event_survives(event_type: str, data: st.DataObject) -> None:
     ]
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | TEXT,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
-    max_leaves=12,
-)
-
-
-@PATIENT
-@given(columns=st.tuples(*[st.dictionaries(TEXT, JSON, max_size=5)] * 3))
-def test_the_replays_reader_gives_the_hash_of_the_log_format(columns: tuple[dict[str, Any], ...]) -> None:
-    """Whatever the JSON columns hold, in whatever order PostgreSQL returns it: the leaf equals the slower method's."""
-    clock, payload, metadata = columns
-    now = datetime(2026, 1, 2, tzinfo=UTC)
-    texts = by_the_book(clock), by_the_book(payload), by_the_book(metadata)
-    ids = (1, UUID(int=1), "DEPOSITED", UUID(int=2), 3, None, UUID(int=4), 5, 6)
-    row = EventRow(*ids, texts[0], texts[1], texts[2], None, now, b"")
-    as_given = [json.dumps(each, ensure_ascii=False, indent=1) for each in columns]
-    read = codec.read_row((*row[:9], *as_given, *row[12:]))
-    assert (read.payload, read.metadata, read.leaf_hash) == (payload, metadata, codec.leaf_hash(row))
-
-
 @pytest.mark.parametrize("kind", codec.STATES)
 @PATIENT
 @given(data=st.data())

@@ -13,6 +13,7 @@ from cells.audit.reconcile.findings import Check
 from cells.audit.reconcile.fold import Fold, StoredEvent
 from cells.domain.event import postings
 from cells.domain.events import AccountOpened, AnyEvent, Deposited, FundsReserved, TransferSent
+from cells.domain.record import replace
 from cells.domain.sagas.saga_events import (
     RemoteBidFacts,
     SagaCompensated,
@@ -68,7 +69,7 @@ def folded(portions: Sequence[Sequence[StoredEvent]]) -> Folded:
         page = fold.apply(portion)
         assert page.findings == []
         rows |= {*page.account_entries, *page.clearing_entries, *page.legs, *page.references}
-    return {key: codec.encode_state(entry.state) for key, (_, entry) in fold.states.items()}, fold.house, rows
+    return {key: codec.encode_state(entry.state) for key, entry in fold.states.items()}, fold.house, rows
 
 
 @given(st.lists(happenings(), max_size=60), st.lists(st.integers(0, 20), max_size=8), st.integers(0, 1_000))
@@ -88,22 +89,22 @@ def deposit(amount_minor: int = 5) -> Deposited:
 
 
 def changed(event: StoredEvent, **fields: object) -> StoredEvent:
-    return event._replace(payload=event.payload | fields)
+    return replace(event, payload=event.payload | fields)
 
 
 @pytest.mark.parametrize(
     ("poison", "problem"),
     [
-        (lambda event: event._replace(event_type="MANNA_FELL"), "UnknownEvent"),
-        (lambda event: event._replace(version=2), "UnknownEvent"),
-        (lambda event: event._replace(version=None), "TypeError"),
-        (lambda event: event._replace(payload=[]), "TypeError"),
-        (lambda event: event._replace(problem="its bytes do not give its hash"), "its bytes"),
+        (lambda event: replace(event, event_type="MANNA_FELL"), "UnknownEvent"),
+        (lambda event: replace(event, version=2), "UnknownEvent"),
+        (lambda event: replace(event, version=None), "TypeError"),
+        (lambda event: replace(event, payload=[]), "TypeError"),
+        (lambda event: replace(event, problem="its bytes do not give its hash"), "its bytes"),
         (lambda event: changed(event, amount_minor=5), "ValueError"),
         (lambda event: changed(event, amount_minor="5.0"), "ValueError"),
-        (lambda event: event._replace(stream_version=3), "OutOfOrder"),
-        (lambda event: event._replace(stream_version=1), "OutOfOrder"),
-        (lambda event: event._replace(leg={"leg": "pin"}), "KeyError"),
+        (lambda event: replace(event, stream_version=3), "OutOfOrder"),
+        (lambda event: replace(event, stream_version=1), "OutOfOrder"),
+        (lambda event: replace(event, leg={"leg": "pin"}), "KeyError"),
     ],
 )
 def test_a_poisoned_event_halts_its_own_stream(poison: "object", problem: str) -> None:

@@ -11,7 +11,8 @@ from cells.audit.checks.checked import OTHER_LEAF, UNREADABLE
 from cells.audit.reconcile.findings import Check, Finding
 from cells.audit.reconcile.fold import WRITTEN, StoredEvent
 from cells.audit.verify.tree import HASH_BYTES, TILE_WIDTH, Frontier
-from cells.encoding import codec
+from cells.domain.record import replace
+from cells.encoding.leaves import read_leaf
 
 OTHER_BYTES = "the row's bytes do not give the hash beside it: it is not the row that was written"
 
@@ -35,18 +36,15 @@ class LogCheck:
 
     def read(self, rows: Sequence[Any], first: int, last: int, tiles: dict[int, bytes]) -> list[StoredEvent]:
         """The events at positions `first` to `last`. `tiles` has the leaf hashes of full tiles, by tile number."""
-        events, leaves = [], []
-        expected = first
-        for row in rows:
-            if row[0] != expected:
-                self._missing(expected, row[0])
-            expected = row[0] + 1
-            event, leaf = _read(row, tiles)
-            events.append(event)
-            leaves.append(leaf)
-            self.damaged_count += bool(event.problem)
-        self._missing(expected, last + 1)
-        self._grow(b"".join(leaves))
+        if len(rows) != last + 1 - first:
+            there = {row[0] for row in rows}
+            self._missing([position for position in range(first, last + 1) if position not in there])
+        events = list(map(_read, rows))
+        leaves = b"".join([event.leaf_hash for event in events])
+        if not _in_place(leaves, first, tiles):
+            events = [_placed(event, tiles) for event in events]
+        self.damaged_count += sum([bool(event.problem) for event in events])
+        self._grow(leaves)
         return events
 
     def end(self, position: int) -> None:
@@ -60,9 +58,9 @@ class LogCheck:
         found, self.findings = self.findings, []
         return found
 
-    def _missing(self, first: int, end: int) -> None:
-        for position in range(first, end):
-            self.damaged_count += 1
+    def _missing(self, positions: Sequence[int]) -> None:
+        self.damaged_count += len(positions)
+        for position in positions:
             self._find(f"position {position}", WRITTEN, "no row")
 
     def _grow(self, leaves: bytes) -> None:
@@ -87,21 +85,42 @@ class LogCheck:
         self.findings.append(Finding(check=Check.EVENT, row=row, expected=expected, found=found))
 
 
-def _read(row: Any, tiles: dict[int, bytes]) -> tuple[StoredEvent, bytes]:  # noqa: ANN401 - a record
-    """The event, and the hash that its row's bytes give."""
+def _read(row: Any) -> StoredEvent:  # noqa: ANN401 - a record
+    position, event_id, event_type, aggregate_id, stream_version, noted, text = row
     try:
-        payload, metadata, leaf = codec.read_leaf(row[6])
-        version, leg = metadata.get("v"), metadata.get("leg")
+        leaf = read_leaf(event_type, text)
     except UNREADABLE as error:
         problem = f"its JSON is none that the log can hold: {error}"
-        return StoredEvent(row[0], row[1], row[2], row[3], row[4], None, None, None, problem), b""
-    problem = OTHER_BYTES if leaf != row[5] else _misplaced(row[0], leaf, tiles)
-    return StoredEvent(row[0], row[1], row[2], row[3], row[4], version, payload, leg, problem), leaf
+        return StoredEvent(position, event_id, event_type, aggregate_id, stream_version, None, None, None, problem)
+    return StoredEvent(
+        position,
+        event_id,
+        event_type,
+        aggregate_id,
+        stream_version,
+        leaf.version,
+        leaf.payload,
+        leaf.leg,
+        "" if leaf.leaf_hash == noted else OTHER_BYTES,
+        leaf.leaf_hash,
+    )
 
 
-def _misplaced(position: int, leaf: bytes, tiles: dict[int, bytes]) -> str:
-    place, offset = divmod(position - 1, TILE_WIDTH)
+def _in_place(leaves: bytes, first: int, tiles: dict[int, bytes]) -> bool:
+    """Whether hashes from position `first` on, without a gap, are those of the tiles."""
+    for place, hashes in tiles.items():
+        begin = place * TILE_WIDTH + 1 - first
+        skipped = max(-begin, 0)
+        of_tile = leaves[(begin + skipped) * HASH_BYTES : (begin + TILE_WIDTH) * HASH_BYTES]
+        if hashes[skipped * HASH_BYTES :][: len(of_tile)] != of_tile:
+            return False
+    return True
+
+
+def _placed(event: StoredEvent, tiles: dict[int, bytes]) -> StoredEvent:
+    """The event with the problem of a row that has another hash than the tree at its position."""
+    place, offset = divmod(event.position - 1, TILE_WIDTH)
     tile = tiles.get(place)
-    if tile is None or tile[offset * HASH_BYTES : (offset + 1) * HASH_BYTES] == leaf:
-        return ""
-    return OTHER_LEAF
+    if event.problem or tile is None or tile[offset * HASH_BYTES : (offset + 1) * HASH_BYTES] == event.leaf_hash:
+        return event
+    return replace(event, problem=OTHER_LEAF)

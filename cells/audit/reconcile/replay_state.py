@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
-from cells.audit.reconcile.fold import Fold, StoredEvent
+from cells.audit.reconcile.fold import Fold, ReplayedState, StoredEvent
 from cells.domain.values import Kind
 from cells.encoding import codec
 from cells.sql import queries
-from cells.store.ports import Versioned
 
 if TYPE_CHECKING:
     import asyncpg
@@ -78,21 +77,23 @@ class ReplayState:
         if self._complete:
             return
         fold = self.fold
-        wanted = {event[3] for event in events} - fold.states.keys() - fold.halted.keys()
+        wanted = {event.aggregate_id for event in events} - fold.states.keys() - fold.halted.keys()
         for row in await self.connection.fetch(SQL["states"], list(wanted)):
             kind = Kind(row["kind"])
-            fold.states[row["id"]] = kind, Versioned(codec.decode_state(kind, row["state"]), row["stream_version"])
+            state = codec.decode_state(kind, row["state"])
+            fold.states[row["id"]] = ReplayedState(kind, state, row["stream_version"])
 
     async def flush(self) -> None:
         """Stores the changed states and the position, both in the open transaction."""
         fold = self.fold
-        rows = [(each, *fold.states[each]) for each in sorted(fold.touched)]
+        ids = sorted(fold.touched)
+        states = [fold.states[each] for each in ids]
         await self.connection.execute(
             SQL["put_states"],
-            [each for each, _, _ in rows],
-            [kind.value for _, kind, _ in rows],
-            [entry.stream_version for _, _, entry in rows],
-            [codec.encode_state(entry.state) for _, _, entry in rows],
+            ids,
+            [each.kind for each in states],
+            [each.stream_version for each in states],
+            [codec.encode_state(each.state) for each in states],
         )
         if fold.house:
             moved = [(account, currency, by) for (account, currency), by in sorted(fold.house.items())]

@@ -92,7 +92,7 @@ def test_the_log_of_version_1_comes_to_the_same_under_version_2() -> None:
     page = fold.apply(known.events)
     assert not fold.halted
     assert not page.findings
-    states = {key: (kind, codec.encode_state(entry.state)) for key, (kind, entry) in fold.states.items()}
+    states = {key: (entry.kind, codec.encode_state(entry.state)) for key, entry in fold.states.items()}
     assert {key: states[key] for key in known.states} == known.states
 
 
