@@ -29,6 +29,10 @@ from server.shell.hosting.failures import CannotServe
 KEY_FILE = "checkpoint.key"
 # The end of a file of this size holds at least one line of the longest kind.
 TAIL_BYTES = 4 * 1024 * 1024
+# The beginning of a line with an event.
+EVENT = b'{"event"'
+# Missing positions named one by one.
+GAPS_MAX = 10
 ATTEMPTS = 20
 PAUSE_FIRST_S, PAUSE_MAX_S = 0.2, 5.0
 # If a cell sends nothing for this long, the call is given up and repeated.
@@ -88,7 +92,7 @@ def _part(path: Path, header: dict[str, Any], lines: list[bytes]) -> Part:
                 last["principal"],
             )
             break
-        if line.startswith(b'{"event"'):
+        if line.startswith(EVENT):
             part.position = json.loads(line)["event"]["position"]
             break
     return part
@@ -157,6 +161,7 @@ def _tell(out: Path, *, as_json: bool) -> None:
     """Raises ClientError for an export of a damaged log."""
     with out.open("rb") as file:
         header = json.loads(file.readline())
+        events_count = sum(line.startswith(EVENT) for line in file)
         file.seek(max(0, out.stat().st_size - TAIL_BYTES))
         end = json.loads(file.read().splitlines()[-1])["end"]
     told = {"file": str(out), "cell": header["cell"], "from": header["from"], **end, "keys": header["keys"]}
@@ -167,6 +172,9 @@ def _tell(out: Path, *, as_json: bool) -> None:
             f"{out}: the log of {header['cell']} is damaged: its signed tree is not complete, so the export has no "
             "root and proves nothing; cellbook verify says what is missing"
         )
+    if events_count != end["position"] - header["from"] + 1:
+        gaps = _gaps(out, header["from"], end["position"])
+        raise ClientError(f"{out}: the log of {header['cell']} is damaged: it has no event at position {gaps}")
     if as_json:
         return
     report.line(
@@ -174,6 +182,14 @@ def _tell(out: Path, *, as_json: bool) -> None:
         f"{'' if end['whole'] else ' (a part of the log)'}"
     )
     report.line(f"check it by: cellbook verify --key KEY {out}")
+
+
+def _gaps(out: Path, first: int, last: int) -> str:
+    """The positions of the first missing events."""
+    with out.open("rb") as file:
+        there = {json.loads(line)["event"]["position"] for line in file if line.startswith(EVENT)}
+    missing = [str(position) for position in range(first, last + 1) if position not in there]
+    return ", ".join([*missing[:GAPS_MAX], *(["..."] if len(missing) > GAPS_MAX else [])])
 
 
 # --- import ---------------------------------------------------------------------------------------------------------

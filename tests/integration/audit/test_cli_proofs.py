@@ -192,23 +192,39 @@ async def test_an_export_survives_broken_connections(
             await export.run_import(out, Where(dsn, None), keys, as_json=True)
 
 
+@pytest.mark.parametrize(
+    ("users", "behind_head", "problem", "has_root"),
+    [
+        (10, 1, "its signed tree is not complete", False),
+        # The tree is made from its full tiles, so it has a root without the event.
+        (300, 280, "it has no event at position [0-9]+$", True),
+    ],
+)
 async def test_an_export_of_a_damaged_log_fails(
-    tmp_path: Path, capsys: Out, cluster: EmbeddedPostgres, template: str
+    tmp_path: Path,
+    capsys: Out,
+    cluster: EmbeddedPostgres,
+    template: str,
+    users: int,
+    behind_head: int,
+    problem: str,
+    *,
+    has_root: bool,
 ) -> None:
-    """An event is missing: the file has no root, and the command exited with 0."""
+    """An event is missing, from the end of the tree or from a full tile: the command says so, and exits with 1."""
     (tmp_path / "keys").mkdir()
     # A cell of its own: what is damaged stays so.
     async with town(cluster, template, HERE, keys=tmp_path / "keys") as cells, cells.reach(HERE) as reach:
         parts, dsn = cells.cells[HERE].parts, cells.cells[HERE].dsn
         cell, signer = parts.cell, parts.proofs.checkpoint_signer
-        await asyncio.gather(*(open_user(cell) for _ in range(10)))
+        await asyncio.gather(*(open_user(cell) for _ in range(users)))
         await until_signed(signer)
         await ask(dsn, "ALTER TABLE event_store DISABLE TRIGGER ALL")
-        await ask(dsn, "DELETE FROM event_store WHERE position = (SELECT position - 1 FROM head)")
+        await ask(dsn, "DELETE FROM event_store WHERE position = (SELECT position - $1 FROM head)", behind_head)
         capsys.readouterr()
-        with pytest.raises(ClientError, match="is damaged: its signed tree is not complete"):
+        with pytest.raises(ClientError, match=f"is damaged: {problem}"):
             await export.run_export(reach, tmp_path / "damaged.jsonl", 1, 0, as_json=True)
-        assert json.loads(capsys.readouterr().out)["root"] == ""
+        assert bool(json.loads(capsys.readouterr().out)["root"]) is has_root
 
 
 async def test_what_is_there_of_an_export_is_looked_at(
