@@ -99,18 +99,20 @@ class CancelAuction(Struct, frozen=True, kw_only=True):
 # --- the legs of sagas ------------------------------------------------------------------------------------------------
 
 
-class PinHold(Struct, frozen=True, kw_only=True):
+class BidAction(Struct, frozen=True, kw_only=True):
+    """On the hold behind a bid, in the bidder's home."""
+
     user_id: UUID
     auction_id: UUID
     bid_id: UUID
     amount: Money
 
 
-class SendToEscrow(Struct, frozen=True, kw_only=True):
-    user_id: UUID
-    auction_id: UUID
-    bid_id: UUID
-    amount: Money
+class PinHold(BidAction, frozen=True, kw_only=True):
+    pass
+
+
+class SendToEscrow(BidAction, frozen=True, kw_only=True):
     to_cell: str
     clearing_id: UUID
 
@@ -163,11 +165,7 @@ class NotifyParty(Struct, frozen=True, kw_only=True):
     status: str = "SKIPPED"
 
 
-class ReserveForBid(Struct, frozen=True, kw_only=True):
-    user_id: UUID
-    auction_id: UUID
-    bid_id: UUID
-    amount: Money
+class ReserveForBid(BidAction, frozen=True, kw_only=True):
     auction_cell: str = ""
 
 

@@ -18,6 +18,9 @@ from cells.domain.evolve import evolve
 from cells.domain.refusals import AssetLocked, InsufficientFunds, Refused
 from cells.domain.values import Kind, Ref
 
+# The views' methods that show what the events below change.
+KINDS = {"account": Kind.ACCOUNT, "asset": Kind.ASSET, "auction": Kind.AUCTION}
+
 
 class Ahead:
     """A view in which some events have already happened."""
@@ -26,20 +29,12 @@ class Ahead:
         self._view = view
         self._states: dict[Ref, State | None] = {}
         for event in uncommitted:
-            before = self._states.get(event.aggregate) or _state(view, event.aggregate)
+            before = getattr(self, event.aggregate.kind.value)(event.aggregate.id)
             self._states[event.aggregate] = evolve(before, event.event, event.event_id)
 
-    def account(self, user_id: UUID) -> Any:  # noqa: ANN401 - as the view has it
-        return self._states.get(Ref(Kind.ACCOUNT, user_id)) or self._view.account(user_id)
-
-    def asset(self, asset_id: UUID) -> Any:  # noqa: ANN401 - as the view has it
-        return self._states.get(Ref(Kind.ASSET, asset_id)) or self._view.asset(asset_id)
-
-    def auction(self, auction_id: UUID) -> Any:  # noqa: ANN401 - as the view has it
-        return self._states.get(Ref(Kind.AUCTION, auction_id)) or self._view.auction(auction_id)
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - what no event here changes
-        return getattr(self._view, name)
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - as the view has it
+        read, kind = getattr(self._view, name), KINDS.get(name)
+        return read if kind is None else lambda found_id: self._states.get(Ref(kind, found_id)) or read(found_id)
 
 
 class Due(NamedTuple):
@@ -121,13 +116,3 @@ def _ended_auction(auction_id: UUID, view: View, context: Context) -> list[Uncom
     if auction is None or auction.state is not AuctionState.ACTIVE or auction.highest_bid is not None:
         return []
     return close_auction(commands.CloseAuction(auction_id=auction_id, by_command=False), view, context).uncommitted
-
-
-def _state(view: View, ref: Ref) -> State | None:
-    match ref.kind:
-        case Kind.ACCOUNT:
-            return view.account(ref.id)
-        case Kind.ASSET:
-            return view.asset(ref.id)
-        case _:
-            return view.auction(ref.id)

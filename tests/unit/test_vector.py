@@ -1,4 +1,4 @@
-"""Vector clocks: their metadata form, merging, and comparison."""
+"""Vector clocks: their metadata form."""
 
 import pytest
 from hypothesis import given
@@ -8,11 +8,7 @@ from cells.domain.refusals import FieldInvalid
 from cells.domain.time.vector import (
     CELLS_MAX,
     POSITION_MAX,
-    Causality,
-    compare,
-    dominates,
     format_vector,
-    merge,
     parse_vector,
 )
 
@@ -53,23 +49,6 @@ def test_the_largest_vector_is_read() -> None:
     assert parse_vector(format_vector(largest), field="f") == largest
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "expected"),
-    [
-        ({}, {}, Causality.EQUAL),
-        ({"a": 1}, {"a": 1}, Causality.EQUAL),
-        ({"a": 1, "b": 0}, {"a": 1}, Causality.EQUAL),
-        ({"a": 2}, {"a": 1}, Causality.AFTER),
-        ({"a": 1}, {"a": 1, "b": 1}, Causality.BEFORE),
-        ({"a": 1}, {"b": 1}, Causality.CONCURRENT),
-        ({"a": 2, "b": 1}, {"a": 1, "b": 2}, Causality.CONCURRENT),
-    ],
-)
-def test_comparing(one: dict[str, int], other: dict[str, int], expected: Causality) -> None:
-    """A missing cell is at 0."""
-    assert compare(one, other) is expected
-
-
 VECTORS = st.dictionaries(st.from_regex(r"[a-z0-9-]{1,32}", fullmatch=True), st.integers(0, POSITION_MAX), max_size=8)
 
 
@@ -79,23 +58,3 @@ def test_text_comes_back(vector: dict[str, int]) -> None:
     text = format_vector(vector)
     assert parse_vector(text, field="f") == vector
     assert format_vector(dict(reversed(vector.items()))) == text
-
-
-@given(VECTORS, VECTORS, VECTORS)
-def test_merging_is_a_least_upper_bound(one: dict[str, int], other: dict[str, int], third: dict[str, int]) -> None:
-    """The merge covers both and nothing more, in any order and however often."""
-    merged = merge(one, other)
-    assert dominates(merged, one)
-    assert dominates(merged, other)
-    assert merged == merge(other, one)
-    assert merge(merged, one) == merged
-    assert merge(merged, third) == merge(one, merge(other, third))
-    assert not (dominates(third, one) and dominates(third, other)) or dominates(third, merged)
-
-
-@given(VECTORS, VECTORS)
-def test_comparing_is_antisymmetric(one: dict[str, int], other: dict[str, int]) -> None:
-    """Before and after are each other's mirror; equal and concurrent are their own."""
-    mirror = {Causality.BEFORE: Causality.AFTER, Causality.AFTER: Causality.BEFORE}
-    seen = compare(one, other)
-    assert compare(other, one) is mirror.get(seen, seen)

@@ -5,7 +5,6 @@ A missing cell is at 0. In metadata a vector reads "eu-west=7,us-east=12", sorte
 
 import re
 from collections.abc import Mapping
-from enum import StrEnum
 
 from cells.domain.refusals import FieldInvalid
 
@@ -17,39 +16,6 @@ _TEXT_MAX = CELLS_MAX * len(f"{'c' * 32}={POSITION_MAX},")
 _SHOWN_MAX = 80
 
 Vector = dict[str, int]
-
-
-class Causality(StrEnum):
-    EQUAL = "equal"
-    BEFORE = "before"
-    AFTER = "after"
-    CONCURRENT = "concurrent"
-
-
-def merge(one: Mapping[str, int], other: Mapping[str, int]) -> Vector:
-    """The knowledge of both together."""
-    merged = dict(one)
-    for cell, position in other.items():
-        merged[cell] = max(position, merged.get(cell, 0))
-    return merged
-
-
-def dominates(one: Mapping[str, int], other: Mapping[str, int]) -> bool:
-    """Whether `one` covers everything that `other` covers."""
-    return all(one.get(cell, 0) >= position for cell, position in other.items())
-
-
-def compare(one: Mapping[str, int], other: Mapping[str, int]) -> Causality:
-    """The relation of `one` to `other`: BEFORE means that `other` may depend on it."""
-    match dominates(one, other), dominates(other, one):
-        case True, True:
-            return Causality.EQUAL
-        case True, False:
-            return Causality.AFTER
-        case False, True:
-            return Causality.BEFORE
-        case _:
-            return Causality.CONCURRENT
 
 
 def format_vector(vector: Mapping[str, int]) -> str:
