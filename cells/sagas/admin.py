@@ -10,14 +10,14 @@ from uuid import UUID
 from cells.cell import Cell
 from cells.domain.evolve import evolve
 from cells.domain.record import replace
-from cells.domain.refusals import NotLeading, Unavailable
+from cells.domain.refusals import NotLeading
 from cells.domain.sagas.saga import Saga
 from cells.domain.sagas.saga_refusals import SagaHasEnded, SagaIsPaused
 from cells.domain.values import Kind, Ref
 from cells.encoding import codec
 from cells.sagas.engine import SagaEngine, Step
 from cells.sagas.executions import SagaExecution
-from cells.store.ports import EventFilter, EventRow, SagaFilter, SagaPlace, StoreError
+from cells.store.ports import EventFilter, EventRow, SagaFilter, SagaPlace, map_store_errors
 
 if TYPE_CHECKING:
     from cells.requests import CaughtUp, Progress
@@ -54,10 +54,9 @@ class SagaAdmin:
         """The saga, a log position that it includes at least, and its history. Raises SagaNotFound."""
         read = await self.cell.saga(saga_id)
         of_saga = EventFilter(aggregate_id=saga_id)
-        try:
-            history = await self.cell.store.events(from_position=1, limit=HISTORY_MAX, event_filter=of_saga)
-        except StoreError as error:
-            raise Unavailable(problem=str(error)) from error
+        history = await map_store_errors(
+            self.cell.store.events(from_position=1, limit=HISTORY_MAX, event_filter=of_saga)
+        )
         return self._view(saga_id, read.state, read.stream_version), read.position, history
 
     async def listed(self, wanted: SagaFilter, *, stuck: bool, after: SagaPlace | None, limit: int) -> list[SagaView]:
@@ -66,10 +65,7 @@ class SagaAdmin:
             now_s = self._now_s()
             ids = frozenset(saga_id for saga_id, run in self.engine.in_flight.items() if run.is_stuck(now_s))
             wanted = replace(wanted, ids=ids)
-        try:
-            rows = await self.cell.store.list_sagas(wanted, after=after, limit=limit)
-        except StoreError as error:
-            raise Unavailable(problem=str(error)) from error
+        rows = await map_store_errors(self.cell.store.list_sagas(wanted, after=after, limit=limit))
         for saga_id, entry in rows:
             self.cell.require_readable(Ref(Kind.SAGA, saga_id), entry)
         return [self._view(saga_id, state, version) for saga_id, (state, version) in rows if isinstance(state, Saga)]

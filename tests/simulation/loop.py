@@ -11,6 +11,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
@@ -244,3 +245,26 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 def virtual_loop(chance: random.Random) -> VirtualLoop:
     # The missing methods must not be used here.
     return VirtualLoop(chance)  # type: ignore[abstract]
+
+
+# New Year 2026: late enough for version 7 UUIDs to look real.
+START = datetime(2026, 1, 1, tzinfo=UTC)
+START_MS = int(START.timestamp()) * 1_000
+
+
+class VirtualClock:
+    """Implements cells/ports.Clock."""
+
+    def __init__(self, loop: VirtualLoop, *, offset_ms: int = 0) -> None:
+        self._loop = loop
+        # How far the wall clock is ahead of the world's time.
+        self.offset_ms = offset_ms
+
+    def wall_ms(self) -> int:
+        return START_MS + int(self._loop.time() * 1_000) + self.offset_ms
+
+    def wall(self) -> datetime:
+        return START + timedelta(seconds=self._loop.time(), milliseconds=self.offset_ms)
+
+    def monotonic_s(self) -> float:
+        return self._loop.time()

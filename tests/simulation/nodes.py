@@ -56,7 +56,7 @@ from tests.simulation.user_bounds import FLOWS_MAX, REFUSALS_AT_ONCE, REFUSALS_P
 
 if TYPE_CHECKING:
     from router.moves.calls import MoveCalls
-    from tests.simulation.clock import VirtualClock
+    from tests.simulation.loop import VirtualClock
     from tests.simulation.world import World
 
 LEDGER_POLICY = LedgerPolicy(

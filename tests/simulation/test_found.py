@@ -17,8 +17,7 @@ from cells.store.ports import Batch, StoreUnavailable
 from cells.writer.writer import HLC_AHEAD_MS
 from tests.doubles.store import Fault, MemoryStore
 from tests.local_cells import LocalCell, build_cell, deposit, memory_cell, open_auction, open_user, request
-from tests.simulation.clock import VirtualClock
-from tests.simulation.loop import VirtualLoop, virtual_loop
+from tests.simulation.loop import VirtualClock, VirtualLoop, virtual_loop
 
 HOUR_S = 3_600
 

@@ -18,10 +18,9 @@ from router.directory.topology import Cell, LiveTopology, Topology
 from tests.simulation.abuse import Abuser
 from tests.simulation.books import Books
 from tests.simulation.clients import Clients
-from tests.simulation.clock import START_MS, VirtualClock
 from tests.simulation.ground import must
 from tests.simulation.hostile import HostileCell
-from tests.simulation.loop import virtual_loop
+from tests.simulation.loop import START_MS, VirtualClock, virtual_loop
 from tests.simulation.network import Network
 from tests.simulation.nodes import CellNode, RouterNode
 from tests.simulation.repeats import Repeats

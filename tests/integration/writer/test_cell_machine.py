@@ -32,8 +32,7 @@ from cells.requests import Outcome
 from tests.integration.writer.cell_model import AMOUNT_MAX, BALANCE_MAX, FEE_BPS, Model, ModelAuction, ModelHold
 from tests.local_cells import build_cell, request
 from tests.simulation.books import Books, WatchedStore
-from tests.simulation.clock import VirtualClock
-from tests.simulation.loop import virtual_loop
+from tests.simulation.loop import VirtualClock, virtual_loop
 from tests.strategies import PATIENT
 
 T = TypeVar("T")
