@@ -17,7 +17,8 @@ from cells.domain.values import Kind, Ref
 from cells.encoding import codec
 from cells.sagas.engine import SagaEngine, Step
 from cells.sagas.executions import SagaExecution
-from cells.store.ports import EventFilter, EventRow, SagaFilter, SagaPlace, map_store_errors
+from cells.store.failures import map_store_errors
+from cells.store.ports import EventFilter, EventRow, SagaFilter, SagaPlace
 
 if TYPE_CHECKING:
     from cells.requests import CaughtUp, Progress
