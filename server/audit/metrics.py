@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import Metric
 
 from cells.audit.reconcile.findings import Check
 from cells.audit.reconcile.service import ReconciliationService
@@ -10,59 +10,38 @@ from cells.cell import Cell
 from cells.time.celltime import CellTime
 from server.audit.build import ProofParts
 from server.services.audit_parts import AuditParts
+from server.shell.observability.metrics import counter, gauge
 
 
 def audit_metrics(proofs: ProofParts, audit: AuditParts) -> Iterable[Metric]:
     """Read on the cell's event loop."""
     signer = proofs.checkpoint_signer
-    broken, changed = bool(signer.broken), proofs.log_watch.problems
-    yield _gauge("cellbook_log_broken", "1 if the stored log differs from what was signed.", broken)
-    yield _gauge("cellbook_log_changed", "Rows of the log that differ from what was written.", changed)
-    yield _gauge("cellbook_data_lost", "1 if the log is shorter than others have seen it.", audit.cell.time.lost)
-    yield _gauge(
-        "cellbook_unsigned_seconds", "Age of the oldest event that no checkpoint covers; 0: none.", signer.unsigned_s
-    )
-    silent = GaugeMetricFamily(
-        "cellbook_witness_silent", "1 if a witness has not signed the last checkpoint.", labels=["peer"]
-    )
-    for peer, problem in proofs.cosigning.problems.items():
-        silent.add_metric([peer], int(bool(problem)))
-    yield silent
-    refused = CounterMetricFamily(
-        "cellbook_witness_refused", "Checkpoints of a peer whose log differs from before.", labels=["peer"]
-    )
-    for peer, count in proofs.facade.witness.refused.items():
-        refused.add_metric([peer], count)
-    yield refused
-    damage = CounterMetricFamily(
-        "cellbook_damage_found", "Answers refused because of changed or missing rows.", labels=["reason"]
-    )
-    for reason, count in audit.history.damage.items():
-        damage.add_metric([reason], count)
-    yield damage
+    broken, changed = int(bool(signer.broken)), proofs.log_watch.problems
+    yield gauge("cellbook_log_broken", "1 if the stored log differs from what was signed.", broken)
+    yield gauge("cellbook_log_changed", "Rows of the log that differ from what was written.", changed)
+    yield gauge("cellbook_data_lost", "1 if the log is shorter than others have seen it.", int(audit.cell.time.lost))
+    what = "Age of the oldest event that no checkpoint covers; 0: none."
+    yield gauge("cellbook_unsigned_seconds", what, signer.unsigned_s)
+    silent = {peer: int(bool(problem)) for peer, problem in proofs.cosigning.problems.items()}
+    yield gauge("cellbook_witness_silent", "1 if a witness has not signed the last checkpoint.", silent, "peer")
+    what = "Checkpoints of a peer whose log differs from before."
+    yield counter("cellbook_witness_refused", what, proofs.facade.witness.refused, "peer")
+    what = "Answers refused because of changed or missing rows."
+    yield counter("cellbook_damage_found", what, audit.history.damage, "reason")
     yield from _reconciliation(audit.books.reconciliation, audit.cell)
 
 
 def _reconciliation(reconciliation: ReconciliationService, cell: Cell) -> Iterable[Metric]:
-    found = CounterMetricFamily(
-        "cellbook_mismatches", "Rows that passes have found different from the log.", labels=["check"]
-    )
-    for check in Check:
-        found.add_metric([check.value], reconciliation.tally[check])
-    yield found
+    found = {check.value: reconciliation.tally[check] for check in Check}
+    yield counter("cellbook_mismatches", "Rows that passes have found different from the log.", found, "check")
     last = reconciliation.last
-    count, held = last.findings_count if last else 0, len(cell.writer.cache.held)
-    yield _gauge("cellbook_mismatches_now", "Findings of the last pass.", count)
+    yield gauge("cellbook_mismatches_now", "Findings of the last pass.", last.findings_count if last else 0)
     what = "Aggregates used for no decision, because their rows are known to be wrong."
-    yield _gauge("cellbook_states_held", what, held)
+    yield gauge("cellbook_states_held", what, len(cell.writer.cache.held))
     what = "The log position up to which tables were compared; 0: not since this process leads."
-    yield _gauge("cellbook_reconciled_position", what, last.report.position if last else 0)
+    yield gauge("cellbook_reconciled_position", what, last.report.position if last else 0)
     what = "The time since the last pass ended, or this process began to lead."
-    yield _gauge("cellbook_reconciled_age_seconds", what, reconciliation.age_s)
-
-
-def _gauge(name: str, what: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, what, value=value)
+    yield gauge("cellbook_reconciled_age_seconds", what, reconciliation.age_s)
 
 
 def trouble(time: CellTime, proofs: ProofParts) -> str:

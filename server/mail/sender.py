@@ -6,13 +6,14 @@ not sent. Mail that the server has not accepted is retried for a day, at growing
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.errors import MessageError
 
 import asyncpg
 import structlog
+from prometheus_client.metrics_core import Metric
 
 from cells.background import BackgroundTask, note_failure
 from cells.domain.refusals import Unavailable
@@ -23,6 +24,7 @@ from server.mail.confirmations import CONFIRM_ADDRESS
 from server.mail.outbox import Due, End, Outbox, Waiting
 from server.mail.smtp import Connection, MailServer, NotSent, Refused, Unconfirmed
 from server.mail.templates import TEXTS, confirmation, letter
+from server.shell.observability.metrics import counter, gauge
 
 TOGETHER_MAX = 50
 PAUSE_FIRST_S = 5.0
@@ -220,3 +222,12 @@ async def _recorded(record: Callable[..., Awaitable[None]], *what: object, **fur
         except _LOST as error:
             log.warning("outbox_unavailable", problem=str(error))
             await asyncio.sleep(AGAIN_S)
+
+
+def mail_metrics(mail_sender: MailSender) -> Iterable[Metric]:
+    """Of the process that leads, as of the mail sender's last check, at most seconds ago."""
+    yield gauge("cellbook_notices_waiting", "Notices that wait to be mailed.", mail_sender.waiting.notices)
+    oldest = "Age of the oldest notice that waits to be mailed; 0 if there is none."
+    yield gauge("cellbook_notice_oldest_seconds", oldest, mail_sender.waiting.oldest_s)
+    ends = {end.lower(): mail_sender.tally[end] for end in (*(each.value for each in End), PUT_OFF)}
+    yield counter("cellbook_notices", "Notices, by result.", ends, "end")

@@ -20,9 +20,8 @@ from server.contacts.seals import Seal, new_key
 from server.contacts.vault import Contact
 from server.mail import sender as mail_senders
 from server.mail import templates as letters
-from server.mail.metrics import MailMetrics
 from server.mail.outbox import End, Outbox
-from server.mail.sender import MailSender
+from server.mail.sender import MailSender, mail_metrics
 from server.process.settings import ServerSettings
 from server.shell.settings.host import SettingsInvalid, load_settings
 from tests.integration.database import ask
@@ -192,7 +191,7 @@ async def test_metrics_tell_what_waits_and_what_became_of_it(post: Post) -> None
 
 
 def read(mail_sender: MailSender) -> list[Any]:
-    return [sample for metric in MailMetrics(mail_sender).read() for sample in metric.samples]
+    return [sample for metric in mail_metrics(mail_sender) for sample in metric.samples]
 
 
 async def test_a_process_that_dies_while_it_sends_leaves_it_unconfirmed(post: Post) -> None:

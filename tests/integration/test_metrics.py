@@ -19,7 +19,7 @@ from cells.requests import CaughtUp
 from cells.sagas import steps
 from cells.sagas.native import NativeEngine
 from server.__main__ import unready
-from server.process.metrics import CellMetrics
+from server.process.metrics import register_cell
 from server.shell.observability import metrics
 from server.shell.observability.metrics import CallMetrics, MetricsEndpoint, MetricsFailed
 from tests.doubles.store import MemoryStore
@@ -82,7 +82,7 @@ async def test_a_cell_tells_of_its_writer_its_clock_and_its_sagas(endpoint: Metr
     """Read over HTTP while the loop works; no label holds an id."""
     async with world() as here:
         cell = here.cells[HERE]
-        CellMetrics(cell, here.all_steps[HERE]).register(endpoint.registry)
+        register_cell(endpoint.registry, cell, here.all_steps[HERE])
         here.cable.failing |= {"credit-in"}
         auction = await here.sold(AWAY, THIRD)
         await here.is_at(auction, "credit-in")
@@ -114,7 +114,7 @@ async def test_the_writer_is_followed_from_its_start(endpoint: MetricsEndpoint) 
     """As a process does it: the metrics are there before the cell runs, and hear of its first commit."""
     cell = build_cell(HERE, MemoryStore(HERE))
     assert isinstance(cell.engine, NativeEngine)
-    CellMetrics(cell, cell.engine.steps).register(endpoint.registry)
+    register_cell(endpoint.registry, cell, cell.engine.steps)
     async with leading(cell):
         user = await open_user(cell, 1_00)
         told = await scraped(endpoint)
@@ -133,7 +133,7 @@ async def test_subscribers_tell_how_far_behind_they_are(endpoint: MetricsEndpoin
     """One that does not read falls behind; one that has gone is not counted."""
     async with world() as here:
         cell = here.cells[HERE]
-        CellMetrics(cell, here.all_steps[HERE]).register(endpoint.registry)
+        register_cell(endpoint.registry, cell, here.all_steps[HERE])
         await open_user(cell, 1_00)
         reading = cell.subscribe(from_position=1)
         first = await anext(reading)
@@ -152,7 +152,7 @@ async def test_a_stuck_compensation_shows(endpoint: MetricsEndpoint, monkeypatch
     """Beside other stuck sagas, and with the age of the oldest."""
     monkeypatch.setattr(steps, "BACKOFF_MAX_S", 0.001)
     async with world() as here:
-        CellMetrics(here.cells[HERE], here.all_steps[HERE]).register(endpoint.registry)
+        register_cell(endpoint.registry, here.cells[HERE], here.all_steps[HERE])
         here.cable.failing |= {"credit-in"}
         auction = await here.sold(AWAY, THIRD)
         await here.is_at(auction, "credit-in")

@@ -7,7 +7,7 @@ of its own; state of the event loop is read on the loop.
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from threading import Thread
 from time import perf_counter
@@ -43,6 +43,8 @@ READ_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 4.0
 CALL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
+# Of a metric: its one value, or a value for each label or combination of labels.
+Values: TypeAlias = "float | Mapping[Any, float]"
 # WSGI's: environ and start_response in, the body out.
 Application: TypeAlias = "Callable[[dict[str, Any], StartResponse], Iterable[bytes]]"
 
@@ -118,6 +120,21 @@ class LoopCollector(Collector):
         return list(self._read())
 
 
+def gauge(name: str, what: str, values: Values, *labels: str) -> Metric:
+    """One value, or one for each combination of labels."""
+    return _filled(GaugeMetricFamily(name, what, labels=labels), values)
+
+
+def counter(name: str, what: str, values: Values, *labels: str) -> Metric:
+    return _filled(CounterMetricFamily(name, what, labels=labels), values)
+
+
+def _filled(metric: GaugeMetricFamily | CounterMetricFamily, values: Values) -> Metric:
+    for key, value in (values if isinstance(values, Mapping) else {(): values}).items():
+        metric.add_metric([key] if isinstance(key, str) else key, value)
+    return metric
+
+
 class LoopLag(Collector):
     """How long the event loop takes to start new work, which delays every call."""
 
@@ -128,7 +145,7 @@ class LoopLag(Collector):
         asked_s = perf_counter()
         reached_s = asyncio.run_coroutine_threadsafe(self._now_s(), self._loop).result(READ_TIMEOUT_S)
         what = "How long the event loop took to start this scrape."
-        yield GaugeMetricFamily("cellbook_loop_lag_seconds", what, value=reached_s - asked_s)
+        yield gauge("cellbook_loop_lag_seconds", what, reached_s - asked_s)
 
     async def _now_s(self) -> float:
         return perf_counter()
@@ -139,10 +156,7 @@ class BackgroundFailures(Collector):
 
     def collect(self) -> Iterable[Metric]:
         what = "Unforeseen exceptions in background tasks, by task; the task continues."
-        failed = CounterMetricFamily("cellbook_background_failures", what, labels=["task"])
-        for name, count in list(background.failures.items()):
-            failed.add_metric([name], count)
-        yield failed
+        yield counter("cellbook_background_failures", what, background.failures.copy(), "task")
 
 
 class MetricsEndpoint:
