@@ -27,7 +27,6 @@ from server.audit.build import (
     head_seal,
 )
 from server.audit.metrics import trouble
-from server.mail.confirmations import Confirmations
 from server.process.cell import Parts, build_cell, open_store
 from server.process.clock import CellClock
 from server.process.embedded import database_of
@@ -85,7 +84,7 @@ LANES = frozenset({"cellbook.v1.SettlementService"})
 
 def add_services(host: GrpcHost, parts: Parts) -> None:
     cell, vault, clock = parts.cell, parts.vault, parts.cell.time.clock
-    confirmations = None if parts.mail_sender is None else Confirmations(parts.mail_sender.outbox)
+    confirmations = None if parts.mail_sender is None else parts.mail_sender.outbox
     add_LedgerServiceServicer_to_server(LedgerServicer(cell, clock, parts.audit.history, parts.signatures), host.server)
     add_AuctionServiceServicer_to_server(AuctionServicer(cell, clock, parts.audit.history), host.server)
     add_SettlementServiceServicer_to_server(SettlementServicer(cell, clock), host.server)

@@ -53,9 +53,9 @@ from server.audit.peers import AuditPeers, GrpcWitnesses
 from server.audit.process import ChildPasses
 from server.peers import GrpcPeers
 from server.process.settings import ServerSettings
-from server.process.state import require_writable
 from server.services.audit_parts import AuditParts, Books, Proofs
 from server.shell.channels.client import Caller
+from server.shell.files import require_writable
 from server.shell.identity.principal import Principal, Role
 from server.wire.audit import accesses_to_proto
 

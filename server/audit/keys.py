@@ -9,6 +9,7 @@ from cells.audit.proofs.keys import CellKeys, cell_keys_in, new_keys
 from cells.audit.verify.note import WITNESS_KEY, Malformed, VerifierKey, verifier_key
 from cells.store.unusable import CannotServe
 from server.process.settings import ServerSettings
+from server.shell.files import create_secret
 
 # The most keys: each may add a line to each checkpoint.
 OUTSIDE_MAX = 16
@@ -32,7 +33,7 @@ def keys_of(settings: ServerSettings) -> CellKeys | None:
 def signing_keys(path: Path, cell: str, *, make: bool) -> CellKeys:
     """The keys in a file; `make` creates a missing file. Raises SigningKeysInvalid."""
     if make and not path.exists():
-        write_once(path, new_keys(cell, os.urandom).text)
+        create_secret(path, new_keys(cell, os.urandom).text)
     advice = f": `cellbook audit new-key {cell} FILE` makes one"
     return read_setting(path, lambda text: cell_keys_in(text, cell), "checkpoint_key_file", advice=advice)
 
@@ -70,19 +71,3 @@ def read_setting(
         raise problem(f"{setting}: cannot read {path} ({error.strerror}){advice}") from None
     except (Malformed, UnicodeDecodeError) as error:
         raise problem(f"{setting}: {path}: {error}") from None
-
-
-def write_once(path: Path, text: str) -> None:
-    """Writes the whole file or nothing, readable by its owner only; if another process was first, its file is used."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(handle)
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()

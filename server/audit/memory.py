@@ -20,7 +20,7 @@ from cells.audit.proofs.ports import Witnessed
 from cells.audit.verify.note import Checkpoint, Malformed, VerifierKey, checkpoint_in, verifier_key
 from cells.domain.time.vector import CELL_NAME
 from cells.store.unusable import CannotServe
-from server.process.durable import write_durably
+from server.shell.files import write_durably
 
 CELL_ORIGIN = re.compile(re.escape(origin_of("")) + CELL_NAME.pattern)
 FORM = "witness/1"

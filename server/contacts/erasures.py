@@ -14,6 +14,7 @@ from pathlib import Path
 from uuid import UUID
 
 from cells.store.unusable import CannotServe
+from server.shell.files import sync_folder
 
 
 class ErasuresInvalid(CannotServe):
@@ -49,7 +50,7 @@ class Erasures:
             file.write((b"" if ended else b"\n") + lines)
             os.fsync(handle)
         if is_new:
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
 
 
 def _noted_in(path: Path) -> Iterator[UUID]:
@@ -88,12 +89,3 @@ def _whole_bytes(content: bytes) -> int:
     except ValueError:
         return ended
     return len(content)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Without this a new file may be gone after a crash, even if its content was synced."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

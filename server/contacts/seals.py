@@ -13,6 +13,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from cells.store.unusable import CannotServe
+from server.shell.files import create_secret
 
 KEY_BYTES = 32
 _NONCE_BYTES = 12
@@ -54,7 +55,7 @@ def new_key() -> bytes:
 def key_in(path: Path, *, make: bool) -> bytes:
     """The key in a file of 64 hexadecimal digits; `make` creates a missing file. Raises KeyFileInvalid."""
     if make and not path.exists():
-        _make(path)
+        create_secret(path, new_key().hex() + "\n")
     try:
         key = bytes.fromhex(path.read_text().strip())
     except OSError as error:
@@ -66,19 +67,3 @@ def key_in(path: Path, *, make: bool) -> bytes:
             f"vault_key_file: {path} must hold {2 * KEY_BYTES} hexadecimal digits: openssl rand -hex 32"
         )
     return key
-
-
-def _make(path: Path) -> None:
-    """Writes the whole file or nothing; if another process was first, its key is used."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w") as file:
-        file.write(new_key().hex() + "\n")
-        file.flush()
-        os.fsync(handle)
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()

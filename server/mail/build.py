@@ -10,7 +10,7 @@ from server.mail.outbox import Outbox
 from server.mail.sender import MailSender
 from server.mail.smtp import MailServer
 from server.process.settings import ServerSettings
-from server.process.state import require_writable
+from server.shell.files import require_writable
 from server.shell.postgres.database import Pool
 from server.shell.settings.addresses import parse_address
 

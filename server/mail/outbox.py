@@ -1,17 +1,27 @@
-"""Notices that wait to be sent, in a table, so that none is lost if a process crashes or the mail server is away."""
+"""Notices that wait to be sent, in a table, so that none is lost if a process crashes or the mail server is away.
+
+Mail to an unproven address is a fixed text with a code, a few times a day. Without this limit any user could make us
+send mail to any address, as often as they like and in words of their own.
+"""
 
 import asyncio
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from cells.notices import Notice
 from cells.sql import queries
-from server.shell.postgres.database import Pool
+from server.contacts.refusals import ConfirmationsExhausted
+from server.shell.postgres.database import Connection, Pool
 
 SQL = queries("cells.sql", "outbox.sql")
-QUEUED = "QUEUED"
+CONFIRMATIONS = queries("cells.sql", "confirmations.sql")
+QUEUED, SKIPPED = "QUEUED", "SKIPPED"
+# The notice that asks for confirmation; its `auction` is the address's tag.
+CONFIRM_ADDRESS = "CONFIRM_ADDRESS"
+A_DAY_FOR_AN_ADDRESS = 3
+A_DAY_FOR_A_PERSON = 5
 # How long the result of a notice can be looked up.
 KEPT_DAYS = 30
 TOGETHER_MAX = 1_000
@@ -59,6 +69,19 @@ class Outbox:
         self.news.set()
         return QUEUED
 
+    async def ask(self, connection: Connection, user_id: UUID, address_tag: str) -> None:
+        """Queues a request for confirmation in the transaction that sets the address; set `news` when it is durable.
+
+        Raises ConfirmationsExhausted.
+        """
+        confirmation_id, bounds = uuid4(), (A_DAY_FOR_AN_ADDRESS, A_DAY_FOR_A_PERSON)
+        await connection.execute(CONFIRMATIONS["lock"])
+        await connection.execute(CONFIRMATIONS["forget"])
+        noted = await connection.execute(CONFIRMATIONS["note"], confirmation_id, user_id, address_tag, *bounds)
+        if noted == "INSERT 0 0":
+            raise ConfirmationsExhausted(user_id=str(user_id))
+        await connection.execute(SQL["put"], confirmation_id, user_id, CONFIRM_ADDRESS, address_tag, "", 0)
+
     async def due(self, limit: int) -> list[Due]:
         rows = await self.pool.fetch(SQL["due"], limit)
         return [Due(Notice(*row[:-3]), row["attempts"], row["age_s"], row["problem"]) for row in rows]
@@ -85,3 +108,10 @@ class Outbox:
     async def forget(self) -> None:
         """Deletes notices that ended long ago."""
         await self.pool.execute(SQL["forget"], KEPT_DAYS, TOGETHER_MAX)
+
+
+class NullMailer:
+    """The Notifier of a cell that has no mail server configured."""
+
+    async def notify(self, notice: Notice) -> str:  # noqa: ARG002 - the port's signature
+        return SKIPPED

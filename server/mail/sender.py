@@ -20,8 +20,7 @@ from cells.domain.refusals import Unavailable
 from cells.store.ports import Clock
 from server.contacts.refusals import ContactNotFound, ContactSealed
 from server.contacts.vault import Contact, Vault
-from server.mail.confirmations import CONFIRM_ADDRESS
-from server.mail.outbox import Due, End, Outbox, Waiting
+from server.mail.outbox import CONFIRM_ADDRESS, Due, End, Outbox, Waiting
 from server.mail.smtp import Connection, MailServer, NotSent, Refused, Unconfirmed
 from server.mail.templates import TEXTS, confirmation, letter
 from server.shell.observability.metrics import counter, gauge

@@ -85,31 +85,22 @@ class Connection:
 
     async def send(self, content: bytes, *, sender: str, recipient: str) -> None:
         """Raises NotSent, Refused or Unconfirmed; otherwise the server has confirmed the mail."""
+        # The command that is under way.
+        step = "mail"
         try:
             await self.client.mail(sender)
-        except aiosmtplib.SMTPResponseException as error:
-            # A refusal of the sender says nothing about the recipient: an operator can fix it.
-            raise NotSent(_said(error), lost=not await self._can_go_on()) from error
-        except (aiosmtplib.SMTPException, OSError) as error:
-            raise NotSent(_said(error), lost=True) from error
-        try:
+            step = "rcpt"
             await self.client.rcpt(recipient)
-        except aiosmtplib.SMTPResponseException as error:
-            raise await self._answered(error) from error
-        except (aiosmtplib.SMTPException, OSError) as error:
-            raise NotSent(_said(error), lost=True) from error
-        try:
+            step = "data"
             await self.client.data(content, timeout=self.confirmed_within_s)
         except aiosmtplib.SMTPResponseException as error:
-            raise await self._answered(error) from error
+            # A refusal of the sender says nothing about the recipient: an operator can fix it.
+            kind = Refused if error.code in _PERMANENT and step != "mail" else NotSent
+            raise kind(_said(error), lost=not await self._can_go_on()) from error
         except (aiosmtplib.SMTPException, OSError) as error:
-            raise Unconfirmed(_said(error)) from error
-
-    async def _answered(self, error: aiosmtplib.SMTPResponseException) -> NotSent | Refused:
-        lost = not await self._can_go_on()
-        if error.code in _PERMANENT:
-            return Refused(_said(error), lost=lost)
-        return NotSent(_said(error), lost=lost)
+            if step == "data":
+                raise Unconfirmed(_said(error)) from error
+            raise NotSent(_said(error), lost=True) from error
 
     async def _can_go_on(self) -> bool:
         """After a refusal: resets the connection for the next mail."""

@@ -36,8 +36,7 @@ from server.contacts.earlier_homes import EarlierHomes
 from server.contacts.handover import Handover
 from server.contacts.vault import Vault
 from server.mail.build import build_mail_sender, build_vault
-from server.mail.null_mailer import NullMailer
-from server.mail.outbox import Outbox
+from server.mail.outbox import NullMailer, Outbox
 from server.mail.sender import MailSender
 from server.peers import GrpcPeers
 from server.process.clock import CellClock

@@ -10,7 +10,7 @@ from cells.domain.moves.refusals import UserMoving
 from cells.domain.refusals import WrongCell
 from server.contacts.refusals import ContactsNotKept
 from server.contacts.vault import Vault
-from server.mail.confirmations import Confirmations
+from server.mail.outbox import Outbox
 from server.services.audit_parts import Context, note_access
 from server.shell.calls.call import current_call
 from server.shell.fields.bounds import CODE, text_in
@@ -25,7 +25,7 @@ LOOKS_MAX = 40
 class ContactServicer(ContactServiceServicer):
     """Only for users of this cell; without a vault it refuses every call."""
 
-    def __init__(self, cell: Cell, vault: Vault | None, confirmations: Confirmations | None = None) -> None:
+    def __init__(self, cell: Cell, vault: Vault | None, confirmations: Outbox | None = None) -> None:
         """Without `confirmations` no mail is sent, and no address needs confirmation."""
         self._cell = cell
         self._kept = vault
@@ -44,7 +44,7 @@ class ContactServicer(ContactServiceServicer):
         await self._cell.account(user_id)
         proven = await vault.put(user_id, contact, self._confirmations)
         if not proven and self._confirmations is not None:
-            self._confirmations.asked()
+            self._confirmations.news.set()
         await self._check_still_here(user_id, vault)
         return pb.SetContactResponse(email_proven=proven)
 

@@ -9,7 +9,7 @@ import grpc.aio
 from cellbook.v1 import contact_pb2
 from cellbook.v1.contact_pb2_grpc import ContactServiceStub, add_ContactServiceServicer_to_server
 from server.contacts.vault import Contact, Vault
-from server.mail.confirmations import Confirmations
+from server.mail.outbox import Outbox
 from server.process.policies import POLICIES
 from server.services.contacts import ContactServicer
 from server.shell.calls.guard import CallGuard
@@ -31,7 +31,7 @@ class Served:
         return contact_pb2.SetContactRequest(user_id=str(self.ann), name=name, email=email)
 
 
-async def serve(vault: Vault | None, confirmations: Confirmations | None = None) -> AsyncIterator[Served]:
+async def serve(vault: Vault | None, confirmations: Outbox | None = None) -> AsyncIterator[Served]:
     directory = FixedDirectory()
     cell = build_cell(HERE, MemoryStore(HERE), peers=DirectPeers(), directory=directory)
     there = build_cell(THERE, MemoryStore(THERE), peers=DirectPeers(), directory=directory)

@@ -12,7 +12,7 @@ from cells.domain.refusals import FieldInvalid
 from server.contacts.refusals import CodeWrong, ConfirmationsExhausted, ContactNotFound
 from server.contacts.vault import Contact
 from server.mail import templates as letters
-from server.mail.confirmations import A_DAY_FOR_A_PERSON, A_DAY_FOR_AN_ADDRESS, Confirmations
+from server.mail.outbox import A_DAY_FOR_A_PERSON, A_DAY_FOR_AN_ADDRESS, Outbox
 from tests.integration.contact_rig import ANN, Served, serve
 from tests.integration.database import ask
 from tests.integration.mail_rig import Post, hurry, opened
@@ -32,7 +32,7 @@ async def post(cell_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 async def served(post: Post) -> AsyncIterator[Served]:
-    async for each in serve(post.vault, Confirmations(post.outbox)):
+    async for each in serve(post.vault, post.outbox):
         yield each
 
 
@@ -120,7 +120,7 @@ async def test_an_address_is_asked_only_so_often_a_day(post: Post) -> None:
     """By any person and in any spelling; the one too many changes nothing."""
     people = [uuid4() for _ in range(A_DAY_FOR_AN_ADDRESS + 2)]
     spellings = [VICTIM, "Victim@People.test", "victim+1@people.test", "victim+2@people.test", VICTIM]
-    asking = Confirmations(post.outbox)
+    asking = post.outbox
     answers = [await put(post, user, email, asking) for user, email in zip(people, spellings, strict=True)]
     assert answers == [True] * A_DAY_FOR_AN_ADDRESS + [False] * 2
     assert await queued(post) == ["CONFIRM_ADDRESS"] * A_DAY_FOR_AN_ADDRESS
@@ -134,14 +134,14 @@ async def test_an_address_is_asked_only_so_often_a_day(post: Post) -> None:
 
 async def test_a_person_asks_only_so_often_a_day(post: Post) -> None:
     """However many addresses; all at once too."""
-    user, asking = uuid4(), Confirmations(post.outbox)
+    user, asking = uuid4(), post.outbox
     addresses = [f"victim{number}@people.test" for number in range(A_DAY_FOR_A_PERSON + 3)]
     answers = await asyncio.gather(*(put(post, user, email, asking) for email in addresses))
     assert sum(answers) == A_DAY_FOR_A_PERSON
     assert len(await queued(post)) == A_DAY_FOR_A_PERSON
 
 
-async def put(post: Post, user_id: UUID, email: str, asking: Confirmations) -> bool:
+async def put(post: Post, user_id: UUID, email: str, asking: Outbox) -> bool:
     try:
         await post.vault.put(user_id, Contact(name="Ann", email=email), asking)
     except ConfirmationsExhausted:
@@ -151,7 +151,7 @@ async def put(post: Post, user_id: UUID, email: str, asking: Confirmations) -> b
 
 async def test_a_question_goes_to_no_other_address_than_it_was_counted_for(post: Post) -> None:
     """Set twice before the first is sent, the second address gets one mail."""
-    user, asking = uuid4(), Confirmations(post.outbox)
+    user, asking = uuid4(), post.outbox
     for email in ("first@people.test", VICTIM):
         await put(post, user, email, asking)
     async with mail_server() as server, post.carried(server.address) as mail_sender:

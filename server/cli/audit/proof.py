@@ -14,11 +14,12 @@ from cellbook.v1 import audit_pb2
 from cells.audit.export.lines import consistency_lines, proof_lines
 from cells.audit.proofs.keys import SEED_BYTES, SigningKey, cell_keys_in, new_keys
 from cells.audit.verify.note import WITNESS_KEY, Malformed
-from server.audit.keys import SigningKeysInvalid, write_once
+from server.audit.keys import SigningKeysInvalid
 from server.cli import report
 from server.cli.audit.ask import Json, answer_of
 from server.cli.client import CellStubs, ClientError
 from server.cli.reach import Reach
+from server.shell.files import create_secret
 
 # Like an address without a scheme; a cell's name is not allowed.
 WITNESS_NAME = re.compile(r"(?!cellbook/)[a-z0-9][a-z0-9./-]{1,127}")
@@ -130,6 +131,6 @@ def _write_new(file: Path, text: str) -> None:
     if file.exists():
         raise SigningKeysInvalid(f"{file} is there already, and a key is never written over")
     try:
-        write_once(file, text)
+        create_secret(file, text)
     except OSError as error:
         raise SigningKeysInvalid(f"{file}: {error.strerror}") from None

@@ -20,7 +20,7 @@ from server.cli.audit.ask import answer_of, items
 from server.cli.audit.proof import one_cell
 from server.cli.client import CellStubs, ClientError
 from server.cli.reach import Reach
-from server.process.durable import write_durably
+from server.shell.files import write_durably
 
 
 @dataclass(slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from server.audit.keys import SigningKeysInvalid, keys_of
 from server.audit.memory import CheckpointFile, CheckpointFileInvalid
 from server.cli.doctor.findings import Examined, Finding
 from server.process.settings import ServerSettings
-from server.process.state import StateNotWritable, require_writable
+from server.shell.files import StateNotWritable, require_writable
 from server.shell.identity.tls import TlsFiles, TlsInvalid, expires_at, read_pem
 from server.shell.settings.host import HostSettings, SettingsInvalid, load_settings
 

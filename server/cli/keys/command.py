@@ -12,12 +12,12 @@ import typer
 from cells.audit.proofs.keys import SEED_BYTES, SigningKey
 from cells.audit.verify.note import LOG_KEY
 from cells.domain.refusals import PrincipalInvalid
-from server.audit.keys import write_once
 from server.cli import report
 from server.cli.ending import EXIT_USAGE, failure
 from server.cli.keys.authority import AUDIENCE, HOSTS, ISSUER, Authority, KeysInvalid
 from server.cli.keys.cluster import DEV_CELLS, ROUTER, make_keys
 from server.cli.options import json_option
+from server.shell.files import create_secret
 from server.shell.identity.principal import Principal, parse_principal
 
 app = typer.Typer(
@@ -101,7 +101,7 @@ def caller(
         key = SigningKey(name=str(_principal(who)), kind=LOG_KEY, seed=os.urandom(SEED_BYTES))
     except KeysInvalid as problem:
         raise failure(str(problem), EXIT_USAGE) from problem
-    write_once(file, f"{key.text}\n")
+    create_secret(file, f"{key.text}\n")
     print(f"key {key.verifier}")
 
 

@@ -29,6 +29,7 @@ from urllib.parse import quote, urlencode
 
 import asyncpg
 
+from server.shell.files import sync_folder
 from server.shell.postgres.host import (
     Host,
     PostgresFailed,
@@ -256,7 +257,7 @@ class EmbeddedPostgres:
         if code != 0:
             raise self._failure(f"initdb failed in {staging}: {_gist(said)}")
         staging.rename(self.cluster)
-        _sync_folder(self.data)
+        sync_folder(self.data)
 
     def _write_settings(self, host: Host, socket_dir: Path) -> None:
         lines = {
@@ -390,11 +391,3 @@ def _fits_a_socket(folder: Path) -> bool:
     """Whether the path is short enough, and has no character with a meaning in a settings file or a list of hosts."""
     path = str(folder / f".s.PGSQL.{PORT}")
     return len(os.fsencode(path)) <= SOCKET_PATH_BYTES_MAX and re.fullmatch(r"[\w/.+-]+", path, re.ASCII) is not None
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

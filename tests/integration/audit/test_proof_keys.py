@@ -25,7 +25,7 @@ from server.cli.main import app
 from server.contacts.erasures import Erasures
 from server.mail.build import build_vault
 from server.process.settings import ServerSettings
-from server.process.state import StateNotWritable
+from server.shell.files import StateNotWritable
 
 if TYPE_CHECKING:
     from server.shell.postgres.database import Pool
