@@ -18,7 +18,7 @@ from tests.fuzz.messages import Maker, Pool
 from tests.fuzz.player import METHODS, NEVER, Asked, Findings, Player, corpus, shown
 from tests.fuzz.run import GROWTH_BYTES_MAX, Outcome, check, play, town
 from tests.integration.services_rig import serving
-from tests.integration.shell_host import USER, running
+from tests.integration.shell.shell_host import USER, running
 from tests.local_cells import until
 
 CALLS = 20_000

@@ -38,7 +38,7 @@ from server.shell.identity.tls import Certificates
 from tests.doubles.store import MemoryStore
 from tests.integration.audit.proof_rig import until_signed
 from tests.integration.services_rig import HERE, THERE, audit_parts, usd
-from tests.integration.shell_host import Pairs, settings_in
+from tests.integration.shell.shell_host import Pairs, settings_in
 from tests.local_cells import DirectPeers, LocalCell, build_cell, leading, open_user
 
 BANK = SigningKey(name="treasury/bank", kind=LOG_KEY, seed=os.urandom(SEED_BYTES))

@@ -27,7 +27,7 @@ from server.services.contacts import ContactServicer
 from server.shell.calls.call import enter_call
 from server.shell.identity.principal import Principal, Role
 from server.wire.audit import accesses_to_proto
-from tests.integration.contact_rig import ANN
+from tests.integration.mail.contact_rig import ANN
 from tests.integration.services_rig import AUDITOR, BANK, HERE, OPERATOR, PEER, SHOP, Rig, refusal_of, serving
 from tests.local_cells import until
 

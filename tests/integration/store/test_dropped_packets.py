@@ -27,7 +27,7 @@ from server.shell.postgres.database import Connection
 from server.shell.postgres.embedded import PORT, EmbeddedPostgres
 from tests.integration.database import ask
 from tests.integration.router.rig import cells, new_user, router
-from tests.integration.shell_host import SERVICE, running
+from tests.integration.shell.shell_host import SERVICE, running
 from tests.integration.wire import Wire
 from tests.local_cells import until, until_async
 

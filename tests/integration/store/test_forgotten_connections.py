@@ -24,7 +24,7 @@ from server.shell.postgres import database
 from server.shell.postgres.database import Connection
 from tests.integration.database import TIMEOUT_S, opened
 from tests.integration.rows import batch_on, event_row
-from tests.integration.shell_host import HEALTH, running
+from tests.integration.shell.shell_host import HEALTH, running
 from tests.integration.store.test_store_faults import commit_held_up, until, waiting_for_lock
 from tests.integration.wire import COMMIT, Wire, once
 from tests.local_cells import until_async

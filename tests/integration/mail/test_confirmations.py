@@ -13,9 +13,9 @@ from server.contacts.refusals import CodeWrong, ConfirmationsExhausted, ContactN
 from server.contacts.vault import Contact
 from server.mail import templates as letters
 from server.mail.outbox import A_DAY_FOR_A_PERSON, A_DAY_FOR_AN_ADDRESS, Outbox
-from tests.integration.contact_rig import ANN, Served, serve
 from tests.integration.database import ask
-from tests.integration.mail_rig import Post, hurry, opened
+from tests.integration.mail.contact_rig import ANN, Served, serve
+from tests.integration.mail.mail_rig import Post, hurry, opened
 from tests.integration.services_rig import SHOP, Pairs, refusal_of
 from tests.local_cells import until
 from tests.smtp_server import MailServer, mail_server

@@ -16,7 +16,7 @@ from server.mail.sender import MailSender
 from server.mail.smtp import Connection
 from server.mail.smtp import MailServer as Smtp
 from tests.certificates import make_certificates
-from tests.integration.mail_rig import SENDER, Post, hurry, opened
+from tests.integration.mail.mail_rig import SENDER, Post, hurry, opened
 from tests.local_cells import until, until_async
 from tests.smtp_server import mail_server
 

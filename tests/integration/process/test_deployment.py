@@ -28,7 +28,7 @@ from server.shell.postgres.host import _installed_programs
 from server.shell.settings.addresses import parse_address
 from server.shell.settings.host import HostSettings, load_settings
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DOCKER = ROOT / "docker"
 CELLS = sorted(folder.name for folder in (DOCKER / "cells").iterdir())
 VARIABLE = re.compile(r"\$\{(\w+)")

@@ -26,7 +26,7 @@ from server.shell.hosting.security import Security, SecurityInvalid, build_secur
 from server.shell.identity.principal import Principal, Role, parse_principal
 from server.shell.identity.tls import Certificates
 from server.shell.observability.metrics import CallMetrics
-from tests.integration.shell_host import LEDGER, USER, Clock, Events, Ledger, Pairs, ledger_servicer, settings_in
+from tests.integration.shell.shell_host import LEDGER, USER, Clock, Events, Ledger, Pairs, ledger_servicer, settings_in
 
 OTHER = "0198c0de-0000-7000-8000-000000000002"
 HOUR = timedelta(hours=1)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from server.shell.postgres.embedded import EmbeddedPostgres
-from tests.integration.test_start_failures import CELL, ROUTER, WITHIN_S
+from tests.integration.process.test_start_failures import CELL, ROUTER, WITHIN_S
 from tests.local_cells import until_async
 
 IMPATIENT = """

@@ -24,7 +24,7 @@ from server.shell.observability import metrics
 from server.shell.observability.metrics import CallMetrics, MetricsEndpoint, MetricsFailed
 from tests.doubles.store import MemoryStore
 from tests.e2e.probes import probed
-from tests.integration.shell_host import USER, refuse, running
+from tests.integration.shell.shell_host import USER, refuse, running
 from tests.local_cells import build_cell, deposit, leading, open_user, request, until_async
 from tests.saga_world import AWAY, HERE, THIRD, world
 

@@ -16,7 +16,7 @@ from server.shell.hosting.health_check import exit_by_health
 from server.shell.hosting.host import GrpcHost
 from server.shell.hosting.security import build_security
 from server.shell.settings.host import HostSettings
-from tests.integration.shell_host import settings_in
+from tests.integration.shell.shell_host import settings_in
 
 
 @asynccontextmanager

@@ -18,8 +18,8 @@ from server.shell.calls import streams
 from server.shell.calls.statuses import refusal_in
 from server.shell.identity import tokens
 from server.shell.identity.principal import parse_principal
-from tests.integration.shell_host import Pairs
-from tests.integration.test_shell_identity import House, housed
+from tests.integration.shell.shell_host import Pairs
+from tests.integration.shell.test_identity import House, housed
 
 PATIENCE_S = 20.0
 

@@ -29,10 +29,10 @@ from server.shell.hosting import host as hosting
 from server.shell.identity.principal import Principal
 from server.shell.postgres.embedded import EmbeddedPostgres
 from server.shell.settings.addresses import Address, parse_address
-from tests.integration.half_open import HalfOpen, Pairs, connected
 from tests.integration.router.rig import Client, cells, router
-from tests.integration.shell_host import HEALTH, SERVICE, USER, Shell, running
-from tests.integration.test_shell_identity import balance, housed
+from tests.integration.shell.half_open import HalfOpen, Pairs, connected
+from tests.integration.shell.shell_host import HEALTH, SERVICE, USER, Shell, running
+from tests.integration.shell.test_identity import balance, housed
 
 BALANCE = "/cellbook.v1.LedgerService/GetBalance"
 OPERATOR = (("cellbook-principal", "operator/olga"),)

@@ -15,7 +15,7 @@ from server.shell.calls.statuses import refusal_in
 from server.shell.channels.client import open_channel
 from server.shell.hosting.host import GrpcHost
 from server.shell.identity.principal import Role
-from tests.integration.shell_host import (
+from tests.integration.shell.shell_host import (
     HEALTH,
     LEDGER,
     PEER,

@@ -10,8 +10,8 @@ import pytest
 from server.shell.calls import connections
 from server.shell.calls.connections import Connections
 from server.shell.settings.addresses import Address, parse_address
-from tests.integration.half_open import HalfOpen, connected
-from tests.integration.shell_host import SERVICE, USER, Shell, running
+from tests.integration.shell.half_open import HalfOpen, connected
+from tests.integration.shell.shell_host import SERVICE, USER, Shell, running
 
 BALANCE = "/cellbook.v1.LedgerService/GetBalance"
 ME = (("cellbook-principal", f"user/{USER}"),)

@@ -17,7 +17,7 @@ from server.shell.calls.denials import TooManyStreams
 from server.shell.calls.limits import STREAMS_PERSON, Throttle, streams_budget
 from server.shell.calls.statuses import DETAILS_KEY, refusal_in
 from server.shell.identity.principal import Principal, Role
-from tests.integration.shell_host import HEALTH, SERVICE, USER, Pairs, Shell, running
+from tests.integration.shell.shell_host import HEALTH, SERVICE, USER, Pairs, Shell, running
 
 OWN: Pairs = (("cellbook-principal", f"user/{USER}"),)
 

@@ -25,7 +25,7 @@ from server.mail.sender import MailSender, mail_metrics
 from server.process.settings import ServerSettings
 from server.shell.settings.host import SettingsInvalid, load_settings
 from tests.integration.database import ask
-from tests.integration.mail_rig import SENDER, Post, hurry, opened
+from tests.integration.mail.mail_rig import SENDER, Post, hurry, opened
 from tests.local_cells import until, until_async
 from tests.smtp_server import mail_server
 

@@ -24,7 +24,7 @@ from server.process.metrics import cell_registry
 from server.shell.observability.metrics import CallMetrics
 from tests.saga_world import HERE, world
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RULES = ROOT / "docker" / "prometheus"
 DASHBOARD = ROOT / "docker" / "grafana" / "dashboards" / "cellbook.json"
 

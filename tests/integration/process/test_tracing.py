@@ -25,7 +25,7 @@ from server.shell.identity.principal import Principal, Role
 from server.shell.observability.otel import OtelTracing
 from server.shell.observability.tracing import build_tracing
 from server.shell.settings.host import SettingsInvalid
-from tests.integration.shell_host import SERVICE, USER, Shell, refuse, running, settings_in
+from tests.integration.shell.shell_host import SERVICE, USER, Shell, refuse, running, settings_in
 from tests.local_cells import until
 from tests.saga_world import AWAY, HERE, THIRD, world
 

@@ -18,7 +18,7 @@ from cells.domain.refusals import (
 from server.shell.calls.statuses import refusal_from, refusal_in
 from server.shell.channels.client import Caller
 from server.shell.identity.principal import Principal, Role
-from tests.integration.shell_host import (
+from tests.integration.shell.shell_host import (
     PEER,
     SERVICE,
     USER,

@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2
 from cellbook.v1 import event_pb2, ledger_pb2, ledger_pb2_grpc
 from server.shell.channels.client import open_channel
 from server.shell.hosting.host import ListenFailed, ServerEnded
-from tests.integration.shell_host import (
+from tests.integration.shell.shell_host import (
     HEALTH,
     LEDGER,
     SERVICE,

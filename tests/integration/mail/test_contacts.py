@@ -23,8 +23,8 @@ from server.contacts.refusals import ContactErased, ContactNotFound, ContactSeal
 from server.contacts.seals import KeyFileInvalid, Seal, key_in, new_key
 from server.contacts.vault import Contact, Vault
 from server.shell.postgres.database import Pool, open_pool
-from tests.integration.contact_rig import ANN, Served, serve
 from tests.integration.database import CELL_ROLE, ask
+from tests.integration.mail.contact_rig import ANN, Served, serve
 from tests.integration.services_rig import HERE, OPERATOR, SHOP, THERE, refusal_of
 
 AUDITOR = (("cellbook-principal", "auditor/audrey"),)

@@ -31,8 +31,8 @@ from server.shell.identity.principal import Principal, Role
 from server.shell.postgres.database import open_pool
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.doubles.store import MemoryStore
-from tests.integration.contact_rig import ANN
 from tests.integration.database import CELL_ROLE, another, ask
+from tests.integration.mail.contact_rig import ANN
 from tests.integration.services_rig import refusal_of
 from tests.local_cells import FixedDirectory, build_cell
 

@@ -20,7 +20,7 @@ from server.shell.calls.policy import BATCH_BYTES_MAX, REQUEST_BYTES_MAX
 from server.shell.calls.statuses import DETAILS_KEY, refusal_from, refusal_in
 from server.shell.channels.client import open_channel
 from server.shell.rpc import Context
-from tests.integration.shell_host import (
+from tests.integration.shell.shell_host import (
     SERVICE,
     USER,
     Shell,

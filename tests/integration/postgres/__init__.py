@@ -1,0 +1,1 @@
+"""PostgreSQL: the embedded server, migrations, roles, and connections that break."""

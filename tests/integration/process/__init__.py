@@ -1,0 +1,1 @@
+"""Whole processes: start, end, settings of a deployment, metrics and traces."""
