@@ -25,11 +25,11 @@ def one(_request: Message) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """The roles that may call a method. With `own`, a user may do so only for itself, a delegate only for its users.
+    """The roles that may call a method.
 
-    `own` names the field of the request that must hold the caller's own user id: dotted for a nested field, and if a
-    field on the path is repeated, every item must hold it. `bytes_max` limits the request.
-    a field on the way is repeated, it must hold it in every item. `bytes_max` bounds the request.
+    With `subject_field` a user may do so only for itself, and a delegate only for its users. It names the field of the
+    request that must hold their id: dotted for a nested field, and if a field on the path is repeated, every item must
+    hold it. `bytes_max` limits the request.
     """
 
     roles: frozenset[Role] = field(default_factory=frozenset)
@@ -74,12 +74,15 @@ OPEN_METHODS = frozenset(
 )
 
 
-def allow(*roles: Role, subject_field: str | None = None, bytes_max: int = REQUEST_BYTES_MAX) -> Policy:
-    """A policy for `roles`; with `own` also for users, for themselves, and for their delegates."""
+def allow(
+    *roles: Role, subject_field: str | None = None, bytes_max: int = REQUEST_BYTES_MAX, cost: Cost = one
+) -> Policy:
+    """A policy for `roles`; with `subject_field` also for users, for themselves, and for their delegates."""
     return Policy(
         roles=frozenset(roles) | (_FOR_THEMSELVES if subject_field else frozenset()),
         subject_field=subject_field,
         bytes_max=bytes_max,
+        cost=cost,
     )
 
 

@@ -11,8 +11,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from cellbook.v1 import auction_pb2, ledger_pb2
-from server.process import costs
-from server.process.policies import POLICIES, policies_of
+from server.process.policies import POLICIES, SAGA, policies_of
 from server.shell.calls.denials import RateExceeded
 from server.shell.calls.limits import Throttle
 from server.shell.calls.policy import one
@@ -116,7 +115,7 @@ async def test_a_user_pays_for_the_work_and_not_for_the_call(rig: Rig) -> None:
     ann: Pairs = (("cellbook-principal", f"user/{rig.ann}"),)
     for path, request, cost in (
         (BATCH_BIDS, bids(rig, HERE, 150), 150),
-        (BATCH_BIDS, bids(rig, THERE, 30), 30 * costs.SAGA),
+        (BATCH_BIDS, bids(rig, THERE, 30), 30 * SAGA),
         (LIST, auction_pb2.ListAuctionsRequest(page_size=1_000), 101),
         (LIST, auction_pb2.ListAuctionsRequest(), 11),
     ):
