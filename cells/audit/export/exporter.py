@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 from cells.audit.export import lines
 from cells.audit.proofs.ports import ProofStore
 from cells.audit.proofs.tree import Span, TreeIncomplete, TreeReader, consistency_spans, nodes_of
+from cells.audit.verify.export import EXPORT
 from cells.audit.verify.tree import TILE_WIDTH
 from cells.domain.audit.refusals import EventNotFound
 from cells.domain.refusals import Unavailable
@@ -114,7 +115,8 @@ class Exporter:
 
     async def _header(self, first: int, end: int, head: ExportHead, *, whole: bool) -> bytes:
         peaks = TreeReader(self.proofs, first - 1)
-        return lines.header_line(
+        return lines.headed(
+            EXPORT,
             {
                 "cell": self.cell,
                 "from": first,
@@ -128,7 +130,7 @@ class Exporter:
                 "prefix": [lines.text64(await peaks.hash_of(_span(*node))) for node in nodes_of(Span(0, first - 1))],
                 "to": end,
                 "whole": whole,
-            }
+            },
         )
 
     async def _events(self, first: int, end: int) -> AsyncIterator[tuple[bytes, int]]:
@@ -140,9 +142,10 @@ class Exporter:
             for row in rows:
                 if (row.position - 1) // TILE_WIDTH != tile:
                     tile = (row.position - 1) // TILE_WIDTH
-                    parts.append(lines.tile_line(tile, await self._tile(tile, end)))
+                    parts.append(lines.line({"tile": tile, "hashes": lines.text64(await self._tile(tile, end))}))
                 parts.append(lines.event_line(row))
-                parts += [lines.checkpoint_line(signed[row.position])] if row.position in signed else []
+                if row.position in signed:
+                    parts.append(lines.line({"checkpoint": signed[row.position].text}))
             position = rows[-1].position + 1
             yield b"".join(parts), position - 1
 
@@ -174,14 +177,14 @@ class Exporter:
         except TreeIncomplete:
             # The events under the checkpoint are no longer there: the verifier reports it.
             path = []
-        return lines.reached_line(following[0], path)
+        return lines.line({"checkpoint": following[0].text, "consistency": [lines.text64(step) for step in path]})
 
     async def _end(self, end: int, *, whole: bool) -> bytes:
         try:
             root = await TreeReader(self.proofs, end).hash_of(Span(0, end))
         except TreeIncomplete:
             root = b""
-        return lines.end_line(end, root, whole=whole)
+        return lines.line({"end": {"position": end, "root": lines.text64(root), "whole": whole}})
 
 
 def _span(level: int, place: int) -> Span:

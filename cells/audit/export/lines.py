@@ -6,8 +6,6 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from cells.audit.proofs.ports import SignedCheckpoint
-from cells.audit.verify.export import EXPORT
 from cells.audit.verify.proof import CONSISTENCY, PROOF
 from cells.encoding.codec import canonical, from_microseconds, leaf_bytes, microseconds
 from cells.moves.user_bundle import MovedEvent
@@ -18,11 +16,11 @@ def text64(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
 
-def _line(content: dict[str, Any]) -> bytes:
+def line(content: dict[str, Any]) -> bytes:
     return f"{canonical(content)}\n".encode()
 
 
-def _headed(head: str, content: dict[str, Any]) -> bytes:
+def headed(head: str, content: dict[str, Any]) -> bytes:
     """The object with the kind of the file first, so that a reader recognizes it."""
     return f'{{"cellbook":"{head}",{canonical(content)[1:]}\n'.encode()
 
@@ -37,23 +35,6 @@ def _event_line(event: bytes, leaf_hash: bytes) -> bytes:
     return b'{"event":%b,"leaf_hash":"%b"}\n' % (event.replace(b"\n", b" "), leaf_hash.hex().encode())
 
 
-def header_line(content: dict[str, Any]) -> bytes:
-    return _headed(EXPORT, content)
-
-
-def tile_line(place: int, hashes: bytes) -> bytes:
-    return _line({"tile": place, "hashes": text64(hashes)})
-
-
-def checkpoint_line(checkpoint: SignedCheckpoint) -> bytes:
-    return _line({"checkpoint": checkpoint.text})
-
-
-def reached_line(checkpoint: SignedCheckpoint, path: Sequence[bytes]) -> bytes:
-    """A checkpoint beyond the export, which extends the exported log."""
-    return _line({"checkpoint": checkpoint.text, "consistency": [text64(step) for step in path]})
-
-
 def moved_line(moved: MovedEvent) -> bytes:
     """An event of another cell's log that a user brought along."""
     event = leaf_bytes(moved.row).replace(b"\n", b" ")
@@ -63,7 +44,7 @@ def moved_line(moved: MovedEvent) -> bytes:
 
 def outcome_line(row: OutcomeRow) -> bytes:
     """All columns of the row: `outcome_in` parses it."""
-    return _line({"outcome": dict(map(_column, row._fields, row))})
+    return line({"outcome": dict(map(_column, row._fields, row))})
 
 
 # Fields that are missing from the outcomes of older exports.
@@ -100,16 +81,12 @@ def _column(name: str, value: object) -> tuple[str, object]:
             return name, value
 
 
-def end_line(position: int, root: bytes, *, whole: bool) -> bytes:
-    return _line({"end": {"position": position, "root": text64(root), "whole": whole}})
-
-
 def proof_lines(checkpoint: str, size: int, path: Sequence[bytes], event: bytes, leaf_hash: bytes) -> bytes:
     """A file for `cellbook verify`, which proves that the checkpoint covers the event."""
-    head = _headed(PROOF, {"checkpoint": checkpoint, "path": [text64(step) for step in path], "size": size})
+    head = headed(PROOF, {"checkpoint": checkpoint, "path": [text64(step) for step in path], "size": size})
     return head + _event_line(event, leaf_hash)
 
 
 def consistency_lines(old: str, new: str, path: Sequence[bytes]) -> bytes:
     """A file for `cellbook verify`, which proves that one checkpoint extends another."""
-    return _headed(CONSISTENCY, {"new": new, "old": old, "path": [text64(step) for step in path]})
+    return headed(CONSISTENCY, {"new": new, "old": old, "path": [text64(step) for step in path]})

@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -29,6 +31,15 @@ Who = Annotated[str, typer.Argument(metavar="ROLE/NAME", help="The principal: us
 Hosts = Annotated[list[str] | None, typer.Option("--host", help="A name or address of the server; may be repeated.")]
 
 
+@contextmanager
+def wrong_usage() -> Iterator[None]:
+    """Keys that cannot be made are wrong usage: exit code 2."""
+    try:
+        yield
+    except KeysInvalid as problem:
+        raise failure(str(problem), EXIT_USAGE) from problem
+
+
 @app.command()
 def dev(
     folder: Folder,
@@ -41,10 +52,8 @@ def dev(
     Existing keys stay: run it again to add a cell.
     """
     authority = Authority(folder)
-    try:
+    with wrong_usage():
         made = make_keys(authority, cell or DEV_CELLS, host or HOSTS)
-    except KeysInvalid as problem:
-        raise failure(str(problem), EXIT_USAGE) from problem
     settings = {"jwt_keys": str(authority.jwks), "jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
     if as_json:
         print(json.dumps({"folder": str(folder), "made": made, "settings": settings}))
@@ -57,10 +66,8 @@ def dev(
 @app.command()
 def certificate(folder: Folder, name: str, who: Who, host: Hosts = None) -> None:
     """Sign another certificate, NAME.pem with NAME.key; --host makes it a server certificate."""
-    try:
+    with wrong_usage():
         Authority(folder).certify(name, _principal(who), hosts=host or ())
-    except KeysInvalid as problem:
-        raise failure(str(problem), EXIT_USAGE) from problem
     report.line(f"{folder / name}.pem says cellbook://{who}")
 
 
@@ -78,15 +85,13 @@ def token(
     ] = AUDIENCE,
 ) -> None:
     """Print a token, to be sent as metadata `authorization: Bearer TOKEN`."""
-    try:
+    with wrong_usage():
         signed = Authority(folder).token(
             _principal(who),
             valid=timedelta(hours=hours),
             users=[str(user) for user in users or ()],
             audience=audience,
         )
-    except KeysInvalid as problem:
-        raise failure(str(problem), EXIT_USAGE) from problem
     print(signed)
 
 
@@ -97,11 +102,10 @@ def caller(
     """Make a key with which a caller signs its commands, and print the line for caller_keys_file."""
     if file.exists():
         raise failure(f"{file} is there already", EXIT_USAGE)
-    try:
+    with wrong_usage():
         key = SigningKey(name=str(_principal(who)), kind=LOG_KEY, seed=os.urandom(SEED_BYTES))
-    except KeysInvalid as problem:
-        raise failure(str(problem), EXIT_USAGE) from problem
-    create_secret(file, f"{key.text}\n")
+    create_secret(file, f"{key.text}
+")
     print(f"key {key.verifier}")
 
 
@@ -114,13 +118,11 @@ def rotate(
 ) -> None:
     """Sign tokens with a new key from now on; earlier tokens stay valid until --retire."""
     authority = Authority(folder)
-    try:
+    with wrong_usage():
         if retire:
             authority.retire()
         else:
             authority.rotate()
-    except KeysInvalid as problem:
-        raise failure(str(problem), EXIT_USAGE) from problem
     keys = json.loads(authority.jwks.read_text())["keys"]
     report.line(f"{authority.jwks} has {len(keys)} key(s); the newest is {keys[-1]['kid']}")
 
