@@ -104,8 +104,7 @@ def caller(
         raise failure(f"{file} is there already", EXIT_USAGE)
     with wrong_usage():
         key = SigningKey(name=str(_principal(who)), kind=LOG_KEY, seed=os.urandom(SEED_BYTES))
-    create_secret(file, f"{key.text}
-")
+    create_secret(file, f"{key.text}\n")
     print(f"key {key.verifier}")
 
 
