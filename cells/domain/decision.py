@@ -13,7 +13,7 @@ from cells.domain.events import AnyEvent
 from cells.domain.moves.refusals import UserMoving
 from cells.domain.record import Struct
 from cells.domain.refusals import Refused, UserNotFound, WrongCell
-from cells.domain.sagas.leg import LegBarrier, Unreadable, UsedReference
+from cells.domain.sagas.leg import LegBarrier, LegMark, Unreadable, UsedReference
 from cells.domain.values import LegTag, Ref, derived_id
 
 if TYPE_CHECKING:
@@ -115,6 +115,8 @@ class Decision:
 
     uncommitted: list[UncommittedEvent] = field(default_factory=list)
     result: dict[str, str] = field(default_factory=dict)
+    # Of a leg: the answer, as the rules use it.
+    mark: LegMark | None = None
     # The answer is known when the saga with this id has ended.
     awaits_saga: UUID | None = None
     endings: list[Ending] = field(default_factory=list)

@@ -10,7 +10,7 @@ from cells.domain.commands import ApplyLeg, Command, CompensateLeg
 from cells.domain.decision import Decision, Ending
 from cells.domain.moves.commands import ArriveUser
 from cells.domain.refusals import CommandIdReused, Refused, refusal
-from cells.domain.sagas.leg import LegResult
+from cells.domain.sagas.leg import LegMark, LegResult
 from cells.domain.sagas.move import moved_result
 from cells.domain.time.hlc import Stamp
 from cells.encoding.codec import canonical
@@ -48,7 +48,7 @@ def refused_outcome(refused: Refused) -> str:
     return canonical({"refused": {"reason": refused.reason, "facts": refused.facts}})
 
 
-def begun_elsewhere(command: Command, arrived: Outcome) -> OutcomeRow | None:
+def begun_elsewhere(command: Command, arrived: Outcome, mark: LegMark | None) -> OutcomeRow | None:
     """The result of a move, which the new home stores under the command that began it at the old one.
 
     It does not matter which leg reports the arrival: the arrival itself, or one that tries to undo it too late.
@@ -56,7 +56,7 @@ def begun_elsewhere(command: Command, arrived: Outcome) -> OutcomeRow | None:
     if not isinstance(command, ApplyLeg | CompensateLeg) or not isinstance(command.action, ArriveUser):
         return None
     action = command.action
-    if action.begun_by is None or arrived.result["result"] != LegResult.APPLIED:
+    if action.begun_by is None or mark is None or mark.result is not LegResult.APPLIED:
         return None
     result = moved_result(arrived.cell, action.epoch, command.leg_id.saga_id)
     return OutcomeRow(

@@ -167,7 +167,7 @@ class Decider:
             state=CommandState.ACCEPTED if decision.awaits_saga is None else CommandState.IN_PROGRESS,
             saga_id=decision.awaits_saga,
         )
-        brought = begun_elsewhere(request.command, answer)
+        brought = begun_elsewhere(request.command, answer, decision.mark)
         if brought is not None:
             batch.rows.brought_outcomes.append(brought)
         return answer

@@ -20,7 +20,7 @@ from cells.domain.events import AnyEvent
 from cells.domain.refusals import LegCancelled
 from cells.domain.sagas import saga_rules
 from cells.domain.sagas.definition import EFFECTS, LegContext
-from cells.domain.sagas.leg import LegResult
+from cells.domain.sagas.leg import LegMark, LegResult
 from cells.domain.sagas.saga_events import LegTombstoned
 from cells.domain.values import Direction, Kind, LegTag, Ref
 
@@ -38,12 +38,12 @@ def take_leg(command: LegCommand, view: View, context: Context) -> Decision:
         decision = apply_leg(command, view, context)
     else:
         decision = compensate_leg(command, view, context)
-    if own:
+    if own and (mark := decision.mark) is not None:
         news = RecordLeg(
             leg_id=command.leg_id,
             direction=direction_of(command),
-            result=decision.result["result"],
-            effect_id=UUID(decision.result["event_id"]),
+            result=mark.result.value,
+            effect_id=mark.event_id,
         )
         progress = saga_rules.leg_taken(news, view, context)
         decision.extend(progress.uncommitted)
@@ -88,7 +88,7 @@ def compensate_leg(command: CompensateLeg, view: View, context: Context) -> Deci
 
 
 def _answer(result: LegResult, event_id: UUID) -> Decision:
-    return Decision(result={"result": result.value, "event_id": str(event_id)})
+    return Decision(result={"result": result.value, "event_id": str(event_id)}, mark=LegMark(result, event_id))
 
 
 def _taken(command: LegCommand, ref: Ref, event: AnyEvent, result: LegResult, context: Context) -> Decision:
