@@ -16,17 +16,7 @@ from uuid import UUID
 
 import structlog
 
-from cells.domain.commands import (
-    ApplyLeg,
-    Command,
-    CompensateLeg,
-    FailSaga,
-    LegAction,
-    MoveParty,
-    RecordLeg,
-    SagaProgress,
-    SkipLeg,
-)
+from cells.domain import commands
 from cells.domain.moves.commands import ArriveUser
 from cells.domain.refusals import CommandIdReused, NotLeading, Refused, WrongCell
 from cells.domain.sagas.definition import LegSpec
@@ -119,7 +109,7 @@ class Steps:
             else:
                 await self._attempt(run, spec)
             if run.saga is before and self._given_up(run, spec):
-                await self._progress(run, SkipLeg(leg_id=run.leg_id, failure_reason=run.last_error))
+                await self._progress(run, commands.SkipLeg(leg_id=run.leg_id, failure_reason=run.last_error))
         finally:
             run.under_way, run.waits_for = False, ""
         if run.saga is before:
@@ -189,7 +179,9 @@ class Steps:
             run.under_way, run.waits_for = True, ""
             answer = await self._ask(cell, run, direction)
         self.failpoints.hit("before-record", spec.leg, direction)
-        record = RecordLeg(leg_id=leg_id, direction=direction, result=answer.result.value, effect_id=answer.event_id)
+        record = commands.RecordLeg(
+            leg_id=leg_id, direction=direction, result=answer.result.value, effect_id=answer.event_id
+        )
         async with self._slots:
             await self._progress(run, record, causation_id=answer.event_id)
 
@@ -204,11 +196,11 @@ class Steps:
     async def _take_here(self, run: SagaExecution, direction: Direction) -> None:
         """Executes a leg in this cell: its effect and the saga's progress are one commit."""
         leg_id, action = run.leg_id, action_of(run.saga, run.saga_id)
-        command: Command
+        command: commands.Command
         if direction is Direction.ACTION:
-            command = ApplyLeg(leg_id=leg_id, action=action, orchestrator=self.cell)
+            command = commands.ApplyLeg(leg_id=leg_id, action=action, orchestrator=self.cell)
         else:
-            command = CompensateLeg(leg_id=leg_id, action=action, orchestrator=self.cell)
+            command = commands.CompensateLeg(leg_id=leg_id, action=action, orchestrator=self.cell)
         await self.execute(self._request(command, run, leg_id.command_id(direction), run.saga.last_event_id))
 
     async def _pack(self, run: SagaExecution, direction: Direction) -> bool:
@@ -232,7 +224,7 @@ class Steps:
                 pass
         return True
 
-    async def _contents(self, run: SagaExecution, direction: Direction) -> LegAction:
+    async def _contents(self, run: SagaExecution, direction: Direction) -> commands.LegAction:
         action, facts = action_of(run.saga, run.saga_id), run.saga.facts
         if not isinstance(action, ArriveUser) or not isinstance(facts, MoveFacts) or self.history_exporter is None:
             return action
@@ -257,7 +249,7 @@ class Steps:
         """Records the new home if the leg's user has moved, so that the next attempt calls it."""
         user_id = user_in_refusal(error)
         if user_id is not None:
-            news = MoveParty(
+            news = commands.MoveParty(
                 leg_id=leg_id_of(before, run.saga_id),
                 direction=before.direction,
                 user_id=user_id,
@@ -276,7 +268,9 @@ class Steps:
         await self._progress(run, _failure(run, error.reason, error.message, facts, covers_leg=not error.stable))
         return True
 
-    async def _progress(self, run: SagaExecution, command: SagaProgress, *, causation_id: UUID | None = None) -> None:
+    async def _progress(
+        self, run: SagaExecution, command: commands.SagaProgress, *, causation_id: UUID | None = None
+    ) -> None:
         cause = causation_id or run.saga.last_event_id
         run.under_way = True
         try:
@@ -288,7 +282,7 @@ class Steps:
             run.last_error = error.message
 
     def _request(
-        self, command: Command, run: SagaExecution, command_id: UUID, causation_id: UUID | None
+        self, command: commands.Command, run: SagaExecution, command_id: UUID, causation_id: UUID | None
     ) -> CommandRequest:
         return request_of_cell(
             self.cell,
@@ -332,8 +326,8 @@ def user_in_refusal(error: WrongCell) -> UUID | None:
 
 def _failure(
     run: SagaExecution, reason: str, message: str, facts: dict[str, str], *, covers_leg: bool = True
-) -> FailSaga:
-    return FailSaga(
+) -> commands.FailSaga:
+    return commands.FailSaga(
         leg_id=run.leg_id,
         failure_reason=reason,
         failure_message=message,

@@ -16,21 +16,7 @@ from cells.domain.account.account import Account
 from cells.domain.account.balance import Balance, Move
 from cells.domain.decision import Context, Decision, UncommittedEvent, View, account_of, require_here
 from cells.domain.events import AccountEvents
-from cells.domain.moves.commands import AnnounceMove, ArriveUser, BeginMove, DepartUser, LeaveUser, StopFlows, TellHome
-from cells.domain.moves.events import (
-    AccountArrived,
-    AccountDeparted,
-    AccountFlowsResumed,
-    AccountFlowsStopped,
-    AccountLeft,
-    AccountMoveAnnounced,
-    AccountMoveCalledOff,
-    AccountReturned,
-    BalanceArrived,
-    BalanceDeparted,
-    BalanceReturned,
-)
-from cells.domain.moves.refusals import AlreadyAtHome, HomeChanged, HomeOutdated, MoveExpired, MoveUnderWay
+from cells.domain.moves import commands, events, refusals
 from cells.domain.refusals import FieldInvalid, UserNotFound
 from cells.domain.sagas.definition import Effect, Flow, LegContext, LegSpec, SagaDefinition, SagaKind
 from cells.domain.sagas.saga_events import MoveFacts
@@ -38,7 +24,7 @@ from cells.domain.sagas.saga_start import started_with
 from cells.domain.values import ACCOUNT, LegId, Ref, derived_id
 
 
-def begin_move(command: BeginMove, view: View, context: Context) -> Decision:
+def begin_move(command: commands.BeginMove, view: View, context: Context) -> Decision:
     account = view.account(command.user_id)
     if account is None:
         raise UserNotFound(user_id=str(command.user_id))
@@ -46,16 +32,16 @@ def begin_move(command: BeginMove, view: View, context: Context) -> Decision:
     require_here(account, command.user_id)
     if account.move is not None:
         move = account.move
-        raise MoveUnderWay(user_id=str(command.user_id), to_cell=move.to_cell, saga_id=str(move.saga_id))
+        raise refusals.MoveUnderWay(user_id=str(command.user_id), to_cell=move.to_cell, saga_id=str(move.saga_id))
     if command.from_epoch not in {None, account.home_epoch}:
-        raise HomeChanged(
+        raise refusals.HomeChanged(
             user_id=str(command.user_id),
             cell=context.cell,
             epoch=account.home_epoch,
             from_epoch=str(command.from_epoch),
         )
     if command.to_cell == context.cell:
-        raise AlreadyAtHome(user_id=str(command.user_id), cell=context.cell)
+        raise refusals.AlreadyAtHome(user_id=str(command.user_id), cell=context.cell)
     saga_id = move_saga_id(command.user_id, account.home_epoch, context)
     facts = MoveFacts(
         user_id=command.user_id,
@@ -65,7 +51,7 @@ def begin_move(command: BeginMove, view: View, context: Context) -> Decision:
         region=command.region,
         command_id=context.command_id,
     )
-    announced = AccountMoveAnnounced(
+    announced = events.AccountMoveAnnounced(
         saga_id=saga_id, from_cell=context.cell, to_cell=command.to_cell, epoch=facts.epoch, flows_go_on=True
     )
     uncommitted = started_with(
@@ -107,42 +93,42 @@ def deadline_after(leg: str, context: Context) -> int | None:
 # --- the legs ---------------------------------------------------------------------------------------------------------
 
 
-def _announce(action: AnnounceMove, _: LegContext) -> AccountMoveAnnounced:
+def _announce(action: commands.AnnounceMove, _: LegContext) -> events.AccountMoveAnnounced:
     _not_asked(action)
 
 
-def _call_off(_: AnnounceMove, at: LegContext) -> AccountMoveCalledOff:
-    return AccountMoveCalledOff(saga_id=at.leg_id.saga_id)
+def _call_off(_: commands.AnnounceMove, at: LegContext) -> events.AccountMoveCalledOff:
+    return events.AccountMoveCalledOff(saga_id=at.leg_id.saga_id)
 
 
-def _stop_flows(action: StopFlows, at: LegContext) -> AccountFlowsStopped:
+def _stop_flows(action: commands.StopFlows, at: LegContext) -> events.AccountFlowsStopped:
     _moving(account_of(at.view, action.user_id), at)
-    return AccountFlowsStopped(saga_id=at.leg_id.saga_id, to_cell=action.to_cell)
+    return events.AccountFlowsStopped(saga_id=at.leg_id.saga_id, to_cell=action.to_cell)
 
 
-def _resume_flows(_: StopFlows, at: LegContext) -> AccountFlowsResumed:
-    return AccountFlowsResumed(saga_id=at.leg_id.saga_id)
+def _resume_flows(_: commands.StopFlows, at: LegContext) -> events.AccountFlowsResumed:
+    return events.AccountFlowsResumed(saga_id=at.leg_id.saga_id)
 
 
-def _depart(action: DepartUser, at: LegContext) -> AccountDeparted:
+def _depart(action: commands.DepartUser, at: LegContext) -> events.AccountDeparted:
     _moving(account_of(at.view, action.user_id), at)
-    return AccountDeparted(saga_id=at.leg_id.saga_id, to_cell=action.to_cell)
+    return events.AccountDeparted(saga_id=at.leg_id.saga_id, to_cell=action.to_cell)
 
 
-def _return(action: DepartUser, at: LegContext) -> AccountReturned:
-    return AccountReturned(saga_id=at.leg_id.saga_id, holds=_moving(at.view.account(action.user_id), at).holds)
+def _return(action: commands.DepartUser, at: LegContext) -> events.AccountReturned:
+    return events.AccountReturned(saga_id=at.leg_id.saga_id, holds=_moving(at.view.account(action.user_id), at).holds)
 
 
-def _leave(action: LeaveUser, at: LegContext) -> AccountLeft:
+def _leave(action: commands.LeaveUser, at: LegContext) -> events.AccountLeft:
     _moving(at.view.account(action.user_id), at)
-    return AccountLeft(saga_id=at.leg_id.saga_id, to_cell=action.to_cell, epoch=action.epoch)
+    return events.AccountLeft(saga_id=at.leg_id.saga_id, to_cell=action.to_cell, epoch=action.epoch)
 
 
-def _tell(action: TellHome, _: LegContext) -> NoReturn:
+def _tell(action: commands.TellHome, _: LegContext) -> NoReturn:
     _not_asked(action)
 
 
-def _not_asked(action: AnnounceMove | TellHome) -> NoReturn:
+def _not_asked(action: commands.AnnounceMove | commands.TellHome) -> NoReturn:
     """The announcement comes with the saga's start, and the directory is told by the saga's own cell."""
     raise TypeError(f"no cell is asked for {type(action).__name__}")
 
@@ -153,15 +139,17 @@ def _moving(account: Account | None, at: LegContext) -> Move:
     return account.move
 
 
-def _arrive(action: ArriveUser, at: LegContext) -> AccountArrived:
+def _arrive(action: commands.ArriveUser, at: LegContext) -> events.AccountArrived:
     _require_backed(action)
     account, cell = at.view.account(action.user_id), at.context.cell
     if account is not None:
         if account.move is None or not account.has_left:
-            raise AlreadyAtHome(user_id=str(action.user_id), cell=cell)
+            raise refusals.AlreadyAtHome(user_id=str(action.user_id), cell=cell)
         if action.epoch <= account.move.epoch:
-            raise HomeOutdated(user_id=str(action.user_id), cell=cell, known=account.move.epoch, epoch=action.epoch)
-    return AccountArrived(
+            raise refusals.HomeOutdated(
+                user_id=str(action.user_id), cell=cell, known=account.move.epoch, epoch=action.epoch
+            )
+    return events.AccountArrived(
         saga_id=at.leg_id.saga_id,
         from_cell=action.from_cell,
         epoch=action.epoch,
@@ -172,7 +160,7 @@ def _arrive(action: ArriveUser, at: LegContext) -> AccountArrived:
     )
 
 
-def _require_backed(action: ArriveUser) -> None:
+def _require_backed(action: commands.ArriveUser) -> None:
     """A hold without money behind it would back bids that nobody can pay. Raises FieldInvalid."""
     held: Counter[str] = Counter()
     for hold_id, hold in action.holds.items():
@@ -189,18 +177,21 @@ def _require_backed(action: ArriveUser) -> None:
 # --- the balances, in the commits of departure, return and arrival ----------------------------------------------------
 
 
-def _balances_depart(action: DepartUser, at: LegContext, caused_by: UUID) -> Iterator[UncommittedEvent]:
-    balances, event = account_of(at.view, action.user_id).balances, partial(BalanceDeparted, to_cell=action.to_cell)
+def _balances_depart(action: commands.DepartUser, at: LegContext, caused_by: UUID) -> Iterator[UncommittedEvent]:
+    balances, event = (
+        account_of(at.view, action.user_id).balances,
+        partial(events.BalanceDeparted, to_cell=action.to_cell),
+    )
     return _amounts(action.user_id, balances, at, event, caused_by)
 
 
-def _balances_return(action: DepartUser, at: LegContext, caused_by: UUID) -> Iterator[UncommittedEvent]:
+def _balances_return(action: commands.DepartUser, at: LegContext, caused_by: UUID) -> Iterator[UncommittedEvent]:
     balances = _moving(at.view.account(action.user_id), at).balances
-    return _amounts(action.user_id, balances, at, partial(BalanceReturned, from_cell=action.to_cell), caused_by)
+    return _amounts(action.user_id, balances, at, partial(events.BalanceReturned, from_cell=action.to_cell), caused_by)
 
 
-def _balances_arrive(action: ArriveUser, at: LegContext, caused_by: UUID) -> Iterator[UncommittedEvent]:
-    event = partial(BalanceArrived, from_cell=action.from_cell)
+def _balances_arrive(action: commands.ArriveUser, at: LegContext, caused_by: UUID) -> Iterator[UncommittedEvent]:
+    event = partial(events.BalanceArrived, from_cell=action.from_cell)
     return _amounts(action.user_id, action.balances, at, event, caused_by)
 
 
@@ -233,18 +224,24 @@ def clearing_id(leg_id: LegId, currency: str) -> UUID:
 # --- the declaration --------------------------------------------------------------------------------------------------
 
 DEPARTED = Effect(
-    action=DepartUser, apply=_depart, undo=_return, further=_balances_depart, further_undone=_balances_return
+    action=commands.DepartUser, apply=_depart, undo=_return, further=_balances_depart, further_undone=_balances_return
 )
-ARRIVED = Effect(action=ArriveUser, apply=_arrive, further=_balances_arrive, foreign=True, claims="from_cell")
+ARRIVED = Effect(action=commands.ArriveUser, apply=_arrive, further=_balances_arrive, foreign=True, claims="from_cell")
 
-ANNOUNCE = LegSpec(leg="announce", at="from_cell", effect=Effect(action=AnnounceMove, apply=_announce, undo=_call_off))
+ANNOUNCE = LegSpec(
+    leg="announce", at="from_cell", effect=Effect(action=commands.AnnounceMove, apply=_announce, undo=_call_off)
+)
 # The history is copied before it.
-CLOSE = LegSpec(leg="close", at="from_cell", effect=Effect(action=StopFlows, apply=_stop_flows, undo=_resume_flows))
+CLOSE = LegSpec(
+    leg="close", at="from_cell", effect=Effect(action=commands.StopFlows, apply=_stop_flows, undo=_resume_flows)
+)
 FROM_DEPARTURE = (
     LegSpec(leg="depart", at="from_cell", effect=DEPARTED),
     LegSpec(leg="arrive", at="to_cell", effect=ARRIVED, pivot=True),
-    LegSpec(leg="leave", at="from_cell", effect=Effect(action=LeaveUser, apply=_leave)),
-    LegSpec(leg="tell", at="directory", effect=Effect(action=TellHome, apply=_tell), given={"cell": "to_cell"}),
+    LegSpec(leg="leave", at="from_cell", effect=Effect(action=commands.LeaveUser, apply=_leave)),
+    LegSpec(
+        leg="tell", at="directory", effect=Effect(action=commands.TellHome, apply=_tell), given={"cell": "to_cell"}
+    ),
 )
 MOVE = SagaDefinition(
     kind=SagaKind.MOVE,
@@ -254,5 +251,5 @@ MOVE = SagaDefinition(
     versions={1: (ANNOUNCE, *FROM_DEPARTURE), 2: (ANNOUNCE, CLOSE, *FROM_DEPARTURE)},
     party="user_id",
     answer=_answer,
-    expired=MoveExpired,
+    expired=refusals.MoveExpired,
 )
