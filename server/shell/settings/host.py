@@ -10,7 +10,7 @@ import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Never, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -155,13 +155,9 @@ def load_settings_or_exit(settings: type[S], argv: Sequence[str], *, program: st
     try:
         return load_settings(settings, argv, program=program)
     except SettingsInvalid as invalid:
-        _exit(program, str(invalid))
-
-
-def _exit(program: str, problems: str) -> Never:
-    for line in problems.splitlines():
-        sys.stderr.write(f"{program}: {line}\n")
-    raise SystemExit(EXIT_USAGE)
+        for line in str(invalid).splitlines():
+            sys.stderr.write(f"{program}: {line}\n")
+        raise SystemExit(EXIT_USAGE) from None
 
 
 def _parser(settings: type[HostSettings], program: str) -> argparse.ArgumentParser:

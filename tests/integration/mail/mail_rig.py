@@ -1,38 +1,22 @@
 """Mail from an outbox in a real database to a real SMTP server."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-import pytest
-
-from cells import background
 from cells.notices import Notice
 from cells.time.clocks import SystemClock
-from server.contacts.erasures import Erasures
-from server.contacts.seals import Seal, new_key
 from server.contacts.vault import Contact, Vault
-from server.mail import sender as mail_senders
 from server.mail.outbox import Outbox
 from server.mail.sender import MailSender
 from server.mail.smtp import MailServer as Smtp
-from server.shell.postgres.database import open_pool
 from server.shell.settings.addresses import parse_address
-from tests.integration.database import CELL_ROLE, ask
+from tests.integration.database import ask
 from tests.local_cells import until_async
 
 SENDER = "The Märket <no-reply@market.test>"
-
-
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses of the mail sender as short as a test likes them."""
-    monkeypatch.setattr(background, "PAUSE_FIRST_S", 0.05)
-    for name, pause_s in (("PAUSE_FIRST_S", 0.01), ("PAUSE_MAX_S", 0.05), ("AGAIN_S", 0.05), ("POLL_S", 0.2)):
-        monkeypatch.setattr(mail_senders, name, pause_s)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -85,13 +69,3 @@ class Post:
             return (await self.row(notice))[0] == state
 
         await until_async(so)
-
-
-@asynccontextmanager
-async def opened(dsn: str, folder: Path) -> AsyncIterator[Post]:
-    pool = await open_pool(dsn, role=CELL_ROLE, application="mail", size_max=4)
-    vault = Vault(pool=pool, seal=Seal(new_key()), erasures=Erasures(folder / "vault.erasures"))
-    ann = uuid4()
-    await vault.put(ann, Contact(name="Ann Ómalley", email="ann@people.test", proven=True))
-    yield Post(dsn=dsn, vault=vault, outbox=Outbox(pool=pool), ann=ann)
-    await asyncio.wait_for(pool.close(), 10)

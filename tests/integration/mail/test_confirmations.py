@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
@@ -15,19 +14,12 @@ from server.mail import templates as letters
 from server.mail.outbox import A_DAY_FOR_A_PERSON, A_DAY_FOR_AN_ADDRESS, Outbox
 from tests.integration.database import ask
 from tests.integration.mail.contact_rig import ANN, Served, serve
-from tests.integration.mail.mail_rig import Post, hurry, opened
+from tests.integration.mail.mail_rig import Post
 from tests.integration.services_rig import SHOP, Pairs, refusal_of
 from tests.local_cells import until
 from tests.smtp_server import MailServer, mail_server
 
 VICTIM = "victim@people.test"
-
-
-@pytest.fixture
-async def post(cell_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Post]:
-    hurry(monkeypatch)
-    async with opened(cell_dsn, tmp_path) as post:
-        yield post
 
 
 @pytest.fixture

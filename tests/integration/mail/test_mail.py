@@ -1,15 +1,13 @@
 """Notices by mail, through a real database and a real SMTP server."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from email import message_from_bytes
 from email.errors import MessageError
 from email.policy import default
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -25,16 +23,12 @@ from server.mail.sender import MailSender, mail_metrics
 from server.process.settings import ServerSettings
 from server.shell.settings.host import SettingsInvalid, load_settings
 from tests.integration.database import ask
-from tests.integration.mail.mail_rig import SENDER, Post, hurry, opened
+from tests.integration.mail.mail_rig import SENDER, Post
 from tests.local_cells import until, until_async
 from tests.smtp_server import mail_server
 
-
-@pytest.fixture
-async def post(cell_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Post]:
-    hurry(monkeypatch)
-    async with opened(cell_dsn, tmp_path) as post:
-        yield post
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 
 async def test_a_notice_arrives_once_and_says_what_happened(post: Post) -> None:

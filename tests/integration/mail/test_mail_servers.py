@@ -16,16 +16,9 @@ from server.mail.sender import MailSender
 from server.mail.smtp import Connection
 from server.mail.smtp import MailServer as Smtp
 from tests.certificates import make_certificates
-from tests.integration.mail.mail_rig import SENDER, Post, hurry, opened
+from tests.integration.mail.mail_rig import SENDER, Post
 from tests.local_cells import until, until_async
 from tests.smtp_server import mail_server
-
-
-@pytest.fixture
-async def post(cell_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Post]:
-    hurry(monkeypatch)
-    async with opened(cell_dsn, tmp_path) as post:
-        yield post
 
 
 async def test_a_mail_server_that_is_away_is_waited_for(post: Post) -> None:

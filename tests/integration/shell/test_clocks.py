@@ -1,7 +1,6 @@
 """Clocks and streams, over a real socket."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,12 +27,6 @@ from tests.integration.shell.shell_host import (
     refuse,
     running,
 )
-
-
-@pytest.fixture
-async def shell(tmp_path: Path) -> AsyncIterator[Shell]:
-    async with running(tmp_path) as started:
-        yield started
 
 
 async def test_clocks_are_exchanged_with_peers_alone(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """How a call ends, whatever the handler does, over a real socket."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -29,12 +28,6 @@ from tests.integration.shell.shell_host import (
     refuse,
     running,
 )
-
-
-@pytest.fixture
-async def shell(tmp_path: Path) -> AsyncIterator[Shell]:
-    async with running(tmp_path) as started:
-        yield started
 
 
 async def test_a_refusal_arrives_with_its_facts(shell: Shell) -> None:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -26,12 +25,6 @@ from tests.integration.shell.shell_host import (
     running,
     settings_in,
 )
-
-
-@pytest.fixture
-async def shell(tmp_path: Path) -> AsyncIterator[Shell]:
-    async with running(tmp_path) as started:
-        yield started
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0"])

@@ -1,6 +1,5 @@
 """Who may call what, over a real socket."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -28,12 +27,6 @@ from tests.integration.shell.shell_host import (
     running,
     settings_in,
 )
-
-
-@pytest.fixture
-async def shell(tmp_path: Path) -> AsyncIterator[Shell]:
-    async with running(tmp_path) as started:
-        yield started
 
 
 async def test_a_permitted_call_goes_through(shell: Shell) -> None:
