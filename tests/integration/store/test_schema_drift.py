@@ -8,8 +8,8 @@ from cells.audit.checks.schema_check import Schema, schema_findings, shipped_sch
 from cells.audit.reconcile.findings import Check
 from server.cli.doctor.database import examine
 from server.cli.doctor.findings import State
+from tests.integration.books.test_reconcile import reconciled
 from tests.integration.database import CELL, ask
-from tests.integration.test_reconcile import reconciled
 from tests.schema import PATH, listed, text_of
 
 # What a superuser does, and the item that it is named by.

@@ -14,7 +14,7 @@ from cells.domain.commands import Transfer
 from cells.domain.values import Money
 from cells.encoding import codec
 from server.shell.postgres.database import connect
-from tests.integration.corruptions import CHANGED, MISSING, OUTSIDE, SURPLUS, Change
+from tests.integration.books.corruptions import CHANGED, MISSING, OUTSIDE, SURPLUS, Change
 from tests.integration.database import CELL_ROLE, ask
 from tests.integration.played import HERE, Played, corrupt, rehash, serving, superuser
 from tests.invariants import check_all

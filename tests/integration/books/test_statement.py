@@ -12,8 +12,8 @@ from cellbook.v1 import audit_pb2, types_pb2
 from cells.encoding import codec
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.audit_rig import CELLS, Served, Town, town
+from tests.integration.books.past_rig import Truth, story, truth
 from tests.integration.database import ask
-from tests.integration.past_rig import Truth, story, truth
 from tests.integration.services_rig import AUDITOR, refusal_of
 from tests.local_cells import deposit, open_auction, open_user, request, until_async
 

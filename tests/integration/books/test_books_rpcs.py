@@ -19,7 +19,7 @@ from server.cli.client import ClientError
 from server.shell.calls.statuses import refusal_in
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.audit_rig import CELLS, Town, town
-from tests.integration.corruptions import CHANGED
+from tests.integration.books.corruptions import CHANGED
 from tests.integration.played import corrupt
 from tests.invariants import check_all
 from tests.local_cells import until

@@ -11,10 +11,10 @@ from cells.domain.refusals import InsufficientFunds
 from cells.domain.values import Money
 from cells.encoding.outcome_seal import OutcomeSeal
 from cells.store.postgres import PostgresStore
+from tests.integration.books.test_reconcile import about, reconciled
 from tests.integration.database import ask
 from tests.integration.moves.moves_rig import asked
 from tests.integration.played import HERE, THERE, Played, serving
-from tests.integration.test_reconcile import about, reconciled
 from tests.local_cells import deposit, request
 
 KEY = b"a key that is in no database ...".ljust(32)

@@ -17,7 +17,7 @@ from cells.domain.values import Money
 from cells.encoding import codec
 from cells.requests import Author
 from cells.store.ports import EventFilter
-from tests.integration.corruptions import CHANGED, MISSING, SURPLUS, Change
+from tests.integration.books.corruptions import CHANGED, MISSING, SURPLUS, Change
 from tests.integration.database import opened
 from tests.integration.played import HERE, Played, Town, corrupt, serving
 from tests.invariants import check_all

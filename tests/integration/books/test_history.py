@@ -25,8 +25,8 @@ from cells.time.celltime import CellTime
 from cells.time.clocks import SystemClock
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.audit_rig import CELLS, Served, Town, town
+from tests.integration.books.past_rig import Truth, story, truth
 from tests.integration.database import ask
-from tests.integration.past_rig import Truth, story, truth
 from tests.integration.services_rig import AUDITOR
 from tests.local_cells import deposit, request, until_async
 

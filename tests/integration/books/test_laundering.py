@@ -7,7 +7,7 @@ from cells.audit.reconcile.passes import Order
 from cells.audit.verify.tree import Frontier
 from cells.domain.audit.refusals import LogDamaged
 from cells.requests import Author
-from tests.integration.corruptions import CHANGED
+from tests.integration.books.corruptions import CHANGED
 from tests.integration.database import ask
 from tests.integration.played import HERE, Played, Town, corrupt, rehash, serving
 from tests.local_cells import available

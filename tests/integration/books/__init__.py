@@ -1,0 +1,1 @@
+"""Tests of the tables against the log: reconciliation, rebuilding, seals, and questions about the past."""
