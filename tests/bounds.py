@@ -3,11 +3,13 @@
 Also values beyond a bound, for tests.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from cellbook.v1 import settlement_pb2, types_pb2
 from server.shell.fields.bounds import Bytes, Form, Items, NotRead, Number, Text, bound_of
 from tests.roles import rpcs
 
@@ -19,6 +21,7 @@ INTEGERS = {
     FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1),
 }
 ID = "00000000-0000-0000-0000-00000000000a"
+GOOD = {"currency": "USD", "auction": f"cells/us-east/auctions/{ID}"}
 
 
 def messages() -> Iterator[Descriptor]:
@@ -105,6 +108,24 @@ def items_beyond(field: FieldDescriptor, bound: Items) -> Iterator[object]:
         yield [b""]
     elif field.enum_type is not None:
         yield [1] * (bound.most + 1)
+
+
+def good_action(name: str, known: Mapping[str, str] = MappingProxyType({})) -> settlement_pb2.Leg:
+    """A leg with the action of that name in which no field is wrong; `known`: texts of things that exist."""
+    leg = settlement_pb2.Leg()
+    action = getattr(leg, name)
+    action.SetInParent()
+    for field in action.DESCRIPTOR.fields:
+        if field.is_repeated or (is_message(field) and field.message_type.name != "Money"):
+            continue
+        if is_message(field):
+            getattr(action, field.name).MergeFrom(types_pb2.Money(currency="USD", amount_minor=5))
+        elif field.type == FieldDescriptor.TYPE_STRING:
+            text = "eu-west" if field.name.endswith("_cell") else ID
+            setattr(action, field.name, {**GOOD, **known}.get(field.name, text))
+        else:
+            setattr(action, field.name, 1)
+    return leg
 
 
 if __name__ == "__main__":

@@ -13,11 +13,19 @@ from server.shell.fields.bounds import TABLE, Number, bound_of, number_in
 from server.shell.fields.personal import personal_in
 from server.shell.fields.texts import problem_of
 from server.wire.legs import parse_action
-from tests.bounds import PAGE, beyond, fields, is_message, messages, needs_bound, owner, page_with, table
+from tests.bounds import (
+    ID,
+    PAGE,
+    beyond,
+    fields,
+    good_action,
+    messages,
+    needs_bound,
+    owner,
+    page_with,
+    table,
+)
 from tests.strategies import PATIENT
-
-ID = "00000000-0000-0000-0000-00000000000a"
-GOOD: dict[str, object] = {"currency": "USD", "auction": f"cells/us-east/auctions/{ID}", "notice": 1}
 
 
 def test_every_field_of_every_request_has_a_bound() -> None:
@@ -65,35 +73,18 @@ def test_a_plain_id_is_what_the_rules_let_through(text: str) -> None:
         assert personal_in(text) is None
 
 
-def good_action(field: FieldDescriptor) -> settlement_pb2.Leg:
-    """A leg whose action is of the field's kind, without any error."""
-    leg = settlement_pb2.Leg()
-    action = getattr(leg, field.name)
-    action.SetInParent()
-    for each in getattr(leg, field.name).DESCRIPTOR.fields:
-        if each.is_repeated or (is_message(each) and each.message_type is not types_pb2.Money.DESCRIPTOR):
-            continue
-        if is_message(each):
-            getattr(action, each.name).CopyFrom(type(getattr(action, each.name))(currency="USD", amount_minor=5))
-        elif each.type == FieldDescriptor.TYPE_STRING:
-            setattr(action, each.name, GOOD.get(each.name, "eu-west" if each.name.endswith("_cell") else ID))
-        else:
-            setattr(action, each.name, 1)
-    return leg
-
-
 ACTIONS = settlement_pb2.Leg.DESCRIPTOR.oneofs_by_name["action"].fields[:]
 
 
 @pytest.mark.parametrize("field", ACTIONS, ids=lambda field: field.name)
 def test_a_peer_is_held_to_the_same_bounds(field: FieldDescriptor) -> None:
     """Each field of each leg, also nested: the refusal names it, and nothing is decided."""
-    parse_action(good_action(field))
+    parse_action(good_action(field.name))
     for each in getattr(settlement_pb2.Leg(), field.name).DESCRIPTOR.fields:
         if not needs_bound(each) or each.is_repeated:
             continue
         for value in beyond(each):
-            leg = good_action(field)
+            leg = good_action(field.name)
             setattr(getattr(leg, field.name), each.name, value)
             with pytest.raises(Invalid) as refused:
                 parse_action(leg)

@@ -14,12 +14,12 @@ from google.protobuf.message_factory import GetMessageClass
 from cellbook.v1 import (
     ledger_pb2,
     settlement_pb2,
-    types_pb2,
 )
 from cells.domain.events import EVENT_TYPES
 from server.process.policies import POLICIES
 from server.services import ledger
-from tests.integration.services.bad_input import AUCTION, BAD, BIG, GOOD, NIL, A, C, leg, request_of
+from tests.bounds import good_action
+from tests.integration.services.bad_input import BAD, BIG, GOOD, NIL, C, leg, request_of
 from tests.integration.services_rig import (
     HERE,
     METHODS,
@@ -179,32 +179,10 @@ async def test_nearly_good_legs_are_never_an_internal_error() -> None:
         for field in settlement_pb2.Leg.DESCRIPTOR.oneofs_by_name["action"].fields:
             for path in (path_of("CompensateLeg"), path_of("ApplyLeg"), path_of("CompensateLeg")):
                 request = GetMessageClass(METHODS[path].input_type)()
-                made = leg()
+                made: settlement_pb2.Leg = request.leg  # type: ignore[attr-defined]
+                made.MergeFrom(leg())
                 made.saga_id = new_id()
-                getattr(made, field.name).CopyFrom(plausible(field.message_type, known))
-                request.leg.CopyFrom(made)  # type: ignore[attr-defined]
+                made.MergeFrom(good_action(field.name, known))
                 code = await code_of(rig, path, request)
                 assert code not in {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}, request
         await rig.bid(await rig.auction(), rig.ben, 100)
-
-
-def plausible(descriptor: Descriptor | None, known: dict[str, str]) -> Message:
-    """A message of a leg's action in which every field is in order."""
-    assert descriptor is not None
-    message = GetMessageClass(descriptor)()
-    for field in descriptor.fields:
-        if field.is_repeated or field.message_type not in {None, types_pb2.Money.DESCRIPTOR}:
-            continue
-        if field.message_type is not None:
-            getattr(message, field.name).CopyFrom(usd(5))
-        elif field.name.endswith("_id"):
-            setattr(message, field.name, known.get(field.name, A))
-        elif field.name.endswith("_cell"):
-            setattr(message, field.name, THERE)
-        elif field.name == "auction":
-            setattr(message, field.name, AUCTION)
-        elif field.name == "currency":
-            setattr(message, field.name, "USD")
-        else:
-            setattr(message, field.name, 1)
-    return message
