@@ -1,7 +1,7 @@
 """SettlementService: the legs of sagas, as cells request them from each other. Both sides are here."""
 
-from collections.abc import Sequence
-from typing import Any, cast, get_args
+from collections.abc import Callable, Sequence
+from typing import get_args
 
 from google.rpc import status_pb2
 from grpc import StatusCode
@@ -19,7 +19,7 @@ from cells.uuids import uuid_from
 from server.shell.calls.call import Call
 from server.shell.calls.statuses import to_status
 from server.shell.fields.bounds import LEGS, invalid, items_in
-from server.wire.convert import members, parse, to_proto
+from server.wire.convert import members, parser, to_proto
 from server.wire.moves import arrive_user_to_proto, parse_arrive_user
 from server.wire.requests import of_item, parse_deadline
 
@@ -29,7 +29,13 @@ _FIELDS = {
     for field in pb.Leg.DESCRIPTOR.oneofs_by_name["action"].fields
     if field.message_type is not None
 }
-_ACTIONS = {_FIELDS[kind.__name__]: kind for kind in get_args(LegAction) if kind.__name__ in _FIELDS}
+_PARSERS: dict[str, Callable[..., LegAction]] = {
+    _FIELDS[kind.__name__]: parser(kind, getattr(pb, kind.__name__))
+    for kind in get_args(LegAction)
+    if kind.__name__ in _FIELDS and kind is not ArriveUser
+} | {"arrive_user": parse_arrive_user}
+_parse_leg_id = parser(LegId, pb.Leg, "leg")
+_parse_leg = parser(LegCall, pb.Leg, "leg", "leg_id", "action")
 # Of a pivot: its action stands and cannot be undone.
 _RESULTS = {"UNDONE": LegResult.UNDONE, "TOMBSTONED": LegResult.TOMBSTONED, "PIVOT_DONE": LegResult.APPLIED}
 _NAMES = {result: name for name, result in _RESULTS.items()}
@@ -48,16 +54,14 @@ def leg_to_proto(call: LegCall) -> pb.Leg:
 
 def leg_from_proto(leg: pb.Leg) -> LegCall:
     """Raises Invalid."""
-    return parse(LegCall, leg, "leg", leg_id=parse(LegId, leg, "leg"), action=parse_action(leg))
+    return _parse_leg(leg, leg_id=_parse_leg_id(leg), action=parse_action(leg))
 
 
 def parse_action(leg: pb.Leg) -> LegAction:
     which = leg.WhichOneof("action")
     if which is None:
         raise invalid("leg.action", "is missing, or is not one known here")
-    if which == "arrive_user":
-        return parse_arrive_user(leg.arrive_user)
-    action = cast("LegAction", parse(cast("type[Any]", _ACTIONS[which]), getattr(leg, which)))
+    action = _PARSERS[which](getattr(leg, which))
     if isinstance(action, SettlePending) and action.fee_minor > action.amount.amount_minor:
         raise invalid("fee_minor", "is more than the amount", action.fee_minor)
     return action
