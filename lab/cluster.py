@@ -11,13 +11,14 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
 from lab.member import START_TIMEOUT_S, ClusterError, Member, ending, free_ports, is_free
+from lab.play import side_by_side
 from lab.reaper import Reaper
 from server.cli.access import Access, access_by_keys
 from server.cli.keys.authority import HOSTS, Authority
@@ -102,7 +103,7 @@ class Cluster:
                 self._reaper.inherit(self.folder)
             for member in self.members:
                 self._reaper.watch(pid=member.start(), folder=member.folder)
-            await _all_or_first_failure(member.wait_until_ready(self._start_timeout_s) for member in self.members)
+            await side_by_side(self.members, lambda member: member.wait_until_ready(self._start_timeout_s))
         except BaseException:
             await self.stop()
             raise
@@ -211,15 +212,6 @@ def _cell(folder: Path, cell: CellPlan, router: str, cells: dict[str, str]) -> M
             "peers": {name: address for name, address in cells.items() if name != cell.name},
         },
     )
-
-
-async def _all_or_first_failure(waits: Iterable[Coroutine[None, None, None]]) -> None:
-    try:
-        async with asyncio.TaskGroup() as group:
-            for wait in waits:
-                group.create_task(wait)
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
 
 
 def _fixed_ports(base: int, count: int) -> list[int]:

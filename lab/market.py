@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 from uuid import uuid4
 
 from cellbook.v1 import auction_pb2, audit_pb2, event_pb2, ledger_pb2, router_pb2, saga_pb2
@@ -19,6 +19,8 @@ PAGE_SIZE = 1000
 SETTLE_TIMEOUT_S = 120.0
 POLL_S = 0.05
 QUIET_LOOKS = 2
+
+ByBank = TypeVar("ByBank", ledger_pb2.DepositRequest, ledger_pb2.WithdrawRequest)
 
 UNDER_WAY = (saga_pb2.SAGA_STATE_RUNNING, saga_pb2.SAGA_STATE_COMMITTED, saga_pb2.SAGA_STATE_COMPENSATING)
 
@@ -54,6 +56,13 @@ class Won:
 
 def whole(balance: ledger_pb2.Balance) -> int:
     return balance.available_minor + balance.reserved_minor + balance.pending_minor
+
+
+def _by_bank(request: ByBank, person: Person, currency: str, amount_minor: int) -> ByBank:
+    request.command_id = request.command_id or new_command_id()
+    request.user_id, request.external_reference = person.user_id, f"bank/{request.command_id}"
+    request.amount.CopyFrom(Money(currency=currency, amount_minor=amount_minor))
+    return request
 
 
 def bid_request(bidder: Person, auction: OpenAuction, currency: str, amount_minor: int) -> auction_pb2.PlaceBidRequest:
@@ -134,25 +143,13 @@ class Market:
         self, person: Person, currency: str, amount_minor: int, *, command_id: str = ""
     ) -> ledger_pb2.DepositResponse:
         """Brings money in. The bank's reference is derived from the command's id, so a repeat has the same one."""
-        command_id = command_id or new_command_id()
-        request = ledger_pb2.DepositRequest(
-            command_id=command_id,
-            user_id=person.user_id,
-            amount=Money(currency=currency, amount_minor=amount_minor),
-            external_reference=f"bank/{command_id}",
-        )
         ledger = self.cells[person.cell].ledger
+        request = _by_bank(ledger_pb2.DepositRequest(command_id=command_id), person, currency, amount_minor)
         return await self.client.call(ledger.Deposit, request, BANK, ledger)
 
     async def withdraw(self, person: Person, currency: str, amount_minor: int) -> ledger_pb2.WithdrawResponse:
-        command_id = new_command_id()
-        request = ledger_pb2.WithdrawRequest(
-            command_id=command_id,
-            user_id=person.user_id,
-            amount=Money(currency=currency, amount_minor=amount_minor),
-            external_reference=f"bank/{command_id}",
-        )
         ledger = self.cells[person.cell].ledger
+        request = _by_bank(ledger_pb2.WithdrawRequest(), person, currency, amount_minor)
         return await self.client.call(ledger.Withdraw, request, BANK, ledger)
 
     async def open_auction(

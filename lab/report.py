@@ -4,7 +4,6 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
@@ -155,62 +154,47 @@ def _refusals_table(sales: Sequence[Sale]) -> Table:
     return made
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TraceRow:
-    number: int
-    cell: str
-    position: int
-    hlc: str
-    event_type: str
-    # The saga leg that the event belongs to, if any.
-    leg: str
-    event_id: str
-    # Number of the event that caused this one; None if it is outside the flow.
-    cause: int | None
-    # The end of the cause's id; empty if a client began the flow.
-    cause_id: str
-    postings: tuple[str, ...]
+def trace_rows(
+    events: Sequence[event_pb2.Event], names: Mapping[str, str]
+) -> list[tuple[str, str, str, str, str, str]]:
+    """Number, stamp, place, id, cause, and the event with its leg and postings.
 
-
-def trace_rows(events: Sequence[event_pb2.Event], names: Mapping[str, str]) -> list[TraceRow]:
-    """`events` in order, the flow's first event first. `names`: user id -> label."""
+    `events` in order, the flow's first event first. `names`: user id -> label. A cause outside the flow has no number.
+    """
     numbers = {event.event_id: number for number, event in enumerate(events, start=1)}
+
+    def cause(event: event_pb2.Event) -> str:
+        number, cause_id = numbers.get(event.causation_id), event.causation_id[-ID_TAIL:]
+        return f"{f'#{number}' if number else 'before' if cause_id else 'a client'} {cause_id}".strip()
+
+    def lines(event: event_pb2.Event) -> str:
+        leg = str(json.loads(event.payload_json).get("leg", ""))
+        postings = (
+            f"{account_text(each.account, names)} {amount_text(each.amount_minor, each.currency, signed=True)}"
+            for each in event.postings
+        )
+        head = f"[bold]{literal(event.event_type)}[/bold]{literal(f' {leg}' if leg else '')}"
+        return "\n    ".join([head, *map(literal, postings)])
+
     return [
-        TraceRow(
-            number=number,
-            cell=event.cell,
-            position=event.position,
-            hlc=hlc_text(event.hlc.physical_ms, event.hlc.logical),
-            event_type=event.event_type,
-            leg=str(json.loads(event.payload_json).get("leg", "")),
-            event_id=event.event_id[-ID_TAIL:],
-            cause=numbers.get(event.causation_id),
-            cause_id=event.causation_id[-ID_TAIL:],
-            postings=tuple(
-                f"{account_text(posting.account, names)} "
-                f"{amount_text(posting.amount_minor, posting.currency, signed=True)}"
-                for posting in event.postings
-            ),
+        (
+            str(number),
+            hlc_text(event.hlc.physical_ms, event.hlc.logical),
+            literal(f"{event.cell}/{event.position}"),
+            literal(event.event_id[-ID_TAIL:]),
+            literal(cause(event)),
+            lines(event),
         )
         for number, event in enumerate(events, start=1)
     ]
 
 
-def _trace_table(rows: Sequence[TraceRow]) -> Table:
+def _trace_table(rows: Sequence[Sequence[str]]) -> Table:
     made = table("#", "HLC (UTC)", "cell/position", "id", "caused by", "event, leg, postings", right=(0,))
     for column in made.columns[:-1]:
         column.no_wrap = True
     for row in rows:
-        cause = f"#{row.cause}" if row.cause else "a client" if not row.cause_id else "before"
-        event = f"[bold]{literal(row.event_type)}[/bold]{literal(f' {row.leg}' if row.leg else '')}"
-        made.add_row(
-            str(row.number),
-            row.hlc,
-            literal(f"{row.cell}/{row.position}"),
-            literal(row.event_id),
-            literal(f"{cause} {row.cause_id}".strip()),
-            "\n    ".join([event, *map(literal, row.postings)]),
-        )
+        made.add_row(*row)
     return made
 
 

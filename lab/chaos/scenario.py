@@ -30,6 +30,8 @@ AFTER_DEADLINE_S = 1.0
 REMOTE_BIDS_ROUNDS = 12
 REMOTE_BIDS_EVERY_LEAST_S = 1.5
 RECOVERY_GIVEN_UP_S = 120.0
+# During the cut, which is long; the cells have bids to answer meanwhile.
+PRESENT_S = 1.0
 POLL_S = 0.1
 # The timeline gets at least this many lines during a cut.
 TOLD_DURING_CUT = 6
@@ -156,7 +158,7 @@ async def _cut(scenario: Scenario, link: Link, timeline: Timeline) -> None:
 async def _during(scenario: Scenario, timeline: Timeline) -> None:
     """Waits until the cut is over and the deadlines of the doomed have passed."""
     every_s = max(REMOTE_BIDS_EVERY_LEAST_S, scenario.cut_seconds / REMOTE_BIDS_ROUNDS)
-    told_every_s = max(POLL_S, scenario.cut_seconds / TOLD_DURING_CUT)
+    told_every_s = max(PRESENT_S, scenario.cut_seconds / TOLD_DURING_CUT)
     end_s = scenario.cut_s + scenario.cut_seconds
     next_bids_s, next_told_s = scenario.cut_s, scenario.cut_s + told_every_s
     with timeline.now() as now:
@@ -169,7 +171,7 @@ async def _during(scenario: Scenario, timeline: Timeline) -> None:
             if at_s >= next_told_s:
                 timeline.say(line)
                 next_told_s += told_every_s
-            await asyncio.sleep(min(POLL_S, max(POLL_S, end_s - time.monotonic())))
+            await asyncio.sleep(min(PRESENT_S, max(POLL_S, end_s - time.monotonic())))
 
 
 async def _all_late(fleet: Fleet) -> bool:

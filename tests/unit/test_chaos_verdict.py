@@ -1,17 +1,20 @@
 """The verdict on a run: each check holds for a good run and fails for a bad one."""
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from io import StringIO
 from typing import Any, cast
 
 import pytest
+from rich.console import Console
 
 from cellbook.v1 import saga_pb2
 from lab.chaos.load import BIDS_PER_S, Bid, LocalLoad, Stall
 from lab.chaos.observations import Bookkeeper, Observation
 from lab.chaos.remote_bids import RemoteBids
-from lab.chaos.scenario import Scenario
+from lab.chaos.scenario import Scenario, Timeline, _during
 from lab.chaos.settlements import CAUGHT, DOOMED, Fleet, Settlement, shapes
 from lab.chaos.verdict import Verdict
 from lab.checks import Check
@@ -123,3 +126,23 @@ def test_a_bad_night_is_caught(spoil: Callable[[Scenario], None], name: str) -> 
     spoil(scenario)
     (what,) = failed(scenario)
     assert name in what
+
+
+async def test_the_cells_are_asked_once_a_second_during_the_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked for the timeline takes nothing from the bids whose rate is measured."""
+    scenario, asked = good(), 0
+
+    async def present(_: Scenario) -> str:
+        nonlocal asked
+        asked += 1
+        return "cut"
+
+    async def all_late(_: Fleet) -> bool:
+        return True
+
+    monkeypatch.setattr("lab.chaos.scenario._present", present)
+    monkeypatch.setattr("lab.chaos.scenario._all_late", all_late)
+    monkeypatch.setattr(scenario.remote, "bid_everywhere", lambda: None)
+    scenario.cut_s, scenario.cut_seconds = time.monotonic(), 2
+    await _during(scenario, Timeline(Console(file=StringIO())))
+    assert 1 <= asked <= 3

@@ -39,9 +39,8 @@ def test_causes_are_named_by_their_number_in_the_flow() -> None:
         ],
         {"u-1": "bidder 7"},
     )
-    assert [(row.cause, row.cause_id) for row in rows] == [(None, "000001"), (1, "000009")]
-    assert rows[1].postings == ("bidder 7 reserved -1,234.56 USD",)
-    assert rows[1].leg == "escrow-out"
+    assert [row[4] for row in rows] == ["before 000001", "#1 000009"]
+    assert rows[1][5] == "[bold]ESCROW_SENT[/bold] escrow-out\n    bidder 7 reserved -1,234.56 USD"
 
 
 @pytest.mark.parametrize(
