@@ -51,12 +51,9 @@ async def measured(bench: Bench) -> AsyncIterator[Figure]:
 
 
 async def settled_people(market: Market, cell: str) -> list[Person]:
-    async def one(number: int) -> Person:
-        person = await market.register(f"{cell} {number}", cell)
-        await market.deposit(person, CURRENCY, FUNDS_MINOR)
-        return person
-
-    return await side_by_side(range(PEOPLE_EACH), one)
+    return await side_by_side(
+        range(PEOPLE_EACH), lambda number: market.person(f"{cell} {number}", cell, FUNDS_MINOR, CURRENCY)
+    )
 
 
 async def rounds(bench: Bench, town: Town) -> list[float]:

@@ -12,7 +12,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cellbook.v1.settlement_pb2_grpc import SettlementServiceStub
 from lab.member import Member
+from lab.play import side_by_side
 from tests.bench.flood import SERVICE, Plan, Result
 from tests.bench.load import BANK
 from tests.invariants import check_cell
@@ -85,16 +86,6 @@ def usd(amount_minor: int) -> types_pb2.Money:
     return types_pb2.Money(currency="USD", amount_minor=amount_minor)
 
 
-async def each(items: Sequence[str], call: Callable[[str], Awaitable[str]], at_once: int = 64) -> list[str]:
-    gate = asyncio.Semaphore(at_once)
-
-    async def one(item: str) -> str:
-        async with gate:
-            return await call(item)
-
-    return list(await asyncio.gather(*(one(item) for item in items)))
-
-
 async def open_users(channel: grpc.aio.Channel, count: int) -> list[str]:
     ledger = LedgerServiceStub(channel)
 
@@ -103,7 +94,7 @@ async def open_users(channel: grpc.aio.Channel, count: int) -> list[str]:
         await ledger.OpenAccount(request, metadata=OPERATOR)
         return user_id
 
-    users = await each([str(uuid4()) for _ in range(count)], one)
+    users = await side_by_side([str(uuid4()) for _ in range(count)], one)
     for first in range(0, count, 500):
         deposits = [
             ledger_pb2.DepositRequest(
@@ -133,7 +124,7 @@ async def open_auctions(channel: grpc.aio.Channel, seller: str, count: int, *, e
         )
         return (await auctions.CreateAuction(created, metadata=SERVICE)).auction
 
-    return await each([""] * count, one)
+    return await side_by_side([""] * count, one)
 
 
 async def generate(here: Town, plan: Plan) -> tuple[Result, float]:

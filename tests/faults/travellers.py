@@ -54,8 +54,7 @@ class Travellers:
     async def start(self) -> None:
         people: dict[str, Person] = {}
         for cell in self.market.cell_names:
-            person = people[cell] = await self.market.register(f"somebody of {cell}", cell)
-            await self.market.deposit(person, "USD", FUNDS_MINOR)
+            person = people[cell] = await self.market.person(f"somebody of {cell}", cell, FUNDS_MINOR)
             self._add(f"deposit into {cell}", partial(self._deposit, person))
         for one, other in permutations(people.values(), 2):
             self._add(f"payment {one.cell} -> {other.cell}", partial(self._pay, one, other))
