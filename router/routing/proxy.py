@@ -42,13 +42,13 @@ from server.shell.calls.call import CALLER, METADATA, as_it_is
 from server.shell.calls.guard import DEFAULT_TIMEOUT_S, CallGuard, Found
 from server.shell.calls.policy import PolicyTable, check_acts_for
 from server.shell.calls.statuses import WRONG_CELL, refusal_in
+from server.shell.calls.tracing import Tracing
 from server.shell.channels.channel_pool import ChannelPool
 from server.shell.channels.forwarding import ANSWER_HERE_KEY, HOP_KEYS, answers_of, kept_of, pass_on_error
 from server.shell.hosting.security import Security
 from server.shell.identity.callers import FORWARDED_KEY, ON_BEHALF_KEYS, Identity
 from server.shell.identity.principal import PRINCIPAL_KEY
 from server.shell.observability.metrics import CallMetrics
-from server.shell.observability.tracing import Tracing
 from server.shell.rpc import Context, Handler, answer_parser, method_of, request_parser
 
 # In metrics, for all methods that are not known here.

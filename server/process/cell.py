@@ -44,12 +44,13 @@ from server.process.machine import SOUND, Machine
 from server.process.settings import ServerSettings
 from server.sagas import build_engine
 from server.services.audit_parts import AuditParts
+from server.shell.calls.tracing import Tracing
 from server.shell.channels.client import Caller, peer_channels
 from server.shell.channels.location_cache import LocationCache
 from server.shell.hosting.failures import reaching
 from server.shell.hosting.security import Security
 from server.shell.identity.principal import Principal, Role
-from server.shell.observability.tracing import Tracing, nothing_outgoing
+from server.shell.observability.tracing import nothing_outgoing
 from server.shell.postgres import database
 
 CELL_ROLE = "cellbook_cell"

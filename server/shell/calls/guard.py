@@ -48,9 +48,9 @@ from server.shell.calls.open_calls import OpenCalls
 from server.shell.calls.policy import NOBODY, OPEN_METHODS, PolicyTable
 from server.shell.calls.statuses import CODE_BY_NUMBER, code_said, details_metadata, to_status
 from server.shell.calls.streams import OpenStreams
+from server.shell.calls.tracing import SagasOf, Tracing, no_sagas
 from server.shell.identity.callers import Identity, SaidIdentity
 from server.shell.identity.principal import Principal, Role
-from server.shell.observability.tracing import SagasOf, Tracing, no_sagas
 from server.shell.rpc import Context, Handler, Metadata
 
 DEFAULT_TIMEOUT_S = 30.0

@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from server.shell.observability.tracing import CallSpan
+from server.shell.calls.tracing import CallSpan
 from server.shell.rpc import Metadata
 
 _PROPAGATED = ("traceparent", "tracestate")
