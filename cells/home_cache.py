@@ -97,12 +97,12 @@ class HomeCache(Generic[User]):
         if not isinstance(refused, WrongCell) or str(refused.facts["resource"]).lower() != f"user {user}":
             # It may concern another user of the request, which cannot be corrected here.
             return None
-        told: Home | None = Home(str(refused.facts["cell"]), int(refused.facts.get("epoch", 0)))
-        if told is not None and told.epoch > tried.epoch and await self.believes(user, tried, told):
+        told = Home.told_in(refused.facts)
+        if told.epoch > tried.epoch and await self.believes(user, tried, told):
             self.keep(user, told)
-        else:
-            told = await self.ask(user)
-        return told if told is not None and told.cell != tried.cell else None
+            return told if told.cell != tried.cell else None
+        asked = await self.ask(user)
+        return asked if asked is not None and asked.cell != tried.cell else None
 
     async def close(self) -> None:
         asked = list(self._asked.values())

@@ -9,6 +9,7 @@ from typing import TypeAlias
 from cellbook.v1 import router_pb2 as pb
 from cellbook.v1 import router_pb2_grpc
 from cells.domain.audit.refusals import HomeNotVouched
+from cells.domain.moves.home import Home
 from cells.domain.refusals import UserNotFound
 from router.directory.cells import CellEntry, CellStore, OperatorCommand
 from router.directory.follower import Follower
@@ -133,24 +134,24 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
                 yield _progress_to_proto(progress)
 
     async def RecordHome(self, request: pb.RecordHomeRequest, _context: Context) -> pb.RecordHomeResponse:
-        user_id, cell = parse_uuid(request.user_id, "user_id"), parse_cell(request.cell, "cell")
+        user_id, principal = parse_uuid(request.user_id, "user_id"), current_call().principal
+        told = Home(parse_cell(request.cell, "cell"), number_in(request.epoch, "epoch", EPOCH))
         region = region_in(request.region) if request.HasField("region") else None
         directory = self.registration.directory
-        principal, epoch = current_call().principal, number_in(request.epoch, "epoch", EPOCH)
         if principal.role is Role.OPERATOR:
             user_id = parse_new_user(request.user_id, "user_id")
-            await directory.put_home(user_id, cell, epoch, region)
+            await directory.put_home(user_id, told, region)
         else:
-            await directory.adopt(user_id, cell, epoch, region, by=principal.name)
+            await directory.adopt(user_id, told, region, by=principal.name)
         self.registration.homed()
         home = await directory.find(user_id)
-        if self.topology.now.cell(cell) is None:
-            raise NoSuchCell(cell=cell)
+        if self.topology.now.cell(told.cell) is None:
+            raise NoSuchCell(cell=told.cell)
         if home is None:
             raise UserNotFound(user_id=request.user_id)
-        if home.epoch < epoch:
+        if home.epoch < told.epoch:
             raise HomeNotVouched(
-                peer=principal.name, user_id=request.user_id, epoch=epoch, cell=home.cell.name, known=home.epoch
+                peer=principal.name, user_id=request.user_id, epoch=told.epoch, cell=home.cell.name, known=home.epoch
             )
         return pb.RecordHomeResponse(home=_home_to_proto(home))
 

@@ -53,7 +53,7 @@ class Homes:
             log.warning("home_not_vouched", peer=by, cell=told.cell, epoch=told.epoch, known=entry.cell.name)
             return False
         try:
-            await self.directory.adopt(user_id, told.cell, told.epoch, None, by=by)
+            await self.directory.adopt(user_id, told, None, by=by)
         except Refused as refused:
             log.warning("home_not_noted", cell=told.cell, epoch=told.epoch, problem=refused.message)
         else:

@@ -15,6 +15,7 @@ import grpc.aio
 import structlog
 
 from cellbook.v1 import ledger_pb2, ledger_pb2_grpc
+from cells.domain.moves.home import Home
 from cells.domain.refusals import WrongCell
 from router.directory.placement import place
 from router.directory.topology import ANY_REGION, LiveTopology
@@ -132,8 +133,7 @@ class Registration:
 
     async def _moved_home(self, home: UserEntry, error: WrongCell) -> UserEntry:
         """A restored directory may assign a home anew; the cell knows where the user has moved since."""
-        cell, epoch = str(error.facts["cell"]), int(error.facts.get("epoch", 0))
-        await self.directory.adopt(home.user_id, cell, epoch, None, by=home.cell.name)
+        await self.directory.adopt(home.user_id, Home.told_in(error.facts), None, by=home.cell.name)
         self.homed()
         return await self.directory.find(home.user_id) or home
 

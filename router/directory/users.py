@@ -8,7 +8,7 @@ from uuid import UUID
 
 import asyncpg
 
-from cells.domain.moves.home import EPOCHS_FORGOTTEN_MAX
+from cells.domain.moves.home import EPOCHS_FORGOTTEN_MAX, Home
 from cells.sql import queries
 from router.directory.database import Database
 from router.directory.topology import Cell, CellState
@@ -84,27 +84,25 @@ class Directory:
         """Records that the home cell has opened the account of this epoch."""
         await self._mark_open.ask(entry)
 
-    async def adopt(self, user_id: UUID, cell: str, epoch: int, residency: str | None, *, by: str) -> bool:
+    async def adopt(self, user_id: UUID, home: Home, residency: str | None, *, by: str) -> bool:
         """Records a home reported by the cell `by`, which is the user's home until then.
 
         False if it is not, or if the epoch is not one that may come next.
 
         Raises NotInRegion: the user is bound to another region, which a cell's report does not override.
         """
-        return await self._rehome("adopt", user_id, cell, epoch, residency, by, EPOCHS_FORGOTTEN_MAX)
+        return await self._rehome("adopt", user_id, home, residency, by, EPOCHS_FORGOTTEN_MAX)
 
-    async def put_home(self, user_id: UUID, cell: str, epoch: int, residency: str | None) -> None:
+    async def put_home(self, user_id: UUID, home: Home, residency: str | None) -> None:
         """Records a home by an operator's order; the highest epoch stays. Raises NotInRegion."""
-        await self._rehome("put_home", user_id, cell, epoch, residency)
+        await self._rehome("put_home", user_id, home, residency)
 
-    async def _rehome(
-        self, query: str, user_id: UUID, cell: str, epoch: int, residency: str | None, *more: object
-    ) -> bool:
+    async def _rehome(self, query: str, user_id: UUID, home: Home, residency: str | None, *more: object) -> bool:
         try:
             async with self._database.connection() as connection:
-                tag = await connection.execute(self._sql[query], user_id, cell, epoch, residency, *more)
+                tag = await connection.execute(self._sql[query], user_id, *home, residency, *more)
         except asyncpg.CheckViolationError:
-            raise NotInRegion(user_id=str(user_id), cell=cell, residency=residency or "as it was") from None
+            raise NotInRegion(user_id=str(user_id), cell=home.cell, residency=residency or "as it was") from None
         return bool(tag != "UPDATE 0")
 
     async def users_of(self, cell: str, after: UUID, limit: int) -> Sequence[UUID]:

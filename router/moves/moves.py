@@ -14,6 +14,7 @@ from uuid import UUID
 from google.rpc import status_pb2
 
 from cellbook.v1 import saga_pb2
+from cells.domain.moves.home import Home
 from cells.domain.moves.refusals import AlreadyAtHome, HomeChanged
 from cells.domain.refusals import CommandIdReused, Refused, UserNotFound, WrongCell
 from router.directory.registration import Accounts
@@ -139,13 +140,13 @@ class Moves:
 
     async def _redirected(self, move: Move, error: WrongCell | HomeChanged) -> Move:
         """The user does not live where this directory believed."""
-        user_id, cell, epoch = move.request.user_id, str(error.facts["cell"]), int(error.facts.get("epoch", 0))
-        await self.directory.adopt(user_id, cell, epoch, None, by=move.from_cell)
-        if cell == move.request.to_cell:
-            refused = AlreadyAtHome(user_id=str(user_id), cell=cell)
+        user_id, home = move.request.user_id, Home.told_in(error.facts)
+        await self.directory.adopt(user_id, home, None, by=move.from_cell)
+        if home.cell == move.request.to_cell:
+            refused = AlreadyAtHome(user_id=str(user_id), cell=home.cell)
             await self.store.answer(move._replace(refusal=to_status(refused).SerializeToString()))
             raise refused
-        move = move._replace(from_cell=cell, from_epoch=epoch)
+        move = move._replace(from_cell=home.cell, from_epoch=home.epoch)
         await self.store.redirect(move)
         return move
 

@@ -231,7 +231,7 @@ class RouterNode:
 
     async def told(self, user_id: UUID, home: CellHome, residency: str | None, *, by: str) -> None:
         """Refused if that cell may not report it; the cell then retries. Raises HomeNotVouched."""
-        await KeptDirectory(self._world).adopt(user_id, home.cell, home.epoch, residency, by=by)
+        await KeptDirectory(self._world).adopt(user_id, home, residency, by=by)
         known = self._world.homes.get(user_id)
         if known is None:
             raise UserNotFound(user_id=str(user_id))
@@ -269,14 +269,16 @@ class KeptDirectory:
         )
         return self._world.homes.setdefault(user_id, entry)
 
-    async def adopt(self, user_id: UUID, cell: str, epoch: int, residency: str | None, *, by: str) -> bool:
+    async def adopt(self, user_id: UUID, home: CellHome, residency: str | None, *, by: str) -> bool:
         """The next home is the one that the last home names."""
         await self._world.nap(self._world.weather.store_s)
-        known, home = self._world.homes.get(user_id), self._world.topology.now.cell(cell)
-        if known is None or home is None or not CellHome(known.cell.name, known.epoch).vouches(by, epoch):
+        known, cell = self._world.homes.get(user_id), self._world.topology.now.cell(home.cell)
+        if known is None or cell is None or not CellHome(known.cell.name, known.epoch).vouches(by, home.epoch):
             return False
         residency = known.residency if residency is None else residency
-        self._world.homes[user_id] = replace(known, cell=home, epoch=epoch, residency=residency, state=UserState.OPEN)
+        self._world.homes[user_id] = replace(
+            known, cell=cell, epoch=home.epoch, residency=residency, state=UserState.OPEN
+        )
         return True
 
     async def mark_open(self, home: UserEntry) -> None:

@@ -1,5 +1,6 @@
 """A user's home, and which cell may change it."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 # The most moves of one user that a restored directory may have lost.
@@ -11,6 +12,11 @@ class Home(NamedTuple):
 
     cell: str
     epoch: int
+
+    @classmethod
+    def told_in(cls, facts: Mapping[str, object]) -> "Home":
+        """The home that the facts of a WRONG_CELL or HOME_CHANGED name."""
+        return cls(str(facts["cell"]), int(str(facts.get("epoch", 0))))
 
     def vouches(self, cell: str, epoch: int) -> bool:
         """Whether the cell may announce the user's next home at that epoch: only the current home may.

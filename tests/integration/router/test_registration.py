@@ -136,7 +136,8 @@ async def test_a_bound_user_suits_a_caller_to_whom_any_region_will_do(client: Cl
 
 async def race(dsn: str, fakes: list[FakeCell], monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[str]]:
     """What two routers that place at random answer when asked for the same users at once."""
-    users = [new_user() for _ in range(60)]
+    # So many at once as a loaded machine gets to before gRPC drops them.
+    users = [new_user() for _ in range(25)]
     monkeypatch.setattr("router.directory.registration.place", lambda _, among: random.choice(among))
     async with router(dsn, fakes) as one, router(dsn, fakes) as two:
         asked = [each.register(user) for user in users for each in (one, two)]
