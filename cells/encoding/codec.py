@@ -1,7 +1,7 @@
 """Converts events and states to and from their stored form, and makes the hashed bytes: docs/log-format.md."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from hashlib import sha256
@@ -186,14 +186,6 @@ def leg_tag(mark: dict[str, Any]) -> LegTag:
     leg_id = LegId(uuid_from(mark["saga_id"]), mark["leg"], mark["generation"])
     barrier = mark.get("barrier")
     return LegTag(leg_id, Direction(mark["direction"]), None if barrier is None else uuid_from(barrier))
-
-
-def encode_vector_clock(positions: Mapping[str, int]) -> str:
-    """Cell -> highest position of that cell's log that the event may depend on."""
-    return _vector_clock(positions)
-
-
-_vector_clock = encoder(dict[str, int])
 
 
 def encode_state(state: State) -> str:

@@ -253,8 +253,8 @@ def test_metadata_is_canonical(
 def test_a_vector_clock_is_canonical() -> None:
     """This includes the one that the writer fills in for a whole batch."""
     clock = {"us-east": 12, "ap-tokyo": 3, "eu-west": 7}
-    assert codec.encode_vector_clock(clock) == '{"ap-tokyo":3,"eu-west":7,"us-east":12}'
-    assert vector_template("us-east", {"eu-west": 7, "ap-tokyo": 3}) % 12 == codec.encode_vector_clock(clock)
+    assert codec.canonical(clock) == '{"ap-tokyo":3,"eu-west":7,"us-east":12}'
+    assert vector_template("us-east", {"eu-west": 7, "ap-tokyo": 3}) % 12 == codec.canonical(clock)
 
 
 # --- the hash -----------------------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ def folded(portions: Sequence[Sequence[StoredEvent]]) -> Folded:
     for portion in portions:
         page = fold.apply(portion)
         assert page.findings == []
-        rows |= {*page.account_entries, *page.clearing_entries, *page.legs, *page.references}
+        rows |= {*page.account_entries, *page.clearing_entries, *page.saga_legs, *page.external_references}
     return {key: codec.encode_state(entry.state) for key, entry in fold.states.items()}, fold.house, rows
 
 

@@ -81,12 +81,12 @@ class Claim(NamedTuple):
 
 @dataclass(slots=True)
 class Page:
-    """The rows that events of consecutive positions must have produced."""
+    """The rows that events of consecutive positions must have produced, by table."""
 
     account_entries: list[AccountEntryRow] = field(default_factory=list)
     clearing_entries: list[ClearingEntryRow] = field(default_factory=list)
-    legs: list[LegRow] = field(default_factory=list)
-    references: list[ReferenceRow] = field(default_factory=list)
+    saga_legs: list[LegRow] = field(default_factory=list)
+    external_references: list[ReferenceRow] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     # Positions whose snapshots differ from the replay.
@@ -139,7 +139,7 @@ class Fold:
         state = evolve(before, event, event_id)
         movement = event.movement()
         if stored.leg is not None:
-            page.legs.append(_leg_row(event, stored.leg, event_id, position))
+            page.saga_legs.append(_leg_row(event, stored.leg, event_id, position))
         if movement is not None:
             self._move(event, movement, stored, state, page)
         if movement is not None or postings is not UNSET:
@@ -147,7 +147,7 @@ class Fold:
         if isinstance(before, Saga):
             page.claims.extend(_claims(self.cell, before, event, aggregate_id, position))
         elif type(event) in USES_REFERENCES:
-            page.references.extend(reference_rows(event, position))  # type: ignore[arg-type]
+            page.external_references.extend(reference_rows(event, position))  # type: ignore[arg-type]
         if state is not None:
             if known is None:
                 self.states[aggregate_id] = ReplayedState(kind, state, stored.stream_version)

@@ -177,7 +177,7 @@ class Reconciler:
         """Compares the rows that the page's events must have produced with the stored rows."""
         for table, row, check in DERIVED:
             rows = await self.connection.fetch(SQL[table], first - 1, last)
-            expected: list[tuple[object, ...]] = getattr(page, PAGES[table])
+            expected: list[tuple[object, ...]] = getattr(page, table)
             found = [tuple(each) for each in rows]
             if found != expected:
                 self._differ(table, row, check, expected, found, page.unreadable)
@@ -341,12 +341,6 @@ class Reconciler:
             self.findings.append(Finding(check=check, row=shown(row), expected=shown(expected), found=shown(found)))
 
 
-PAGES = {
-    "account_entries": "account_entries",
-    "clearing_entries": "clearing_entries",
-    "saga_legs": "legs",
-    "external_references": "references",
-}
 # The columns of each primary key.
 KEYS: dict[str, tuple[int, ...]] = {
     "account_entries": (0, 1, 2),
