@@ -8,6 +8,7 @@ import grpc.aio
 import pytest
 
 from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2
+from cells.domain.refusals import Unavailable
 from cells.home_cache import HomeCache
 from tests.integration.router.fake_cells import EU, SHOP, US, Way, way_to_cells
 from tests.integration.router.rig import new_user, refused
@@ -97,6 +98,19 @@ async def test_items_of_users_who_have_moved_follow_them(way: Way) -> None:
     assert way.calls("BatchDeposit") == [2, 1]
     way.truth.move(users[2], EU)
     assert await way.deposit(users[2]) == [EU]
+
+
+async def test_an_item_whose_home_cannot_be_looked_up_keeps_its_refusal(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others were executed, and keep their answers."""
+
+    async def away(*_: object) -> None:
+        raise Unavailable(problem="the directory is away")
+
+    users = [await way.user(US) for _ in range(2)]
+    await way.deposit(*users)
+    way.truth.move(users[1], EU)
+    monkeypatch.setattr(HomeCache, "corrected", away)
+    assert await way.deposit(*users) == [US, "WRONG_CELL"]
 
 
 async def test_fields_are_named_by_the_item_of_the_whole_batch(way: Way) -> None:
