@@ -83,7 +83,13 @@ async def mail_server(port: int = 0, **how: Any) -> AsyncIterator[MailServer]:  
     handler.speaks.set()
     handler.confirms.set()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: SMTP(handler, hostname="mail.test", loop=loop, **how), "127.0.0.1", port)
+    sessions: list[SMTP] = []
+
+    def session() -> SMTP:
+        sessions.append(SMTP(handler, hostname="mail.test", loop=loop, **how))
+        return sessions[-1]
+
+    server = await loop.create_server(session, "127.0.0.1", port)
     handler.port = server.sockets[0].getsockname()[1]
     try:
         yield handler
@@ -92,3 +98,7 @@ async def mail_server(port: int = 0, **how: Any) -> AsyncIterator[MailServer]:  
         handler.confirms.set()
         server.close()
         await server.wait_closed()
+        for each in sessions:
+            # Its client may have gone without its having been seen.
+            if each.transport is not None:
+                cast("Any", each).transport.abort()

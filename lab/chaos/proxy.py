@@ -6,15 +6,14 @@ never answers them. To the processes that is a cable that broke somewhere on the
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import permutations
 from pathlib import Path
 
 from lab.chaos.links import ENDS, Link, LinkKind
 from lab.cluster import CELLS, four
+from lab.listener import Listener
 from lab.member import Member
-from server.cli.options import LOOPBACK
 
 CHUNK_BYTES = 64 * 1024
 # A caller and a cell that it calls.
@@ -28,24 +27,27 @@ class Way:
     target: str = ""
     # Before each chunk.
     delay_s: float = 0.0
-    _server: asyncio.Server | None = None
     # Set while requests, and answers, get through.
     _asked: asyncio.Event = field(default_factory=asyncio.Event)
     _answered: asyncio.Event = field(default_factory=asyncio.Event)
     _generation: int = 0
-    _handlers: dict[asyncio.Task[None], asyncio.StreamWriter] = field(default_factory=dict)
+    _listener: Listener = field(init=False)
     # Connections accepted while the link was cut: none of their data ever reached the other side.
     _dropped: set[asyncio.StreamWriter] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        self._listener = Listener(self._handled)
+
     async def listen(self) -> None:
         self.mend()
-        self._server = await asyncio.start_server(self._accepted, LOOPBACK, 0)
+        await self._listener.listen()
 
     @property
     def address(self) -> str:
-        if self._server is None:
-            raise RuntimeError("the proxy does not listen yet")
-        return f"{LOOPBACK}:{self._server.sockets[0].getsockname()[1]}"
+        return self._listener.address
+
+    async def close(self) -> None:
+        await self._listener.close()
 
     def cut(self, *, answers: bool = True) -> None:
         """Nothing passes either way; without `answers`, answers still do."""
@@ -68,28 +70,8 @@ class Way:
         """As a firewall does: what the existing connections carry is swallowed, and new ones are whole."""
         self._generation += 1
 
-    async def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
-        ended = dict(self._handlers)
-        for handler in ended:
-            handler.cancel()
-        await asyncio.gather(*ended, return_exceptions=True)
-        # A handler that was cancelled before its first step has closed nothing.
-        for writer in ended.values():
-            writer.transport.abort()
-
-    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        handler = asyncio.ensure_future(self._handled(reader, writer))
-        self._handlers[handler] = writer
-        handler.add_done_callback(self._handlers.pop)
-
     async def _handled(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            with suppress(OSError):
-                await (self._joined(reader, writer) if self._asked.is_set() else self._swallowed(reader, writer))
-        finally:
-            writer.transport.abort()
+        await (self._joined(reader, writer) if self._asked.is_set() else self._swallowed(reader, writer))
 
     async def _joined(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host, _, port = self.target.rpartition(":")

@@ -100,7 +100,7 @@ async def test_items_of_users_who_have_moved_follow_them(way: Way) -> None:
     assert await way.deposit(users[2]) == [EU]
 
 
-async def test_an_item_whose_home_cannot_be_looked_up_keeps_its_refusal(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_item_whose_home_is_not_told_keeps_its_refusal(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others were executed, and keep their answers."""
 
     async def away(*_: object) -> None:

@@ -11,6 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from lab.listener import Listener
 from server.process.settings import ServerSettings
 from server.sagas import build_engine, connect_temporal
 from server.shell.settings.host import SettingsInvalid, load_settings
@@ -79,13 +80,13 @@ async def behind_tls(address: str, folder: Path) -> AsyncIterator[str]:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there_reader, there_writer = await asyncio.open_connection(host, int(port))
-        await asyncio.gather(pump(reader, there_writer), pump(there_reader, writer))
+        try:
+            await asyncio.gather(pump(reader, there_writer), pump(there_reader, writer))
+        finally:
+            there_writer.transport.abort()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-    try:
-        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
+    async with Listener(serve, tls=context) as listener:
+        yield listener.address
 
 
 async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -21,6 +21,7 @@ import pytest
 
 from cellbook.v1 import event_pb2
 from lab.chaos.proxy import Way
+from lab.listener import Listener
 from server.shell.channels.client import open_cell_channel, open_channel
 from server.shell.postgres import database
 from server.shell.postgres.database import Connection
@@ -48,21 +49,12 @@ class Firewall:
     def __init__(self, target: tuple[str, int]) -> None:
         self._target = target
         self._ends: list[asyncio.StreamWriter] = []
-        self._tasks: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[int]:
         """The port."""
-        server = await asyncio.start_server(self._joined, "127.0.0.1", 0)
-        try:
-            yield server.sockets[0].getsockname()[1]
-        finally:
-            server.close()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            for end in self._ends:
-                end.transport.abort()
+        async with Listener(self._joined) as listener:
+            yield int(listener.address.rpartition(":")[2])
 
     def pause(self) -> None:
         """Carries nothing any more, but what comes is still acknowledged."""
@@ -79,8 +71,10 @@ class Firewall:
     async def _joined(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection(*self._target)
         self._ends += [writer, far_writer]
-        for way in (self._carried(reader, far_writer), self._carried(far_reader, writer)):
-            self._tasks.add(asyncio.ensure_future(way))
+        try:
+            await asyncio.gather(self._carried(reader, far_writer), self._carried(far_reader, writer))
+        finally:
+            far_writer.transport.abort()
 
     async def _carried(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
