@@ -75,7 +75,7 @@ class Histories:
         self._found[key] = Copy(events + 1, sha256(bytes.fromhex(chain + leaf_hash)).hexdigest())
 
     def arrived(self, position: int, event: dict[str, Any]) -> None:
-        """Adds an arrival. UserImport from before copies were bound are ignored."""
+        """Adds an arrival. Arrivals from before copies were bound are ignored."""
         payload = event["payload"]
         for cell, chain in payload.get("history", {}).items():
             events = max(home["events"] for home in payload["earlier_homes"] if home["cell"] == cell)

@@ -172,6 +172,15 @@ async def test_the_image_is_probed_by_a_few_lines(problem: str, code: int) -> No
         await endpoint.stop()
 
 
+def test_the_image_has_every_package_that_is_installed() -> None:
+    """The `cellbook` command imports all of them at its start."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = {each.rstrip("*") for each in project["tool"]["setuptools"]["packages"]["find"]["include"]}
+    given = {line[1:] for line in (ROOT / ".dockerignore").read_text().split() if line.startswith("!")}
+    # The stubs lie below protos.
+    assert packages - {"cellbook"} | {"protos"} <= given
+
+
 def test_metrics_are_where_the_probe_asks() -> None:
     """In every settings file that is shipped."""
     files = [DOCKER / "router" / "settings.toml", *(DOCKER / "cells" / cell / "settings.toml" for cell in CELLS)]
