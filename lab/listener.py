@@ -9,6 +9,9 @@ from typing import Self
 
 from server.cli.options import LOOPBACK
 
+# Turns of the event loop from the arrival of a connection to its handler.
+ACCEPT_TURNS = 4
+
 
 @dataclass(slots=True, eq=False)
 class Listener:
@@ -17,7 +20,6 @@ class Listener:
     handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
     tls: ssl.SSLContext | None = None
     _server: asyncio.Server | None = None
-    _closed: bool = False
     _handlers: dict[asyncio.Task[None], asyncio.StreamWriter] = field(default_factory=dict)
 
     async def listen(self) -> None:
@@ -31,7 +33,9 @@ class Listener:
 
     async def close(self) -> None:
         """Cuts all connections, also one that is being accepted at this moment."""
-        self._closed = True
+        # If the server closes while asyncio accepts a connection, asyncio forgets the socket and leaves it open.
+        for _ in range(ACCEPT_TURNS):
+            await asyncio.sleep(0)
         if self._server is not None:
             self._server.close()
         ended = dict(self._handlers)
@@ -50,9 +54,6 @@ class Listener:
         await self.close()
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._closed:
-            writer.transport.abort()
-            return
         handler = asyncio.ensure_future(self._handled(reader, writer))
         self._handlers[handler] = writer
         handler.add_done_callback(self._handlers.pop)
