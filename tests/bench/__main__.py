@@ -1,6 +1,6 @@
 """`make bench`: every figure beside its yardstick, in one run on one machine.
 
-    python -m tests.bench [--quick | --soak] [--only NAME]...
+    python -m tests.bench [--quick | --soak] [--only NAME]... [--against CHECKOUT]
 
 Whether a figure is reached decides nothing here; the exit code is 0 unless something failed.
 """
@@ -18,7 +18,7 @@ from server.cli.client import ClientError
 from server.cli.progress import Progress
 from server.shell.observability.logging import configure_logging
 from server.shell.postgres.host import PostgresFailed
-from tests.bench import books, draining, engines, growth, moves, recovery, settlements, ways, writes
+from tests.bench import books, cpu, draining, engines, growth, moves, recovery, settlements, ways, writes
 from tests.bench.checks import CheckFailed
 from tests.bench.cluster import ground
 from tests.bench.load import LoadFailed
@@ -52,6 +52,9 @@ def main() -> None:
         size.add_argument(f"--{scale.name}", dest="scale", action="store_const", const=scale, help=scale.meaning)
     parser.add_argument("--only", action="append", choices=tuple(TARGETS), metavar="NAME", help="this figure alone")
     parser.add_argument("--rounds", type=int, metavar="N", help="how often each measurement takes its turn")
+    parser.add_argument(
+        "--against", type=Path, metavar="CHECKOUT", help=f"{cpu.NAME} alone, in turns with a cell of that checkout"
+    )
     chosen = parser.parse_args()
     configure_logging("warning")
     # As a cell's process does: cells are founded in this one.
@@ -60,12 +63,13 @@ def main() -> None:
     if not console.is_terminal:
         # A file has no edge.
         console.width = max(console.width, WIDTH)
-    wanted = frozenset(chosen.only or TARGETS)
+    wanted = frozenset([cpu.NAME] if chosen.against else chosen.only or TARGETS)
     if settlements.NAME in wanted:
         wanted |= {settlements.YARDSTICK}
     try:
         scale = chosen.scale or FULL
-        figures = uvloop.run(run(replace(scale, rounds=chosen.rounds or scale.rounds), wanted, console))
+        scale = replace(scale, rounds=chosen.rounds or scale.rounds)
+        figures = uvloop.run(run(scale, wanted, chosen.against and chosen.against.resolve(), console))
     except FAILURES as failure:
         console.print(f"failed: {failure}", style="red", markup=False)
         raise SystemExit(1) from None
@@ -73,10 +77,16 @@ def main() -> None:
     console.print(table(figures))
 
 
-async def run(scale: Scale, wanted: frozenset[str], console: Console) -> list[Figure]:
+async def run(scale: Scale, wanted: frozenset[str], against: Path | None, console: Console) -> list[Figure]:
     async with ground() as place, generator() as loader:
         bench = Bench(
-            scale=scale, wanted=wanted, ground=place, generator=loader, console=console, progress=Progress(console)
+            scale=scale,
+            wanted=wanted,
+            against=against,
+            ground=place,
+            generator=loader,
+            console=console,
+            progress=Progress(console),
         )
         for group in GROUPS:
             async for figure in group(bench):

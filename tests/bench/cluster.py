@@ -44,9 +44,12 @@ class Ground:
             shutil.rmtree(postgres.data, ignore_errors=True)
 
     @asynccontextmanager
-    async def server(self, name: str, postgres: EmbeddedPostgres, **settings: str) -> AsyncIterator[Member]:
+    async def server(
+        self, name: str, postgres: EmbeddedPostgres, *, runner: tuple[str, ...] = (), **settings: str
+    ) -> AsyncIterator[Member]:
         """One `python -m server`, ready: it leads, or stands by where another one leads."""
         server = self.member(name, postgres, **settings)
+        server.runner = runner
         try:
             self.reaper.watch(pid=server.start(), folder=server.folder)
             await server.wait_until_ready(START_S)
@@ -105,6 +108,15 @@ class Town:
             batch=bool(items),
             tier=tier,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """A cell at work in its town."""
+
+    town: Town
+    server: Member
+    postgres: EmbeddedPostgres
 
 
 async def settled(postgres: EmbeddedPostgres, progress: Progress, *, users: int, auctions: int) -> Town:

@@ -2,8 +2,9 @@
 
     python -m tests.bench.load     a plan a line of JSON in, its result a line of JSON out
 
-What is counted is bids that are durable. A cell that has too much to do is asked again, as it says; any other answer
-but an acceptance ends the run, or in the one auction that all bid in a bid that is too low by then.
+What is counted is bids that are durable. A cell that has too much to do is asked again, as it says, and so is one that
+was so late that gRPC dropped the call: the ids are the same. Any other answer but an acceptance ends the run, or in the
+one auction that all bid in a bid that is too low by then.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import grpc
 import grpc.aio
 import uvloop
 
@@ -66,7 +68,7 @@ class Result:
     latencies_ms: list[float] = field(default_factory=list)
     # In all.
     placed: int = 0
-    # Bids that were turned away because the queue was full, and sent again.
+    # Bids that were turned away because the queue was full, or dropped by gRPC, and sent again.
     turned_away: int = 0
     # Bids of calls that another one overtook, in the one auction that all bid in: refused, and not counted.
     overtaken: int = 0
@@ -125,7 +127,8 @@ class Load:
             try:
                 return await self._method(request, metadata=SERVICE, timeout=TIMEOUT_S)
             except grpc.aio.AioRpcError as error:
-                if not isinstance(refusal_in(error), QueueFull):
+                dropped = error.code() is grpc.StatusCode.CANCELLED
+                if not dropped and not isinstance(refusal_in(error), QueueFull):
                     raise
             self.result.turned_away += self.plan.bids.items
             await asyncio.sleep(QUEUE_FULL_PAUSE_S)

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rich.console import Console
 
@@ -26,6 +27,8 @@ class Bench:
     generator: Generator
     console: Console
     progress: Progress
+    # Another checkout, whose cell is measured in turns with ours.
+    against: Path | None = None
     # Those that are done.
     figures: list[Figure] = field(default_factory=list)
 

@@ -38,6 +38,12 @@ async def tps(postgres: EmbeddedPostgres, clients: int, seconds: float) -> float
     return float(found[1])
 
 
+async def run_through(postgres: EmbeddedPostgres, clients: int, each: int) -> int:
+    """So many transactions of each client; returns how many these are."""
+    await _pgbench(postgres, ["-M", "prepared", "-c", str(clients), "-j", "2", "-t", str(each)], _SLACK_S)
+    return clients * each
+
+
 async def _pgbench(postgres: EmbeddedPostgres, arguments: Sequence[str], timeout_s: float) -> str:
     command = ["pgbench", *arguments, postgres.dsn(DATABASE)]
     host = host_for(postgres.cluster)

@@ -32,6 +32,7 @@ class Target:
 TARGETS = {
     "batch_bids": Target(to_reach=2.5, aim=3.5),
     "unary_bids": Target(to_reach=0.45, aim=0.7),
+    "cpu_per_bid": Target(),
     "unary_grouped": Target(to_reach=2.0, aim=4.0),
     "hot_auction": Target(to_reach=0.8, aim=1.2),
     "subscribers": Target(to_reach=0.95),

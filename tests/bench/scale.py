@@ -11,6 +11,8 @@ class Scale:
     # Of each measurement.
     seconds: float
     warm_up_s: float
+    # Of each measurement of CPU time: a slow machine measures as much. Batches have four times as many.
+    cpu_bids: int = 4_000
     users: int = 10_000
     auctions: int = 1_000
     # What the grown store holds.
@@ -39,6 +41,7 @@ QUICK = Scale(
     rounds=3,
     seconds=0.7,
     warm_up_s=0.2,
+    cpu_bids=1_000,
     grown_users=10_000,
     grown_events=50_000,
     past_events=5_000,
@@ -57,6 +60,7 @@ SOAK = Scale(
     rounds=9,
     seconds=60.0,
     warm_up_s=5.0,
+    cpu_bids=20_000,
     grown_events=20_000_000,
     moved_events=1_000_000,
     drained_users=10_000,

@@ -4,19 +4,23 @@ from collections.abc import AsyncIterator
 from statistics import median
 
 from server.shell.postgres.embedded import EmbeddedPostgres
-from tests.bench import pgbench, subscribers
+from tests.bench import cpu, pgbench, subscribers
 from tests.bench.checks import check
-from tests.bench.cluster import Town, last_position, settled
+from tests.bench.cluster import Side, Town, last_position, settled
 from tests.bench.load import Result
 from tests.bench.measure import Bench
 from tests.bench.processes import echo
 from tests.bench.report import Figure, compared
 
-NAMES = ("batch_bids", "unary_bids", "unary_grouped", "hot_auction", subscribers.NAME)
+NAMES = ("batch_bids", "unary_bids", "unary_grouped", "hot_auction", cpu.NAME, subscribers.NAME)
 # Two events a bid, but for the first of each turn, which outbids somebody and has three.
 TURN = 10
 BATCH_ITEMS, BATCHES_IN_FLIGHT = 125, 8
 UNARY_IN_FLIGHT = 64
+WAYS = (
+    cpu.Way(name="batch", items=BATCH_ITEMS, in_flight=BATCHES_IN_FLIGHT, turn=TURN, times=4),
+    cpu.Way(name="unary", items=0, in_flight=UNARY_IN_FLIGHT, turn=TURN),
+)
 
 
 async def measured(bench: Bench) -> AsyncIterator[Figure]:
@@ -30,6 +34,9 @@ async def measured(bench: Bench) -> AsyncIterator[Figure]:
                 yield await batch_bids(bench, town, server.address, postgres)
             if "unary_bids" in bench.wanted:
                 yield await unary_bids(bench, town, server.address)
+            if cpu.NAME in bench.wanted:
+                async for figure in cpu.figures(bench, Side(town=town, server=server, postgres=postgres), WAYS):
+                    yield figure
             if "unary_grouped" in bench.wanted:
                 yield await unary_grouped(bench, town, server.address)
             if "hot_auction" in bench.wanted:

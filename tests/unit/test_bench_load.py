@@ -123,18 +123,20 @@ async def test_any_other_status_ends_the_run() -> None:
 
 
 async def test_what_is_turned_away_is_sent_again_and_told() -> None:
-    """The same bytes are sent again, and count when they are accepted."""
+    """The same bytes are sent again, and count when they are accepted; so is what gRPC dropped before it was read."""
     seen: list[bytes] = []
 
-    async def full_at_first(request: bytes, context: "Context") -> bytes:
+    async def late_then_full(request: bytes, context: "Context") -> bytes:
         seen.append(request)
         if len(seen) == 1:
+            await context.abort(grpc.StatusCode.CANCELLED)
+        if len(seen) == 2:
             status = to_status(QueueFull(queued=1, queued_bytes=1))
             context.set_trailing_metadata(tuple(details_metadata(status)))
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, status.message)
         return b"bid"
 
-    async with cell(full_at_first) as address:
+    async with cell(late_then_full) as address:
         result = await run(Plan(address=address, bids=UNARY, in_flight=1, bids_each=2))
-    assert (result.accepted, result.turned_away) == (2, 1)
-    assert seen[0] == seen[1] != seen[2]
+    assert (result.accepted, result.turned_away) == (2, 2)
+    assert seen[0] == seen[1] == seen[2] != seen[3]
