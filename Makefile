@@ -35,7 +35,7 @@ COMPILE := build/lock/bin/uv pip compile --quiet --no-config --universal --pytho
 	--custom-compile-command "make lock" $(ARGS) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench bench-quick bench-soak test simulate faults faults-soak fuzz e2e-secure audit-deps sbom check lint format types wire breaking protos pages protos-fresh lock tools clean FORCE
+.PHONY: help setup demo bench bench-quick bench-soak test simulate faults faults-soak fuzz e2e-secure audit-deps sbom check static lint format types wire breaking protos pages protos-fresh lock tools clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -55,7 +55,7 @@ bench-soak: $(READY) ## The same for hours
 	$(BIN)/python -m tests.bench --soak $(ARGS)
 
 test: $(READY) ## Run every test
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
 
 simulate: $(READY) ## Run SEEDS simulations, or show the one of SEED
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(ARGS)
@@ -72,7 +72,14 @@ fuzz: $(READY) ## Send CALLS invalid calls (default 1000000) to a cluster of rea
 e2e-secure: $(READY) ## Run the end-to-end tests with TLS and proofs of identity, except chaos and Temporal
 	E2E=secure $(BIN)/python -m pytest -n 0 tests/e2e --ignore tests/e2e/test_cable_cut.py --ignore tests/e2e/test_temporal.py $(ARGS)
 
-check: lint types wire $(if $(RELEASE),breaking) protos-fresh tools test ## Run every check: lint, types, wire, stubs, tests
+check: $(READY) tools ## Run every check: lint, types, wire, stubs, tests
+	@$(MAKE) --no-print-directory --jobs=2 static test
+
+# Beside the tests, which wait more than they compute. Its output comes in one piece.
+static:
+	@mkdir -p build
+	@nice $(MAKE) --no-print-directory lint types wire $(if $(RELEASE),breaking) protos-fresh >build/static.log 2>&1; \
+		failed=$$?; cat build/static.log; exit $$failed
 
 lint: $(READY) ## Check style and formatting
 	$(BIN)/ruff check .
