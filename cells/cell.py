@@ -107,22 +107,20 @@ class Cell:
         command = request.command
         if isinstance(command, ApplyLeg | CompensateLeg):
             return await self._take_leg(request, command)
-        await self.routing.require_cell(self.routing.cell_of(command))
-        outcome = await self._submitted(request)
+        cell = self.routing.cell_of(command)
+        if cell != self.name:
+            await self.routing.require_cell(cell)
+        while True:
+            # Assumes that all users are in this cell; if the payee turns out to live elsewhere, the money is sent
+            # there. A concurrent repeat of the command gets an answer without that knowledge, and is redirected again.
+            try:
+                outcome = await self.writer.submit(request)
+                break
+            except (UserNotFound, WrongCell) as error:
+                request = await self.routing.redirected(request, error)
         if outcome.state is CommandState.IN_PROGRESS:
             return await self.outcomes.of_one(outcome, request.deadline_s)
         return outcome
-
-    async def _submitted(self, request: CommandRequest) -> Outcome:
-        """Assumes that all users are in this cell; if the payee turns out to live elsewhere, the money is sent there.
-
-        A concurrent repeat of the command gets an answer without that knowledge, and is redirected again.
-        """
-        while True:
-            try:
-                return await self.writer.submit(request)
-            except (UserNotFound, WrongCell) as error:
-                request = await self.routing.redirected(request, error)
 
     def check_room(self, principal: str, commands: int = 1) -> None:
         """Raises QueueFull or NotLeading if a client need not even try."""

@@ -75,15 +75,15 @@ class Writer:
 
     # --- the callers' side ------------------------------------------------------------------------------------------
 
-    async def submit(self, request: CommandRequest) -> Outcome:
-        """Waits for the command's durable answer. A caller that stops waiting does not undo a decided command.
+    def submit(self, request: CommandRequest) -> asyncio.Future[Outcome]:
+        """Queues the command; the future gets its durable answer. A caller that stops waiting undoes nothing.
 
         Raises:
-            Refused: the command's refusal, or QueueFull, DeadlinePassed, Unavailable, NotLeading.
+            Refused: QueueFull or NotLeading; the future gets any other refusal, DeadlinePassed or Unavailable too.
         """
         pending = self._pending(request)
         self.queue.put(pending)
-        return await pending.waiters[0]
+        return pending.waiters[0]
 
     def submit_all(self, requests: Iterable[CommandRequest]) -> list[asyncio.Future[Outcome]]:
         """Queues commands of one client in sequence, all or none; the futures get their durable answers.

@@ -38,7 +38,7 @@ from router.routing.routes import (
     no_routing_target,
     routing_target_in,
 )
-from server.shell.calls.call import CALLER, METADATA, as_it_is
+from server.shell.calls.call import METADATA, as_it_is
 from server.shell.calls.guard import DEFAULT_TIMEOUT_S, CallGuard, Found
 from server.shell.calls.policy import PolicyTable, check_acts_for
 from server.shell.calls.statuses import WRONG_CELL, refusal_in
@@ -47,7 +47,7 @@ from server.shell.channels.channel_pool import ChannelPool
 from server.shell.channels.forwarding import ANSWER_HERE_KEY, HOP_KEYS, answers_of, kept_of, pass_on_error
 from server.shell.hosting.security import Security
 from server.shell.identity.callers import FORWARDED_KEY, ON_BEHALF_KEYS, Identity
-from server.shell.identity.principal import PRINCIPAL_KEY
+from server.shell.identity.principal import PRINCIPAL_KEY, Principal
 from server.shell.observability.metrics import CallMetrics
 from server.shell.rpc import Context, Handler, answer_parser, method_of, request_parser
 
@@ -176,18 +176,18 @@ class ProxyingGuard(CallGuard):
         self._handlers[method] = handler
         return handler
 
-    async def _unary_on(self, method: str, request: bytes, context: Context) -> bytes:
+    async def _unary_on(self, method: str, principal: Principal, request: bytes, context: Context) -> bytes:
         try:
-            return await self._answered(method, request, context)
+            return await self._answered(method, principal, request, context)
         except grpc.aio.AioRpcError as error:
             await pass_on_error(error, context)
 
-    async def _answered(self, method: str, request: bytes, context: Context) -> bytes:
+    async def _answered(self, method: str, principal: Principal, request: bytes, context: Context) -> bytes:
         metadata = passed_on(METADATA.get(), self._not_passed_on)
         target = named_in(metadata)
         if target is None and is_batch(method):
-            return await self._batch_answered(method, request, metadata, context)
-        target = self._allowed(target or routing_target_in(method, request))
+            return await self._batch_answered(method, principal, request, metadata, context)
+        target = self._allowed(principal, target or routing_target_in(method, request))
         home = await self._forwarder.home_for(method, target)
         try:
             return await self._call(home.cell, method, request, metadata, context)
@@ -198,21 +198,23 @@ class ProxyingGuard(CallGuard):
                 raise
         return await self._call(moved.cell, method, request, metadata, context)
 
-    def _allowed(self, target: RoutingTarget | None) -> RoutingTarget | None:
+    def _allowed(self, principal: Principal, target: RoutingTarget | None) -> RoutingTarget | None:
         """Keeps a caller from learning, by the route of its call, whether another user exists.
 
         Raises:
             RateExceeded, NotYourAccount.
         """
-        self.throttle.check(CALLER.get())
+        self.throttle.check(principal)
         if target is not None and target.user_id:
-            check_acts_for(CALLER.get(), target.user_id)
+            check_acts_for(principal, target.user_id)
         return target
 
-    async def _batch_answered(self, method: str, request: bytes, metadata: Metadata, context: Context) -> bytes:
+    async def _batch_answered(
+        self, method: str, principal: Principal, request: bytes, metadata: Metadata, context: Context
+    ) -> bytes:
         """The raw answer if all items have one home cell; otherwise one answer merged from several."""
         forwarder, parse = self._forwarder, answer_parser(method)
-        self.throttle.check(CALLER.get())
+        self.throttle.check(principal)
         try:
             asked = request_parser(method)(request)
         except DecodeError:
@@ -229,7 +231,7 @@ class ProxyingGuard(CallGuard):
 
         batch = Batch(finder=forwarder, method=method, send=send)
         for user_id in batch.users(asked):
-            check_acts_for(CALLER.get(), user_id)
+            check_acts_for(principal, user_id)
         answer = await batch.answered(asked, whole)
         return answer if isinstance(answer, bytes) else answer.SerializeToString()
 
@@ -248,21 +250,24 @@ class ProxyingGuard(CallGuard):
         context.set_trailing_metadata(tuple(await call.trailing_metadata()))
         return response
 
-    async def _stream_on(self, method: str, request: bytes | AsyncIterable[bytes], context: Context) -> None:
+    async def _stream_on(
+        self, method: str, principal: Principal, request: bytes | AsyncIterable[bytes], context: Context
+    ) -> None:
         try:
-            call = await self._begun(method, request, context)
+            call = await self._begun(method, principal, request, context)
         except grpc.aio.AioRpcError as error:
             await pass_on_error(error, context)
         async with aclosing(answers_of(call, context)) as responses:
             async for response in responses:
                 await context.write(response)
 
-    async def _begun(self, method: str, request: bytes | AsyncIterable[bytes], context: Context) -> Any:  # noqa: ANN401 - a call of bytes
+    async def _begun(
+        self, method: str, principal: Principal, request: bytes | AsyncIterable[bytes], context: Context
+    ) -> Any:  # noqa: ANN401 - a call of bytes
         metadata = passed_on(METADATA.get(), self._not_passed_on)
         # For a request stream, only the metadata tell where it goes.
-        target = self._allowed(
-            named_in(metadata) or (routing_target_in(method, request) if isinstance(request, bytes) else None)
-        )
+        target = named_in(metadata) or (routing_target_in(method, request) if isinstance(request, bytes) else None)
+        target = self._allowed(principal, target)
         channel: Any = self._forwarder.channel((await self._forwarder.home_for(method, target)).cell)
         how = {"timeout": context.time_remaining(), "metadata": metadata}
         if isinstance(request, bytes):

@@ -13,8 +13,8 @@ from server.process.settings import ServerSettings
 from server.shell.fields.bounds import SIGNATURE, bytes_in
 from server.shell.fields.parse import parse_uuid
 from server.shell.identity.denials import SignatureInvalid, SignatureMissing
-from server.shell.identity.principal import authority_text
-from server.wire.requests import Mutating, Sender
+from server.shell.identity.principal import Principal, authority_text
+from server.wire.requests import Mutating
 
 _METHODS = {Deposit: METHODS["DEPOSITED"], Withdraw: METHODS["WITHDRAWN"]}
 
@@ -35,19 +35,19 @@ class CallerSignatures:
         """Whether any key is configured."""
         return bool(self.callers.keys)
 
-    def authority(self, sender: Sender, message: Mutating, command: Command) -> str:
-        """The sender's authority, with the signature of the command if there is one.
+    def authority(self, principal: Principal, message: Mutating, command: Command) -> str:
+        """The principal's authority, with the signature of the command if there is one.
 
         Raises:
             SignatureMissing, SignatureInvalid, FieldInvalid.
         """
         if not isinstance(command, Deposit | Withdraw):
-            return sender.authority
+            return principal.authority
         method, signature = _METHODS[type(command)], getattr(message, "signature", b"")
         if not signature:
             if method.rpartition("/")[2] in self.required:
-                raise SignatureMissing(principal=sender.principal, method=method)
-            return sender.authority
+                raise SignatureMissing(principal=str(principal), method=method)
+            return principal.authority
         bytes_in(signature, "signature", SIGNATURE)
         content = {
             "amount_minor": str(command.amount.amount_minor),
@@ -55,10 +55,10 @@ class CallerSignatures:
             "external_reference": command.external_reference,
         }
         text = command_text(method, str(parse_uuid(message.command_id, "command_id")), str(command.user_id), content)
-        wrong = wrong_with(signature, text, self.callers.keys_of(sender.principal))
+        wrong = wrong_with(signature, text, self.callers.keys_of(str(principal)))
         if wrong:
-            raise SignatureInvalid(principal=sender.principal, problem=wrong)
-        return authority_text(**json.loads(sender.authority or "{}"), signature=signature_text(signature))
+            raise SignatureInvalid(principal=str(principal), problem=wrong)
+        return authority_text(**json.loads(principal.authority or "{}"), signature=signature_text(signature))
 
 
 NO_SIGNATURES = CallerSignatures()

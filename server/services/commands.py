@@ -21,12 +21,12 @@ from cells.store.failures import map_store_errors
 from cells.store.ports import Clock
 from server.audit.signatures import NO_SIGNATURES, CallerSignatures
 from server.services.audit_parts import Context
-from server.shell.calls.call import current_call
+from server.shell.calls.call import Call, current_call
 from server.shell.calls.statuses import to_status
 from server.shell.fields.bounds import BATCH, items_in
 from server.wire.convert import answer_writer, parser
 from server.wire.history import parse_moment
-from server.wire.requests import Item, Mutating, Reader, Sender, of_item, parse_deadline, parse_request, parse_sender
+from server.wire.requests import Item, Mutating, Reader, of_item, parse_deadline, parse_request
 
 Q_contra = TypeVar("Q_contra", bound=Message, contravariant=True)
 A_co = TypeVar("A_co", bound=Message, covariant=True)
@@ -80,18 +80,25 @@ class Executor:
     clock: Clock
     signatures: CallerSignatures = NO_SIGNATURES
 
-    async def execute(
+    def execute(
         self, request: Mutating, command: Command, user_id: UUID | None, *, lane: Lane = Lane.CLIENT
-    ) -> Outcome:
-        """Executes the client's `command` on behalf of `user_id`. Raises Refused."""
-        sender = parse_sender(current_call(), self.clock.monotonic_s())
-        return await self.cell.execute(self._request(request, command, user_id, sender, lane=lane))
+    ) -> Awaitable[Outcome]:
+        """Executes the client's `command` on behalf of `user_id`. Raises Refused, at once or when awaited."""
+        call, now_s = current_call(), self.clock.monotonic_s()
+        return self.cell.execute(self._request(request, command, user_id, call=call, now_s=now_s, lane=lane))
 
     def _request(
-        self, message: Mutating, command: Command, user_id: UUID | None, sender: Sender, *, lane: Lane = Lane.CLIENT
+        self,
+        message: Mutating,
+        command: Command,
+        user_id: UUID | None,
+        *,
+        call: Call,
+        now_s: float,
+        lane: Lane = Lane.CLIENT,
     ) -> CommandRequest:
-        request = parse_request(message, command, user_id=user_id, sender=sender, lane=lane)
-        authority = self.signatures.authority(sender, message, command)
+        request = parse_request(message, command, user_id=user_id, call=call, now_s=now_s, lane=lane)
+        authority = self.signatures.authority(call.principal, message, command)
         return request if authority == request.authority else replace(request, authority=authority)
 
     async def answer_all(self, response: M, items: Sequence[Item], read: Reader[Item], method: str) -> M:
@@ -112,10 +119,9 @@ class Executor:
         items_in(items, "items", BATCH)
         # Checked before the items are read, so that an overloaded cell does not do this work for nothing.
         self.cell.check_room(str(call.principal), len(items))
-        sender = parse_sender(call, now_s)
 
         def read_all() -> list[CommandRequest | Refused]:
-            return [self._item(index, item, read, sender) for index, item in enumerate(items)]
+            return [self._item(index, item, read, call, now_s) for index, item in enumerate(items)]
 
         # A thousand signatures take a tenth of a second: other calls are served meanwhile.
         requests = await asyncio.to_thread(read_all) if self.signatures.expected else read_all()
@@ -123,10 +129,10 @@ class Executor:
         answers = iter(await self.cell.execute_all(valid, deadline_s=parse_deadline(call, now_s)))
         return [request if isinstance(request, Refused) else next(answers) for request in requests]
 
-    def _item(self, index: int, item: Item, read: Reader[Item], sender: Sender) -> CommandRequest | Refused:
+    def _item(self, index: int, item: Item, read: Reader[Item], call: Call, now_s: float) -> CommandRequest | Refused:
         """The same command as if it were sent alone; a refusal names its fields from the whole request."""
         try:
-            return self._request(item, *read(item), sender)
+            return self._request(item, *read(item), call=call, now_s=now_s)
         except Refused as refused:
             return of_item(refused, index)
 

@@ -1,8 +1,9 @@
 """The envelope around a client's command: its identity, sender and deadline; also for requests of many items."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from hashlib import sha256
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 from uuid import UUID
 
 from cells.domain.commands import Command
@@ -39,50 +40,39 @@ def parse_author(call: Call) -> Author:
     return Author(str(call.principal), call.principal.authority)
 
 
-class Sender(NamedTuple):
-    """The properties that all commands of one call share."""
-
-    principal: str
-    authority: str
-    # The beginning of each fingerprint.
-    origin: bytes
-    deadline_s: float | None
-
-
-def parse_sender(call: Call, now_s: float) -> Sender:
-    """`now_s` is a monotonic time."""
-    principal = str(call.principal)
-    return Sender(
-        principal, call.principal.authority, f"{principal}\n{call.method}\n".encode(), parse_deadline(call, now_s)
-    )
-
-
 def parse_deadline(call: Call, now_s: float) -> float | None:
+    """`now_s` is a monotonic time."""
     return None if call.timeout_s is None else now_s + call.timeout_s
 
 
-def fingerprint(origin: bytes, message: Mutating) -> bytes:
+def fingerprint(call: Call, message: Mutating) -> bytes:
     """Distinguishes requests under one command_id: by caller, method and content, however ids are spelled."""
     respell(cast("Message", message))
+    origin = _origin(str(call.principal), call.method)
     return sha256(origin + message.SerializeToString(deterministic=True)).digest()
 
 
+@lru_cache(maxsize=4096)
+def _origin(principal: str, method: str) -> bytes:
+    return f"{principal}\n{method}\n".encode()
+
+
 def parse_request(
-    message: Mutating, command: Command, *, user_id: UUID | None, sender: Sender, lane: Lane = Lane.CLIENT
+    message: Mutating, command: Command, *, user_id: UUID | None, call: Call, now_s: float, lane: Lane = Lane.CLIENT
 ) -> CommandRequest:
     command_id = parse_uuid(message.command_id, "command_id")
     return CommandRequest(
         command_id=command_id,
-        fingerprint=fingerprint(sender.origin, message),
-        principal=sender.principal,
+        fingerprint=fingerprint(call, message),
+        principal=str(call.principal),
         command=command,
         correlation_id=command_id,
         causation_id=None,
         user_id=user_id,
-        deadline_s=sender.deadline_s,
+        deadline_s=parse_deadline(call, now_s),
         lane=lane,
         size_bytes=message.ByteSize(),
-        authority=sender.authority,
+        authority=call.principal.authority,
     )
 
 

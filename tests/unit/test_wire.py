@@ -29,7 +29,7 @@ from server.wire.requests import fingerprint
 CELL = "us-east"
 U1, U2, U3, U4 = (UUID(int=n) for n in range(1, 5))
 SHOP = Principal(role=Role.SERVICE, name="shop")
-CALL = Call("/cellbook.v1.LedgerService/Deposit", SHOP, 5.0, "c-1")
+CALL = Call("/cellbook.v1.LedgerService/Deposit", SHOP, 5.0, 1)
 USD = Money("USD", 1_000)
 
 
@@ -162,17 +162,13 @@ def test_bad_page_tokens_are_refused(token: str) -> None:
 def test_a_command_travels_with_its_circumstances() -> None:
     """Id, flow, principal, deadline and size come from the call; clients wait in the clients' lane."""
     message = ledger_pb2.ReleaseRequest(command_id=str(U4), user_id=str(U1), hold_id=str(U2))
-    sender, command = requests.parse_sender(CALL, 100.0), parse(Release, message)
-    request = requests.parse_request(message, command, user_id=U1, sender=sender)
+    command = parse(Release, message)
+    request = requests.parse_request(message, command, user_id=U1, call=CALL, now_s=100.0)
     assert (request.command_id, request.correlation_id, request.causation_id) == (U4, U4, None)
     assert (request.principal, request.user_id, request.lane) == ("service/shop", U1, Lane.CLIENT)
     assert (request.deadline_s, request.size_bytes) == (105.0, message.ByteSize())
-    endless = requests.parse_sender(CALL._replace(timeout_s=None), 1.0)
-    assert requests.parse_request(message, command, user_id=U1, sender=endless).deadline_s is None
-
-
-def origin(call: Call) -> bytes:
-    return requests.parse_sender(call, 0.0).origin
+    endless = CALL._replace(timeout_s=None)
+    assert requests.parse_request(message, command, user_id=U1, call=endless, now_s=1.0).deadline_s is None
 
 
 def test_a_fingerprint_tells_requests_apart() -> None:
@@ -180,12 +176,12 @@ def test_a_fingerprint_tells_requests_apart() -> None:
     message = ledger_pb2.ReleaseRequest(command_id=str(U4), user_id=str(U1), hold_id=str(U2))
     same = ledger_pb2.ReleaseRequest.FromString(message.SerializeToString())
     others = {
-        fingerprint(origin(CALL), message),
-        fingerprint(origin(CALL._replace(principal=Principal(role=Role.SERVICE, name="other"))), message),
-        fingerprint(origin(CALL._replace(method="/cellbook.v1.LedgerService/Withdraw")), message),
-        fingerprint(origin(CALL), ledger_pb2.ReleaseRequest(command_id=str(U4), user_id=str(U1), hold_id=str(U3))),
+        fingerprint(CALL, message),
+        fingerprint(CALL._replace(principal=Principal(role=Role.SERVICE, name="other")), message),
+        fingerprint(CALL._replace(method="/cellbook.v1.LedgerService/Withdraw"), message),
+        fingerprint(CALL, ledger_pb2.ReleaseRequest(command_id=str(U4), user_id=str(U1), hold_id=str(U3))),
     }
-    assert fingerprint(origin(CALL), message) == fingerprint(origin(CALL), same)
+    assert fingerprint(CALL, message) == fingerprint(CALL, same)
     assert len(others) == 4
     assert {len(content) for content in others} == {32}
 

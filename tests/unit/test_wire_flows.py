@@ -45,7 +45,7 @@ from server.wire import events, legs, sagas
 CELL = "us-east"
 U1, U2, U3, U4 = (UUID(int=n) for n in range(1, 5))
 SHOP = Principal(role=Role.SERVICE, name="shop")
-CALL = Call("/cellbook.v1.LedgerService/Deposit", SHOP, 5.0, "c-1")
+CALL = Call("/cellbook.v1.LedgerService/Deposit", SHOP, 5.0, 1)
 USD = Money("USD", 1_000)
 
 

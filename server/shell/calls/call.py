@@ -22,9 +22,8 @@ MESSAGE_S = 5.0
 
 Parse = Callable[[bytes], object]
 
-# grpc runs interceptors and handler of a call in one task; these hold its headers and the identity they prove.
+# grpc runs interceptors and handler of a call in one task: this holds its headers.
 METADATA: ContextVar[Metadata] = ContextVar("metadata", default=())
-CALLER: ContextVar[Principal] = ContextVar("caller")
 
 
 class Call(NamedTuple):
@@ -33,8 +32,12 @@ class Call(NamedTuple):
     principal: Principal
     # The rest of the client's deadline, or of the server's default; None: no deadline.
     timeout_s: float | None
-    # Identifies the call in the log and in the answer to an internal error.
-    correlation_id: str
+    number: int
+
+    @property
+    def correlation_id(self) -> str:
+        """Identifies the call in the log and in the answer to an internal error."""
+        return f"{_PROCESS}-{self.number:x}"
 
 
 _CURRENT: ContextVar[Call | None] = ContextVar("call", default=None)
@@ -60,7 +63,7 @@ def call_or_none() -> Call | None:
 
 def enter_call(method: str, principal: Principal, timeout_s: float | None) -> Call:
     """Marks the rest of this task as the handling of a call. grpc gives each call a task of its own."""
-    call = Call(method, principal, timeout_s, f"{_PROCESS}-{next(_NUMBERS):x}")
+    call = Call(method, principal, timeout_s, next(_NUMBERS))
     _CURRENT.set(call)
     return call
 

@@ -32,7 +32,6 @@ from google.protobuf.message import Message
 
 from cells.domain.refusals import Denied, NotLeading, Refused
 from server.shell.calls.call import (
-    CALLER,
     METADATA,
     Call,
     Messages,
@@ -62,8 +61,8 @@ VERSION = version("cellbook")
 log = structlog.get_logger()
 
 Answered = TypeVar("Answered")
-# Of one call, whose message may be bytes, or a stream of them.
-Handle = Callable[[Any, Context], Awaitable[Answered]]
+# Of one call of a principal, whose message may be bytes, or a stream of them.
+Handle = Callable[[Principal, Any, Context], Awaitable[Answered]]
 # None: the server has no such method.
 Found: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 
@@ -163,7 +162,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         *,
         is_stream: bool = False,
         label: str = "",
-    ) -> Handle[Answered]:
+    ) -> Callable[[Any, Context], Awaitable[Answered]]:
         """`handle`, after the caller is known, there is room and the message has arrived; every error is answered.
 
         Without `parse`, `handle` gets the messages as they arrive, and none is waited for. `label` names the method in
@@ -187,7 +186,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
                     self.streams.add(self._identity_for(method), METADATA.get(), context)
                 request = messages if parse is None else await self._messages.one_of(context, parse, method)
                 began_s = perf_counter()
-                answer = await handle(request, context)
+                answer = await handle(principal, request, context)
                 code = "OK"
             except BaseException as error:  # noqa: BLE001 - each is answered
                 await self._fail(error, label, context)
@@ -212,7 +211,6 @@ class CallGuard(grpc.aio.ServerInterceptor):
             self.connections.denied(context)
             raise
         self.connections.admitted(context)
-        CALLER.set(principal)
         return principal
 
     async def _turn_away(self, error: BaseException, method: str, context: Context) -> NoReturn:
@@ -228,18 +226,18 @@ class CallGuard(grpc.aio.ServerInterceptor):
         if tracing is None:
             return handle
 
-        async def traced(request: Any, context: Context) -> Answered:  # noqa: ANN401 - as of any
+        async def traced(principal: Principal, request: Any, context: Context) -> Answered:  # noqa: ANN401 - as of any
             code = ""
             with tracing.call(method, METADATA.get()) as span:
                 try:
-                    answer = await handle(request, context)
+                    answer = await handle(principal, request, context)
                     code = "OK"
                 except BaseException as error:  # noqa: BLE001 - each is answered
                     await self._fail(error, method, context)
                 finally:
-                    # The caller is unknown until the call is admitted.
-                    if (call := call_or_none()) is not None:
-                        span.link(self.sagas_of(request, str(call.principal)))
+                    if call_or_none() is not None:
+                        # It was admitted.
+                        span.link(self.sagas_of(request, str(principal)))
                     span.ended(code or code_said(context))
                 return answer
 
@@ -249,12 +247,14 @@ class CallGuard(grpc.aio.ServerInterceptor):
         self,
         method: str,
         behavior: Callable[[Message, Context], Awaitable[Message]],
+        principal: Principal,
         request: Message,
         context: Context,
     ) -> Message:
-        call = self._admit(method, request, context, self.default_timeout_s)
+        remaining_s: Any = context.time_remaining()
+        call = self._admit(method, principal, request, self.default_timeout_s if remaining_s is None else remaining_s)
         try:
-            if context.time_remaining() is None:
+            if remaining_s is None:
                 response = await self._bounded(behavior(request, context), context)
             else:
                 # grpc itself cancels the task at the client's deadline.
@@ -263,7 +263,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
             if self.to_leader is None:
                 raise
             # The leader has sent its own clock.
-            return await self.to_leader.unary(method, request, context, call.principal, refused)
+            return await self.to_leader.unary(method, request, context, principal, refused)
         self._show_clock(call, context)
         return response
 
@@ -271,11 +271,12 @@ class CallGuard(grpc.aio.ServerInterceptor):
         self,
         method: str,
         behavior: Callable[[Message, Context], AsyncGenerator[Message, None]],
+        principal: Principal,
         request: Message,
         context: Context,
     ) -> None:
         """All is written and closed in this very task: the subscription ends at once when the client goes."""
-        call = self._admit(method, request, context, None)
+        call = self._admit(method, principal, request, context.time_remaining())
         written = False
         try:
             async with aclosing(behavior(request, context)) as responses:
@@ -285,18 +286,17 @@ class CallGuard(grpc.aio.ServerInterceptor):
         except NotLeading as refused:
             if self.to_leader is None or written:
                 raise
-            async with aclosing(self.to_leader.stream(method, request, context, call.principal, refused)) as responses:
+            async with aclosing(self.to_leader.stream(method, request, context, principal, refused)) as responses:
                 async for response in responses:
                     await context.write(response)
             return
         self._show_clock(call, context)
 
-    def _admit(self, method: str, request: Message, context: Context, default_timeout_s: float | None) -> Call:
-        principal, policy = CALLER.get(), self.policies.get(method, NOBODY)
+    def _admit(self, method: str, principal: Principal, request: Message, timeout_s: float | None) -> Call:
+        policy = self.policies.get(method, NOBODY)
         self.throttle.check(principal, lambda: policy.cost(request))
         policy.check(principal, request, method)
-        remaining_s = context.time_remaining()
-        call = enter_call(method, principal, default_timeout_s if remaining_s is None else remaining_s)
+        call = enter_call(method, principal, timeout_s)
         if principal.role is Role.PEER and self.clock is not None:
             self.clock.received(METADATA.get(), principal)
         return call
@@ -347,9 +347,9 @@ class CallGuard(grpc.aio.ServerInterceptor):
             case asyncio.CancelledError():
                 code, text = self._cancelled(error)
             case Exception():
-                log.error("call_failed", method=method, exc_info=error)
-                code = grpc.StatusCode.INTERNAL
-                text = f"internal error, correlation id {call.correlation_id if call else 'none'}"
+                correlation_id = call.correlation_id if call is not None else "none"
+                log.error("call_failed", method=method, correlation_id=correlation_id, exc_info=error)
+                code, text = grpc.StatusCode.INTERNAL, f"internal error, correlation id {correlation_id}"
             case _:
                 # The process is being shut down.
                 raise error

@@ -50,25 +50,23 @@ class Budget:
         shared_pool, reserved_pool = _Pool(shared, _half(shared)), _Pool(reserved, _half(reserved))
         self._pools = {role: reserved_pool if role in _RESERVED else shared_pool for role in Role}
         self._ones = {role: min(person, shared) if role in _PEOPLE else self._pools[role].one for role in Role}
-        # (role, name) -> how many are under way.
-        self._held: dict[tuple[Role, str], int] = {}
+        # Principal -> how many are under way.
+        self._held: dict[str, int] = {}
 
     def enter(self, principal: Principal) -> None:
         """Takes a slot, which `leave` gives back. Raises what `full` makes if no slot is free."""
-        role = principal.role
-        pool, caller = self._pools[role], (role, principal.name)
+        pool, caller = self._pools[principal.role], str(principal)
         held = self._held.get(caller, 0)
-        if held >= self._ones[role]:
-            raise self._full(held, str(principal))
+        if held >= self._ones[principal.role]:
+            raise self._full(held, caller)
         if pool.taken >= pool.size:
             raise self._full(pool.taken, "all callers together")
         self._held[caller] = held + 1
         pool.taken += 1
 
     def leave(self, principal: Principal) -> None:
-        role = principal.role
-        caller = (role, principal.name)
-        self._pools[role].taken -= 1
+        caller = str(principal)
+        self._pools[principal.role].taken -= 1
         held = self._held[caller] - 1
         if held:
             self._held[caller] = held

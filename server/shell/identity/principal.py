@@ -19,6 +19,9 @@ _EXPECTED = (
 
 
 class Role(StrEnum):
+    # As its text: an enum computes its own in Python, and each call looks up a dozen roles.
+    __hash__ = str.__hash__
+
     # A person, by user id; acts only for itself.
     USER = "user"
     # Acts only for the users that its token names.
@@ -45,9 +48,14 @@ class Principal:
     may_act_for: frozenset[str] = field(default=frozenset(), hash=False)
     # Its proof as canonical JSON, which events contain (docs/log-format.md). Empty: the caller's own word.
     authority: str = field(default="", compare=False)
+    # "role/name", printed once for all calls.
+    _text: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_text", f"{self.role}/{self.name}")
 
     def __str__(self) -> str:
-        return f"{self.role}/{self.name}"
+        return self._text
 
 
 def authority_text(**facts: str) -> str:

@@ -7,8 +7,12 @@ of its own; state of the event loop is read on the loop.
 
 import asyncio
 import socket
+from bisect import bisect_left
+from collections import Counter as Tally
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
+from itertools import accumulate
 from threading import Thread
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -17,16 +21,14 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 import structlog
 from prometheus_client import (
     CollectorRegistry,
-    Counter,
     Gauge,
-    Histogram,
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
     make_wsgi_app,
 )
 from prometheus_client.exposition import ThreadingWSGIServer
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from cells import background
@@ -42,6 +44,8 @@ READ_TIMEOUT_S = 5.0
 # Shorter than the shipped probes wait for an answer.
 PROBE_TIMEOUT_S = 4.0
 CALL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+# As Prometheus names the buckets.
+_CALL_ENDS = (*map(str, CALL_SECONDS), "+Inf")
 
 # Of a metric: its one value, or a value for each label or combination of labels.
 Values: TypeAlias = "float | Mapping[Any, float]"
@@ -70,40 +74,39 @@ def process_registry() -> CollectorRegistry:
     return registry
 
 
-class CallMetrics:
-    """Rate, errors and duration of every method that the server has; unknown methods share one name."""
+class CallMetrics(Collector):
+    """Rate, errors and duration of every method that the server has; unknown methods share one name.
+
+    Kept here and not in the library's classes, which take a lock for each of the four numbers of a call.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._calls = Counter(
-            "cellbook_rpc_calls", "Calls answered, by method and status code.", ["method", "code"], registry=registry
-        )
-        self._seconds = Histogram(
-            "cellbook_rpc_seconds",
-            "From a call's admission to its answer.",
-            ["method"],
-            buckets=CALL_SECONDS,
-            registry=registry,
-        )
-        self._denied = Counter(
-            "cellbook_denied_calls", "Calls denied, by method and reason.", ["method", "reason"], registry=registry
-        )
-        # Looking up a child by its labels takes longer than counting.
-        self._counted: dict[tuple[str, str], Counter] = {}
-        self._timed: dict[str, Histogram] = {}
+        self._calls: Tally[tuple[str, str]] = Tally()
+        self._denied: Tally[tuple[str, str]] = Tally()
+        # Method -> calls in each bucket, the last of which has no end; then the seconds of all of them.
+        self._seconds: dict[str, list[float]] = defaultdict(lambda: [0.0] * (len(CALL_SECONDS) + 2))
+        registry.register(self)
 
     def observe(self, method: str, code: str, seconds: float) -> None:
         """`method` is one that the server has: unknown names never reach the metrics."""
-        counter = self._counted.get((method, code))
-        if counter is None:
-            counter = self._counted[method, code] = self._calls.labels(method, code)
-        counter.inc()
-        histogram = self._timed.get(method)
-        if histogram is None:
-            histogram = self._timed[method] = self._seconds.labels(method)
-        histogram.observe(seconds)
+        self._calls[method, code] += 1
+        row = self._seconds[method]
+        row[bisect_left(CALL_SECONDS, seconds)] += 1
+        row[-1] += seconds
 
     def denied(self, method: str, reason: str) -> None:
-        self._denied.labels(method, reason).inc()
+        self._denied[method, reason] += 1
+
+    def collect(self) -> Iterable[Metric]:
+        what = "Calls answered, by method and status code."
+        yield counter("cellbook_rpc_calls", what, self._calls.copy(), "method", "code")
+        what = "From a call's admission to its answer."
+        histogram = HistogramMetricFamily("cellbook_rpc_seconds", what, labels=["method"])
+        for method, (*buckets, sum_s) in self._seconds.copy().items():
+            histogram.add_metric([method], [*zip(_CALL_ENDS, accumulate(buckets), strict=True)], sum_s)
+        yield histogram
+        what = "Calls denied, by method and reason."
+        yield counter("cellbook_denied_calls", what, self._denied.copy(), "method", "reason")
 
 
 class LoopCollector(Collector):

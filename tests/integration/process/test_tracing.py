@@ -195,6 +195,6 @@ async def test_without_traces_nothing_is_wrapped(tmp_path: Path) -> None:
     """What handles a call is the very same function."""
     async with running(tmp_path) as shell:
 
-        async def guarded(_request: object, _context: object) -> None: ...
+        async def guarded(_principal: object, _request: object, _context: object) -> None: ...
 
         assert shell.guard._traced("/m", guarded) is guarded

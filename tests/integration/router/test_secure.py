@@ -27,7 +27,6 @@ from server.cli.keys.authority import AUDIENCE, HOSTS, Authority
 from server.cli.keys.cluster import make_keys, settings_of
 from server.process.clock import CellClock
 from server.process.policies import POLICIES
-from server.shell.calls.call import CALLER
 from server.shell.calls.guard import CallGuard
 from server.shell.calls.statuses import refusal_in
 from server.shell.hosting.host import GrpcHost
@@ -191,8 +190,7 @@ async def test_without_the_mark_the_router_would_lend_it(town: Town, monkeypatch
     """
 
     async def anybody(*_: object) -> Principal:
-        CALLER.set(Principal(role=Role.SERVICE, name="anybody"))
-        return CALLER.get()
+        return Principal(role=Role.SERVICE, name="anybody")
 
     monkeypatch.setattr(proxy, "_FORWARDED", ())
     monkeypatch.setattr(proxy.ProxyingGuard, "_caller", anybody)
