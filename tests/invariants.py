@@ -94,7 +94,7 @@ async def _books(connection: "asyncpg.Connection[asyncpg.Record]") -> CellBooks:
         FROM event_store e, jsonb_array_elements(e.payload->'postings') p GROUP BY 1, 2
     """)
     clearing = await connection.fetch("SELECT clearing_id, sum(amount_minor) AS total FROM clearing_entries GROUP BY 1")
-    owners = await connection.fetch("SELECT id, state->>'owner_id' AS owner FROM assets")
+    owners = await connection.fetch("SELECT id, state::jsonb->>'owner_id' AS owner FROM assets")
     running = await connection.fetchval("""
         SELECT count(*) FROM event_store s WHERE s.event_type = 'SAGA_STARTED' AND NOT EXISTS (
             SELECT FROM event_store e WHERE e.aggregate_id = s.aggregate_id

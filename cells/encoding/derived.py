@@ -1,13 +1,19 @@
-"""Rows that follow from one event besides its aggregate's state. The writer stores them; a replay remakes them."""
+"""Rows that follow from one event besides its aggregate's state, and columns that follow from a state.
+
+The writer stores them; a replay remakes them.
+"""
 
 from collections.abc import Iterator
 from typing import assert_never, get_args
 from uuid import UUID
 
 from cells.domain.account.account import Account
+from cells.domain.auction.auction import Auction
+from cells.domain.decision import State
 from cells.domain.event import Movement
 from cells.domain.events import AnyEvent, Deposited, Withdrawn
 from cells.domain.moves.events import ReferencesCarried
+from cells.domain.sagas.saga import Saga
 from cells.domain.values import Kind, reference_ref
 from cells.store.ports import AccountEntryRow, ClearingEntryRow, ReferenceRow
 
@@ -18,6 +24,25 @@ CLEARING = "clearing/"
 UsesReferences = Deposited | Withdrawn | ReferencesCarried
 # Looked up by type: isinstance is slow for what is none of them.
 USES_REFERENCES = frozenset[type](get_args(UsesReferences))
+
+
+def state_columns(state: State) -> dict[str, object]:
+    """The parts of a state that are queried: the other columns of its row, in the order of the queries `put_...`."""
+    match state:
+        case Account():
+            return {"has_expiry": any(hold.expire_time_ms is not None for hold in state.holds.values())}
+        case Auction():
+            return {"status": state.state.value, "end_time_ms": state.end_time_ms}
+        case Saga():
+            return {
+                "status": state.state.value,
+                "started_ms": state.started_ms,
+                "kind": state.kind.value,
+                "paused": state.paused,
+                "cells": " ".join(sorted(state.cells)),
+            }
+        case _:
+            return {}
 
 
 def account_entry(account_id: UUID, movement: Movement, after: Account, position: int) -> AccountEntryRow:

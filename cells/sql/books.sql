@@ -68,14 +68,14 @@ WITH sums AS (
 ), buckets AS (
     SELECT 'users/' || a.id || '/' || replace(m.key, '_minor', '') AS account, b.key AS currency,
            (m.value #>> '{}')::bigint AS total
-    FROM accounts a, jsonb_each(a.state->'balances') b, jsonb_each(b.value) m
+    FROM states a, jsonb_each(a.state->'balances') b, jsonb_each(b.value) m WHERE a.kind = 'account'
 )
 SELECT account, currency FROM sums FULL JOIN buckets USING (account, currency)
 WHERE coalesce(sums.total, 0) <> coalesce(buckets.total, 0)
 
 -- name: a_reserved_bucket_is_not_the_sum_of_its_holds
-SELECT a.id, b.key FROM accounts a, jsonb_each(a.state->'balances') b
-WHERE (b.value->>'reserved_minor')::bigint <> (
+SELECT a.id, b.key FROM states a, jsonb_each(a.state->'balances') b
+WHERE a.kind = 'account' AND (b.value->>'reserved_minor')::bigint <> (
     SELECT coalesce(sum((h.value->>'amount_minor')::bigint), 0) FROM jsonb_each(a.state->'holds') h
     WHERE h.value->>'currency' = b.key)
 
@@ -85,8 +85,9 @@ WITH sums AS (
     FROM event_store e, jsonb_array_elements(e.payload->'postings') p
     WHERE p->>'account' LIKE 'escrow/%' GROUP BY 1
 )
-SELECT a.id FROM auctions a LEFT JOIN sums ON sums.account = 'escrow/' || a.id
-WHERE coalesce(sums.total, 0) <> (a.state->>'escrow_minor')::bigint OR coalesce(sums.total, 0) < 0
+SELECT a.id FROM states a LEFT JOIN sums ON sums.account = 'escrow/' || a.id
+WHERE a.kind = 'auction'
+  AND (coalesce(sums.total, 0) <> (a.state->>'escrow_minor')::bigint OR coalesce(sums.total, 0) < 0)
 
 -- name: a_house_balance_is_not_the_sum_of_its_postings
 WITH sums AS (

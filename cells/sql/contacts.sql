@@ -35,7 +35,7 @@ SELECT user_id, sealed_key FROM contacts ORDER BY updated_at DESC LIMIT 1
 -- Erased persons who are at home here, at most $1. Without the cells $2, which do not answer at the moment.
 SELECT e.user_id, home.cell
 FROM erasures e
-JOIN accounts a ON a.id = e.user_id AND a.state #>> '{move,stage}' IS DISTINCT FROM 'LEFT'
+JOIN states a ON a.kind = 'account' AND a.id = e.user_id AND a.state #>> '{move,stage}' IS DISTINCT FROM 'LEFT'
 CROSS JOIN LATERAL (SELECT DISTINCT h->>'cell' AS cell FROM jsonb_array_elements(a.state->'earlier_homes') h) home
 LEFT JOIN erasures_elsewhere known ON known.user_id = e.user_id AND known.cell = home.cell
 WHERE home.cell <> $1 AND home.cell <> ALL($2::text[]) AND (known.again_at IS NULL OR known.again_at <= now())

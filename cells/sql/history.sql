@@ -152,6 +152,6 @@ SET balances = excluded.balances, leaf_hash = excluded.leaf_hash, seal = exclude
 -- Users at home here, and users who are moving elsewhere, by the present states.
 SELECT id, (state->>'home_epoch')::bigint,
        CASE WHEN state->'move'->>'stage' = 'DEPARTED' THEN state->'move'->>'to_cell' ELSE '' END
-FROM accounts
-WHERE id > $1 AND state->'move'->>'stage' IS DISTINCT FROM 'LEFT'
+FROM states
+WHERE kind = 'account' AND id > $1 AND state->'move'->>'stage' IS DISTINCT FROM 'LEFT'
 ORDER BY id LIMIT $2

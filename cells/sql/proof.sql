@@ -73,7 +73,7 @@ ORDER BY command_id, principal LIMIT $4
 
 -- name: import_begin
 -- If the database is empty, or an earlier run has imported the first part of the same cell's log.
-UPDATE head SET importing = true, epoch = epoch + 1
+UPDATE head SET importing = true, epoch = epoch + 1, layout_epoch = epoch + 1
 WHERE cell = $1 AND (importing OR position = 0)
 RETURNING epoch, position
 
@@ -81,7 +81,8 @@ RETURNING epoch, position
 SELECT cell, position FROM head
 
 -- name: import_finish
-UPDATE head SET importing = false, epoch = greatest(epoch, $1), saga_engine = $2, beat = 0
+UPDATE head
+SET importing = false, epoch = greatest(epoch, $1), layout_epoch = greatest(epoch, $1), saga_engine = $2, beat = 0
 
 -- name: last_outcome
 SELECT command_id, principal FROM command_outcomes ORDER BY command_id DESC, principal DESC LIMIT 1

@@ -35,7 +35,7 @@ ON CONFLICT (only_one) DO UPDATE SET position = excluded.position, seal = NULL
 -- All that the replay keeps, as one hash.
 SELECT sha256(convert_to(concat_ws('/', r.position,
     (SELECT encode(sha256(coalesce(string_agg(sha256(convert_to(
-        concat_ws('/', id, kind, stream_version, state), 'UTF8')), ''::bytea ORDER BY id), '')), 'hex')
+        concat_ws('/', id, kind, stream_version, state, columns), 'UTF8')), ''::bytea ORDER BY id), '')), 'hex')
      FROM reconciled_states),
     (SELECT encode(sha256(coalesce(string_agg(sha256(convert_to(
         concat_ws('/', account, currency, balance_minor), 'UTF8')), ''::bytea ORDER BY account, currency), '')), 'hex')
@@ -132,9 +132,10 @@ LIMIT 1000
 SELECT id, kind, stream_version, state FROM reconciled_states WHERE id = ANY($1)
 
 -- name: put_states
-INSERT INTO reconciled_states (id, kind, stream_version, state)
-SELECT * FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::jsonb[])
-ON CONFLICT (id) DO UPDATE SET stream_version = excluded.stream_version, state = excluded.state
+INSERT INTO reconciled_states (id, kind, stream_version, state, columns)
+SELECT * FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::jsonb[])
+ON CONFLICT (id) DO UPDATE
+SET stream_version = excluded.stream_version, state = excluded.state, columns = excluded.columns
 
 -- name: drop_states
 DELETE FROM reconciled_states WHERE id = ANY($1)
@@ -150,33 +151,18 @@ SELECT id, problem FROM reconciled_halts
 -- name: put_halts
 INSERT INTO reconciled_halts (id, problem) SELECT * FROM unnest($1::uuid[], $2::text[]) ON CONFLICT DO NOTHING
 
--- name: compare_accounts
-SELECT coalesce(p.id, r.id) AS id, r.stream_version, r.state, p.stream_version AS found_version, p.state AS found
-FROM accounts p FULL JOIN (SELECT * FROM reconciled_states WHERE kind = 'account') r ON r.id = p.id
-WHERE (p.stream_version, p.state) IS DISTINCT FROM (r.stream_version, r.state)
+-- name: compare_states
+-- Of one kind. A state that an older version wrote is not in the canonical form.
+SELECT coalesce(p.id, r.id) AS id, r.stream_version, r.state, r.columns,
+       p.stream_version AS found_version, p.stored AS found, p.columns AS found_columns
+FROM (SELECT * FROM states WHERE kind = $1) p
+FULL JOIN (SELECT * FROM reconciled_states WHERE kind = $1) r ON r.id = p.id
+WHERE ((p.stream_version, p.columns) IS DISTINCT FROM (r.stream_version, r.columns) OR CASE
+          WHEN p.stored = r.state THEN false
+          WHEN pg_input_is_valid(p.stored, 'jsonb') THEN p.state <> r.state::jsonb
+          ELSE true END)
   AND NOT EXISTS (SELECT FROM reconciled_halts h WHERE h.id = coalesce(p.id, r.id))
-LIMIT $1
-
--- name: compare_assets
-SELECT coalesce(p.id, r.id) AS id, r.stream_version, r.state, p.stream_version AS found_version, p.state AS found
-FROM assets p FULL JOIN (SELECT * FROM reconciled_states WHERE kind = 'asset') r ON r.id = p.id
-WHERE (p.stream_version, p.state) IS DISTINCT FROM (r.stream_version, r.state)
-  AND NOT EXISTS (SELECT FROM reconciled_halts h WHERE h.id = coalesce(p.id, r.id))
-LIMIT $1
-
--- name: compare_auctions
-SELECT coalesce(p.id, r.id) AS id, r.stream_version, r.state, p.stream_version AS found_version, p.state AS found
-FROM auctions p FULL JOIN (SELECT * FROM reconciled_states WHERE kind = 'auction') r ON r.id = p.id
-WHERE (p.stream_version, p.state) IS DISTINCT FROM (r.stream_version, r.state)
-  AND NOT EXISTS (SELECT FROM reconciled_halts h WHERE h.id = coalesce(p.id, r.id))
-LIMIT $1
-
--- name: compare_sagas
-SELECT coalesce(p.id, r.id) AS id, r.stream_version, r.state, p.stream_version AS found_version, p.state AS found
-FROM sagas p FULL JOIN (SELECT * FROM reconciled_states WHERE kind = 'saga') r ON r.id = p.id
-WHERE (p.stream_version, p.state) IS DISTINCT FROM (r.stream_version, r.state)
-  AND NOT EXISTS (SELECT FROM reconciled_halts h WHERE h.id = coalesce(p.id, r.id))
-LIMIT $1
+LIMIT $2
 
 -- name: compare_house
 -- A balance without postings is 0, with or without a row.
@@ -214,7 +200,7 @@ WHERE o.position > $1 AND o.position <= $2 AND NOT o.outcome ? 'refused'
   AND NOT (o.principal = ''
            AND EXISTS (SELECT FROM event_store a WHERE a.aggregate_id = o.user_id AND a.event_type = 'ACCOUNT_ARRIVED'))
   AND NOT EXISTS (SELECT FROM reconciled_states g
-                  WHERE g.kind = 'saga' AND coalesce(g.id = o.saga_id, g.state->'facts'->>'command_id' =
+                  WHERE g.kind = 'saga' AND coalesce(g.id = o.saga_id, g.state::jsonb->'facts'->>'command_id' =
                   o.command_id::text))
 ORDER BY o.position LIMIT $3
 
@@ -227,10 +213,10 @@ FROM command_outcomes WHERE position >= $1 OR cell IS NOT NULL
 
 -- name: flows_without_end
 -- The flow has ended, but the stored answer of its command is still in progress.
-SELECT o.command_id, o.position, o.outcome, g.id AS saga_id, g.state->>'state' AS status
+SELECT o.command_id, o.position, o.outcome, g.id AS saga_id, g.columns->>'status' AS status
 FROM command_outcomes o JOIN reconciled_states g
-  ON g.kind = 'saga' AND g.state->'facts'->>'command_id' = o.command_id::text AND coalesce(g.id = o.saga_id, true)
-WHERE o.outcome ? 'in_progress' AND g.state->>'state' IN ('COMPLETED', 'COMPENSATED')
+  ON g.kind = 'saga' AND g.state::jsonb->'facts'->>'command_id' = o.command_id::text AND coalesce(g.id = o.saga_id, true)
+WHERE o.outcome ? 'in_progress' AND g.columns->>'status' IN ('COMPLETED', 'COMPENSATED')
 LIMIT $1
 
 -- name: quarantine

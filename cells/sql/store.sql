@@ -9,7 +9,7 @@ FROM head h
 
 -- name: claim
 -- Waits for the row lock of a transaction that an earlier epoch may still have open: afterwards that can write no more.
-UPDATE head SET epoch = epoch + 1, beat = beat + 1
+UPDATE head SET epoch = epoch + 1, layout_epoch = epoch + 1, beat = beat + 1
 WHERE ($1::bigint IS NULL OR epoch = $1) AND NOT importing
 RETURNING epoch
 
@@ -59,24 +59,30 @@ SET position = $3,
 WHERE epoch = $1 AND position = $2
 
 -- name: put_accounts
-INSERT INTO accounts (id, stream_version, state)
-SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::jsonb[])
-ON CONFLICT (id) DO UPDATE SET stream_version = excluded.stream_version, state = excluded.state
+INSERT INTO accounts (id, stream_version, state, has_expiry)
+SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::boolean[])
+ON CONFLICT (id) DO UPDATE
+SET stream_version = excluded.stream_version, state = excluded.state, has_expiry = excluded.has_expiry
 
 -- name: put_assets
 INSERT INTO assets (id, stream_version, state)
-SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::jsonb[])
+SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[])
 ON CONFLICT (id) DO UPDATE SET stream_version = excluded.stream_version, state = excluded.state
 
 -- name: put_auctions
-INSERT INTO auctions (id, stream_version, state)
-SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::jsonb[])
-ON CONFLICT (id) DO UPDATE SET stream_version = excluded.stream_version, state = excluded.state
+INSERT INTO auctions (id, stream_version, state, status, end_time_ms)
+SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::bigint[])
+ON CONFLICT (id) DO UPDATE
+SET stream_version = excluded.stream_version, state = excluded.state, status = excluded.status,
+    end_time_ms = excluded.end_time_ms
 
 -- name: put_sagas
-INSERT INTO sagas (id, stream_version, state)
-SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::jsonb[])
-ON CONFLICT (id) DO UPDATE SET stream_version = excluded.stream_version, state = excluded.state
+INSERT INTO sagas (id, stream_version, state, status, started_ms, kind, paused, cells)
+SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::boolean[],
+                     $8::text[])
+ON CONFLICT (id) DO UPDATE
+SET stream_version = excluded.stream_version, state = excluded.state, status = excluded.status,
+    started_ms = excluded.started_ms, kind = excluded.kind, paused = excluded.paused, cells = excluded.cells
 
 -- name: move_house
 INSERT INTO house_balances (account, currency, balance_minor)
@@ -198,7 +204,7 @@ CROSS JOIN LATERAL (
 ORDER BY found.id LIMIT $2
 
 -- name: list_sagas
--- State by state, each from the index in the order of age. Cells are all facts with such a name.
+-- State by state, each from the index in the order of age.
 SELECT found.id, found.stream_version, found.state
 FROM (SELECT DISTINCT unnest($1::text[]) AS status) wanted
 CROSS JOIN LATERAL (
@@ -206,19 +212,18 @@ CROSS JOIN LATERAL (
     WHERE sagas.status = wanted.status
       AND started_ms >= $2 AND started_ms < $3
       AND ($4::bigint IS NULL OR (started_ms, id) > ($4, $5::uuid))
-      AND ($6 = '' OR state->>'kind' = $6)
-      AND ($7 = '' OR EXISTS (SELECT FROM jsonb_each_text(state->'facts') fact
-                              WHERE fact.key LIKE '%\_cell' AND fact.value = $7))
-      AND (NOT $8 OR (state->>'paused')::boolean)
+      AND ($6 = '' OR kind = $6)
+      AND ($7 = '' OR $7 = ANY(string_to_array(cells, ' ')))
+      AND (paused OR NOT $8)
       AND ($9::uuid[] IS NULL OR id = ANY($9))
     ORDER BY started_ms, id LIMIT $10
 ) found
 ORDER BY found.started_ms, found.id LIMIT $10
 
 -- name: timers
-SELECT (state->>'end_time_ms')::bigint AS due_ms, 'auction' AS kind, id, NULL::uuid AS hold_id
+SELECT end_time_ms AS due_ms, 'auction' AS kind, id, NULL::uuid AS hold_id
 FROM auctions WHERE status = 'ACTIVE'
 UNION ALL
 SELECT (hold.value->>'expire_time_ms')::bigint, 'account', a.id, hold.key::uuid
-FROM accounts a, jsonb_each(a.state->'holds') hold
+FROM accounts a, jsonb_each(a.state::jsonb->'holds') hold
 WHERE a.has_expiry AND hold.value->>'expire_time_ms' IS NOT NULL

@@ -112,12 +112,13 @@ class ReferenceRow(NamedTuple):
 
 
 class ProjectionRow(NamedTuple):
-    """The final state of a changed aggregate (ACCOUNT, ASSET, AUCTION or SAGA), as canonical JSON."""
+    """The final state of a changed aggregate (ACCOUNT, ASSET, AUCTION or SAGA), as canonical JSON, and its columns."""
 
     kind: Kind
     aggregate_id: UUID
     stream_version: int
     state: str
+    columns: tuple[object, ...] = ()
 
 
 class Head(Struct, frozen=True, kw_only=True):

@@ -235,9 +235,9 @@ class PostgresStore(MovesInPostgres):
         await connection.copy_records_to_table("command_outcomes", records=records, columns=columns)
 
     async def _put_projections(self, connection: Connection, projections: Sequence[ProjectionRow]) -> None:
-        by_kind: dict[Kind, list[tuple[UUID, int, str]]] = {}
-        for kind, aggregate_id, stream_version, state in projections:
-            by_kind.setdefault(kind, []).append((aggregate_id, stream_version, state))
+        by_kind: dict[Kind, list[tuple[object, ...]]] = {}
+        for kind, aggregate_id, stream_version, state, columns in projections:
+            by_kind.setdefault(kind, []).append((aggregate_id, stream_version, state, *columns))
         for kind, rows in sorted(by_kind.items()):
             await connection.execute(SQL[f"put_{kind}s"], *zip(*sorted(rows), strict=True))
 

@@ -21,7 +21,14 @@ from cells.domain.sagas.saga_events import SagaStarted, begun_by
 from cells.domain.time.hlc import Stamp
 from cells.domain.values import Kind, LegTag, Ref
 from cells.encoding import codec
-from cells.encoding.derived import PROJECTED, UsesReferences, account_entry, clearing_entries, reference_rows
+from cells.encoding.derived import (
+    PROJECTED,
+    UsesReferences,
+    account_entry,
+    clearing_entries,
+    reference_rows,
+    state_columns,
+)
 from cells.requests import CommandRequest, Outcome
 from cells.store.ports import Batch, EventRow, LegRow, OutcomeRow, Poisoned, ProjectionRow, StoreError, Versioned
 from cells.time.celltime import CellTime
@@ -255,7 +262,13 @@ class DecidedBatch:
         rows = self.rows
         rows.epoch, rows.hlc_bound_ms, rows.position_after = epoch, hlc_bound_ms, self.position
         rows.projections = [
-            ProjectionRow(ref.kind, ref.id, entry.stream_version, codec.encode_state(entry.state))
+            ProjectionRow(
+                ref.kind,
+                ref.id,
+                entry.stream_version,
+                codec.encode_state(entry.state),
+                tuple(state_columns(entry.state).values()),
+            )
             for ref, entry in self.touched.items()
             if ref.kind in PROJECTED
         ]

@@ -15,6 +15,7 @@ from cells.domain.sagas.saga import LegProgress, Saga, SagaState
 from cells.domain.sagas.saga_events import ReleaseFacts
 from cells.domain.values import Kind
 from cells.encoding import codec
+from cells.encoding.derived import state_columns
 from cells.store.ports import AccountEntryRow, Batch, EventRow, Head, OutcomeRow, ProjectionRow
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, 891_011, tzinfo=UTC)
@@ -78,7 +79,8 @@ def outcome_row(command_id: UUID | None = None, **columns: Any) -> OutcomeRow:  
 
 def projection_row(state: State, aggregate_id: UUID | None = None, version: int = 1) -> ProjectionRow:
     kinds: dict[type[State], Kind] = {Account: Kind.ACCOUNT, Asset: Kind.ASSET, Auction: Kind.AUCTION, Saga: Kind.SAGA}
-    return ProjectionRow(kinds[type(state)], aggregate_id or uuid4(), version, codec.encode_state(state))
+    columns = tuple(state_columns(state).values())
+    return ProjectionRow(kinds[type(state)], aggregate_id or uuid4(), version, codec.encode_state(state), columns)
 
 
 def account(*, available: int = 100, hold: int | None = None, expire_time_ms: int | None = None) -> Account:

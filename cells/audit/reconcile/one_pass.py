@@ -17,6 +17,7 @@ from cells.audit.checks.log_check import LogCheck
 from cells.audit.checks.outcome_check import OutcomeCheck
 from cells.audit.checks.schema_check import schema_findings, schema_of
 from cells.audit.reconcile.findings import (
+    NOTHING,
     Check,
     Finding,
     Progress,
@@ -273,20 +274,21 @@ class Reconciler:
 
     async def _compare_states(self) -> None:
         for number, (kind, table) in enumerate(PROJECTIONS.items(), start=1):
-            rows = await self.connection.fetch(SQL[f"compare_{table}"], WRONG_MAX)
+            rows = await self.connection.fetch(SQL["compare_states"], kind.value, WRONG_MAX)
             for row in rows:
                 self._compare_state(kind, table, row)
             self.tell(Progress(stage="states", done=number, total=len(PROJECTIONS)))
 
     def _compare_state(self, kind: Kind, table: str, row: asyncpg.Record) -> None:
         states = row["state"], row["found"]
-        if row["stream_version"] == row["found_version"] and None not in states and codec.same_state(kind, *states):
+        same_row = (row["stream_version"], row["columns"]) == (row["found_version"], row["found_columns"])
+        if same_row and None not in states and codec.same_state(kind, *states):
             return
         if self.log.damaged_count and (row["found_version"] or 0) > (row["stream_version"] or 0):
             # Surplus rows of the table may follow from the missing or damaged rows of the log.
             return
-        expected = "no row" if row["state"] is None else f"version {row['stream_version']}, {row['state']}"
-        found = "no row" if row["found"] is None else f"version {row['found_version']}, {row['found']}"
+        expected = _state_text(row["stream_version"], row["columns"], row["state"])
+        found = _state_text(row["found_version"], row["found_columns"], row["found"])
         self._find(Check.PROJECTION, f"{table} {row['id']}", expected, found)
         version = row["stream_version"] or 0
         self.states.append(WrongState(kind=kind, id=row["id"], stream_version=version, found=shown(found)))
@@ -339,6 +341,10 @@ class Reconciler:
         self.count[check] += 1
         if len(self.findings) < FINDINGS_MAX:
             self.findings.append(Finding(check=check, row=shown(row), expected=shown(expected), found=shown(found)))
+
+
+def _state_text(version: int | None, columns: str, state: str) -> str:
+    return NOTHING if version is None else f"version {version}, {columns}, {state}"
 
 
 # The columns of each primary key.

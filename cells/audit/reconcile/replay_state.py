@@ -9,6 +9,7 @@ from uuid import UUID
 from cells.audit.reconcile.fold import Fold, ReplayedState, StoredEvent
 from cells.domain.values import Kind
 from cells.encoding import codec
+from cells.encoding.derived import state_columns
 from cells.sql import queries
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class ReplayState:
             [each.kind for each in states],
             [each.stream_version for each in states],
             [codec.encode_state(each.state) for each in states],
+            [codec.canonical(state_columns(each.state)) for each in states],
         )
         if fold.house:
             moved = [(account, currency, by) for (account, currency), by in sorted(fold.house.items())]

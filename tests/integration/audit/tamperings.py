@@ -214,21 +214,28 @@ TAMPERINGS = (
         "a user's balance",
         row(
             "accounts",
-            "state = jsonb_set(state, '{balances,USD,available_minor}', '\"1\"')",
-            "state->'balances' ? 'USD'",
+            "state = jsonb_set(state::jsonb, '{balances,USD,available_minor}', '\"1\"')",
+            "state::jsonb->'balances' ? 'USD'",
         ),
     ),
-    Tampering("an account deleted", gone("accounts", "state->'balances' ? 'USD'")),
+    Tampering("an account deleted", gone("accounts", "state::jsonb->'balances' ? 'USD'")),
     Tampering(
         "an account invented",
-        by("INSERT INTO accounts (id, stream_version, state) SELECT gen_random_uuid(), 1, state FROM accounts LIMIT 1"),
+        by("INSERT INTO accounts SELECT gen_random_uuid(), 1, state, has_expiry FROM accounts LIMIT 1"),
     ),
-    Tampering("a hold removed", row("accounts", "state = jsonb_set(state, '{holds}', '{}')", "state->'holds' <> '{}'")),
-    Tampering("an auction's price", row("auctions", "state = jsonb_set(state, '{opening_minor}', '\"1\"')")),
     Tampering(
-        "who owns an asset", row("assets", "state = jsonb_set(state, '{owner_id}', to_jsonb(gen_random_uuid()))")
+        "a hold removed",
+        row("accounts", "state = jsonb_set(state::jsonb, '{holds}', '{}')", "state::jsonb->'holds' <> '{}'"),
     ),
-    Tampering("a saga's progress", row("sagas", "state = jsonb_set(state, '{cursor}', '1')")),
+    Tampering("an auction's price", row("auctions", "state = jsonb_set(state::jsonb, '{opening_minor}', '\"1\"')")),
+    Tampering(
+        "who owns an asset", row("assets", "state = jsonb_set(state::jsonb, '{owner_id}', to_jsonb(gen_random_uuid()))")
+    ),
+    Tampering("whether a hold expires", row("accounts", "has_expiry = NOT has_expiry")),
+    Tampering("when an auction ends, for its timer", row("auctions", "end_time_ms = 1")),
+    Tampering("the list that an auction is in", row("auctions", "status = 'CANCELLED'")),
+    Tampering("the cells that a saga is found by", row("sagas", "cells = ''")),
+    Tampering("a saga's progress", row("sagas", "state = jsonb_set(state::jsonb, '{cursor}', '1')")),
     Tampering("the house's fees", row("house_balances", "balance_minor = balance_minor + 1", "account = 'fees'")),
     Tampering("an account entry", row("account_entries", "available_after = available_after + 1", ENTRY)),
     Tampering("an account entry deleted", gone("account_entries", ENTRY)),
@@ -239,7 +246,7 @@ TAMPERINGS = (
     Tampering(
         "balance, entry and fees together, as if money had come in",
         by(
-            """UPDATE accounts SET state = jsonb_set(state, '{balances,USD,available_minor}', '"900000"')
+            """UPDATE accounts SET state = jsonb_set(state::jsonb, '{balances,USD,available_minor}', '"900000"')
         WHERE id = (SELECT account_id FROM account_entries ORDER BY position LIMIT 1)""",
             """UPDATE account_entries SET available_after = 900000
             WHERE position = (SELECT min(position) FROM account_entries)""",
@@ -273,10 +280,10 @@ TAMPERINGS = (
         "a snapshot of an account",
         by(
             """INSERT INTO snapshots (aggregate_id, position, stream_version, kind, state, leaf_hash, seal)
-        SELECT a.id, e.position, e.stream_version, 'account', replace(a.state::text, '_minor": "', '_minor": "9'),
+        SELECT a.id, e.position, e.stream_version, 'account', replace(a.state, '_minor":"', '_minor":"9'),
                e.leaf_hash, e.leaf_hash
         FROM accounts a JOIN event_store e ON e.aggregate_id = a.id AND e.stream_version = a.stream_version
-        WHERE a.state->'balances' ? 'USD' LIMIT 1"""
+        WHERE a.state::jsonb->'balances' ? 'USD' LIMIT 1"""
         ),
     ),
     Tampering(
@@ -290,10 +297,10 @@ TAMPERINGS = (
         "the replay that passes go on from, and the row with it",
         then(
             by(
-                """UPDATE reconciled_states SET state = jsonb_set(state, '{balances,USD,available_minor}', '"1"')
-        WHERE id = (SELECT id FROM accounts WHERE state->'balances' ? 'USD' ORDER BY id LIMIT 1)""",
-                """UPDATE accounts SET state = jsonb_set(state, '{balances,USD,available_minor}', '"1"')
-        WHERE id = (SELECT id FROM accounts WHERE state->'balances' ? 'USD' ORDER BY id LIMIT 1)""",
+                """UPDATE reconciled_states SET state = jsonb_set(state::jsonb, '{balances,USD,available_minor}', '"1"')
+        WHERE id = (SELECT id FROM accounts WHERE state::jsonb->'balances' ? 'USD' ORDER BY id LIMIT 1)""",
+                """UPDATE accounts SET state = jsonb_set(state::jsonb, '{balances,USD,available_minor}', '"1"')
+        WHERE id = (SELECT id FROM accounts WHERE state::jsonb->'balances' ? 'USD' ORDER BY id LIMIT 1)""",
             ),
             pass_again,
         ),
@@ -301,7 +308,7 @@ TAMPERINGS = (
     Tampering("how far passes have come", row("reconciled", "position = 350")),
     Tampering("the seal of the head removed", row("head", "seal = NULL")),
     Tampering("the head said to be signed further than it is", row("head", "sealed_since = position")),
-    Tampering("the head's epoch raised", row("head", "epoch = epoch + 1")),
+    Tampering("the head's epoch raised", row("head", "epoch = epoch + 1, layout_epoch = epoch + 1")),
     Tampering("the head's promise about the clock", row("head", "hlc_bound_ms = 1")),
     Tampering("the cell's name", row("head", "cell = 'eu-west'")),
     # --- besides the log ---

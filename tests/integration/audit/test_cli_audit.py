@@ -120,7 +120,7 @@ async def test_who_owned_what_and_how_an_auction_stood(rig: Rig, capsys: Out) ->
     cell, sale = CELLS[1], rig.sale
     [(closed, asset)] = await ask(
         rig.served(cell).dsn,
-        "SELECT e.position, (SELECT state->>'asset_id' FROM auctions WHERE id = $1) FROM event_store e "
+        "SELECT e.position, (SELECT state::jsonb->>'asset_id' FROM auctions WHERE id = $1) FROM event_store e "
         "WHERE e.aggregate_id = $1 AND e.event_type = 'AUCTION_CLOSED'",
         sale.auction_id,
     )
@@ -161,7 +161,7 @@ async def test_a_stream_is_replayed_wherever_it_is(rig: Rig, capsys: Out) -> Non
         text = capsys.readouterr().out
         assert f"auction {rig.sale.auction_id} in {CELLS[1]}" in text
         assert "each with its leaf hash checked" in text
-        change = "UPDATE auctions SET state = jsonb_set(state, '{bids_accepted}', '7') WHERE id = $1"
+        change = "UPDATE auctions SET state = jsonb_set(state::jsonb, '{bids_accepted}', '7') WHERE id = $1"
         await ask(rig.served(CELLS[1]).dsn, change, rig.sale.auction_id)
         with pytest.raises(ClientError, match="1 of what is kept is not what the events say"):
             await past.run_stream(reach, str(rig.sale.auction_id), "", as_json=True)

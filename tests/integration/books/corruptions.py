@@ -19,7 +19,7 @@ CHANGED = (
     Change(
         Check.PROJECTION,
         "accounts {}",
-        """UPDATE accounts SET state = jsonb_set(state, '{balances,USD,available_minor}', '"1"')
+        """UPDATE accounts SET state = jsonb_set(state::jsonb, '{balances,USD,available_minor}', '"1"')
         WHERE id = (SELECT id FROM accounts ORDER BY id LIMIT 1) RETURNING id""",
     ),
     Change(
@@ -31,13 +31,13 @@ CHANGED = (
     Change(
         Check.PROJECTION,
         "auctions {}",
-        """UPDATE auctions SET state = state - 'currency'
+        """UPDATE auctions SET state = state::jsonb - 'currency'
         WHERE id = (SELECT id FROM auctions WHERE status = 'ACTIVE' ORDER BY id LIMIT 1) RETURNING id""",
     ),
     Change(
         Check.PROJECTION,
         "sagas {}",
-        """UPDATE sagas SET state = jsonb_set(state, '{failure_reason}', '"CALLED_OFF"')
+        """UPDATE sagas SET state = jsonb_set(state::jsonb, '{failure_reason}', '"CALLED_OFF"')
         WHERE id = (SELECT id FROM sagas ORDER BY id LIMIT 1) RETURNING id""",
     ),
     Change(
@@ -69,6 +69,12 @@ CHANGED = (
         """UPDATE external_references SET reference = reference || '!'
         WHERE position = (SELECT min(position) FROM external_references) RETURNING reference_id""",
     ),
+    Change(
+        Check.PROJECTION,
+        "auctions {}",
+        """UPDATE auctions SET end_time_ms = end_time_ms + 1
+        WHERE id = (SELECT id FROM auctions WHERE status <> 'ACTIVE' ORDER BY id LIMIT 1) RETURNING id""",
+    ),
 )
 
 MISSING = (
@@ -80,7 +86,7 @@ MISSING = (
     Change(
         Check.PROJECTION,
         "sagas {}",
-        """DELETE FROM sagas WHERE id = (SELECT id FROM sagas WHERE state->'facts' ? 'command_id' LIMIT 1)
+        """DELETE FROM sagas WHERE id = (SELECT id FROM sagas WHERE state::jsonb->'facts' ? 'command_id' LIMIT 1)
         RETURNING id""",
     ),
     Change(Check.HOUSE, "house_balances {} USD", "DELETE FROM house_balances WHERE account = 'fees' RETURNING account"),
@@ -113,8 +119,9 @@ SURPLUS = (
     Change(
         Check.PROJECTION,
         "accounts {}",
-        """INSERT INTO accounts (id, stream_version, state)
-        SELECT '00000000-0000-7000-8000-000000000000', stream_version, state FROM accounts LIMIT 1 RETURNING id""",
+        """INSERT INTO accounts
+        SELECT '00000000-0000-7000-8000-000000000000', stream_version, state, has_expiry FROM accounts LIMIT 1
+        RETURNING id""",
     ),
     Change(
         Check.HOUSE,
@@ -179,7 +186,7 @@ OUTSIDE = (
         Check.OUTCOME,
         "command {}",
         """UPDATE command_outcomes SET outcome = '{"in_progress": {}}' WHERE command_id = (
-        SELECT (state->'facts'->>'command_id')::uuid FROM sagas WHERE state->'facts' ? 'command_id'
+        SELECT (state::jsonb->'facts'->>'command_id')::uuid FROM sagas WHERE state::jsonb->'facts' ? 'command_id'
         ORDER BY id LIMIT 1) RETURNING command_id""",
     ),
     Change(

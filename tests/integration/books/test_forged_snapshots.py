@@ -24,7 +24,7 @@ HOUSE = """INSERT INTO house_snapshots (position, balances, leaf_hash, seal)
 STATE = """INSERT INTO snapshots (aggregate_id, position, stream_version, kind, state, leaf_hash, seal)
     SELECT a.id, e.position, e.stream_version, 'account', s, e.leaf_hash, sha256(e.leaf_hash || convert_to(s, 'UTF8'))
     FROM accounts a JOIN event_store e ON e.aggregate_id = a.id AND e.stream_version = 1,
-         LATERAL (SELECT replace(a.state::text, '"available_minor": "', '"available_minor": "99') AS s) forged
+         LATERAL (SELECT replace(a.state, '"available_minor":"', '"available_minor":"99') AS s) forged
     WHERE a.id = $1"""
 
 

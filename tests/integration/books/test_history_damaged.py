@@ -224,7 +224,7 @@ async def test_the_present_state_is_compared_with_the_events(rig: Rig) -> None:
     """A projection that was changed is found by replaying its stream."""
     await ask(
         rig.served.dsn,
-        "UPDATE accounts SET state = jsonb_set(state, '{balances,USD,available_minor}', '\"7\"') WHERE id = $1",
+        "UPDATE accounts SET state = jsonb_set(state::jsonb, '{balances,USD,available_minor}', '\"7\"') WHERE id = $1",
         rig.ann,
     )
     verification = await rig.served.parts.audit.stream_checks.check(rig.ann, None)

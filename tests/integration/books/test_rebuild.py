@@ -26,7 +26,7 @@ from tests.local_cells import available, build_cell, request, until_async
 if TYPE_CHECKING:
     from cells.audit.reconcile.rebuild import Rebuilt
 
-RICH = """UPDATE accounts SET state = jsonb_set(state, '{balances,USD,available_minor}', '"99999999"')
+RICH = """UPDATE accounts SET state = jsonb_set(state::jsonb, '{balances,USD,available_minor}', '"99999999"')
 WHERE id = '%s' RETURNING id"""
 
 UNREADABLE = "UPDATE accounts SET state = '[]' WHERE id = '%s' RETURNING id"
@@ -169,7 +169,7 @@ async def test_timers_and_sagas_begin_anew(played: Played) -> None:
         [auction_id] = await corrupt(
             played.dsns[HERE],
             [
-                """UPDATE auctions SET state = jsonb_set(state, '{state}', '"SETTLED"')
+                """UPDATE auctions SET state = jsonb_set(state::jsonb, '{state}', '"SETTLED"'), status = 'SETTLED'
                 WHERE id = (SELECT id FROM auctions WHERE status = 'ACTIVE' LIMIT 1) RETURNING id"""
             ],
         )

@@ -89,11 +89,11 @@ async def test_a_present_state_is_found_wrong_by_any_pass(played: Played) -> Non
     [finding] = report.findings
     assert finding.row == f"accounts {account_id}"
     assert '"available_minor": "1"' in finding.found
-    assert '"available_minor": "1"' not in finding.expected
+    assert '"available_minor":"1"' not in finding.expected
     assert [each.id for each in report.states] == [account_id]
 
 
-RICH = "state = jsonb_set(state, '{balances,USD,available_minor}', '\"99999999\"') WHERE id = $1"
+RICH = "state = jsonb_set(state::jsonb, '{balances,USD,available_minor}', '\"99999999\"') WHERE id = $1"
 FEES = "balance_minor = balance_minor + 7 WHERE account = 'fees' AND $1::uuid IS NOT NULL"
 
 
@@ -231,7 +231,7 @@ async def test_the_log_of_a_market_gives_its_tables_however_it_is_read(played: P
         tables: dict[UUID, str] = {}
         for table in ("accounts", "assets", "auctions", "sagas"):
             rows = await connection.fetch(f"SELECT id, state FROM {table}")  # noqa: S608
-            tables |= {row["id"]: codec.recanonical(row["state"]) for row in rows}
+            tables |= {row["id"]: row["state"] for row in rows}
     assert len(log) > 50
     for sizes, seed in (((1,) * len(log), None), ((7,) * 20, None), ((), 1), ((3,) * 40, 2)):
         fold = Fold(cell=HERE)

@@ -24,7 +24,7 @@ APPENDED = (
            user_id, recorded_at, leaf_hash
     FROM event_store ORDER BY position DESC LIMIT 1""",
     """UPDATE accounts SET stream_version = stream_version + 1,
-           state = jsonb_set(state, '{balances,USD,available_minor}', '"1000000"')""",
+           state = jsonb_set(state::jsonb, '{balances,USD,available_minor}', '"1000000"')""",
     "UPDATE head SET position = position + 1, beat = 0",
 )
 

@@ -76,7 +76,7 @@ class Node:
         homes = tuple(EarlierHome(cell=cell, epoch=number, events=1) for number, cell in enumerate(earlier, 1))
         state = encode_state(Account(home_epoch=len(earlier) + 1, move=move, earlier_homes=homes))
         await ask(self.dsn, "DELETE FROM accounts WHERE id = $1", user_id)
-        await ask(self.dsn, "INSERT INTO accounts (id, stream_version, state) VALUES ($1, 1, $2)", user_id, state)
+        await ask(self.dsn, "INSERT INTO accounts VALUES ($1, 1, $2, false)", user_id, state)
 
     async def restored(self, user_id: UUID) -> None:
         """From a backup that is older than the erasure, with its file of erasures."""

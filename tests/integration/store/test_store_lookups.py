@@ -40,15 +40,14 @@ FILL = """
     SELECT gen_random_uuid(), 'deposit', n::text, n FROM generate_series(1, 20000) n;
     INSERT INTO accounts
     SELECT gen_random_uuid(), 1, jsonb_build_object('balances', '{}'::jsonb, 'holds', CASE WHEN n % 1000 = 0
-        THEN jsonb_build_object(gen_random_uuid(), '{"expire_time_ms":5}'::jsonb) ELSE '{}' END)
+        THEN jsonb_build_object(gen_random_uuid(), '{"expire_time_ms":5}'::jsonb) ELSE '{}' END), n % 1000 = 0
     FROM generate_series(1, 20000) n;
     INSERT INTO assets SELECT gen_random_uuid(), 1, '{}' FROM generate_series(1, 20000) n;
     INSERT INTO auctions
-    SELECT gen_random_uuid(), 1, jsonb_build_object('end_time_ms', n, 'escrow_minor', '0',
-        'state', CASE WHEN n % 1000 = 0 THEN 'ACTIVE' ELSE 'SETTLED' END) FROM generate_series(1, 20000) n;
+    SELECT gen_random_uuid(), 1, '{}', CASE WHEN n % 1000 = 0 THEN 'ACTIVE' ELSE 'SETTLED' END, n
+    FROM generate_series(1, 20000) n;
     INSERT INTO sagas
-    SELECT gen_random_uuid(), 1, jsonb_build_object('started_ms', n, 'state',
-        CASE WHEN n % 1000 = 0 THEN 'RUNNING' ELSE 'COMPLETED' END)
+    SELECT gen_random_uuid(), 1, '{}', CASE WHEN n % 1000 = 0 THEN 'RUNNING' ELSE 'COMPLETED' END, n, 'MOVE', false, ''
     FROM generate_series(1, 20000) n;
     SELECT keep_outcome_partitions(now());
     INSERT INTO command_outcomes
