@@ -130,8 +130,11 @@ SELECT position FROM snapshot_progress
 UPDATE snapshot_progress SET position = $1 WHERE position < $1
 
 -- name: snapshots_due
-SELECT aggregate_id, stream_version, position FROM event_store
+-- Most are there already, made while the log was written.
+SELECT aggregate_id, stream_version, position FROM event_store e
 WHERE position > $1 AND position <= $2 AND stream_version % $3 = 0
+  AND NOT EXISTS (SELECT FROM snapshots s
+                  WHERE s.aggregate_id = e.aggregate_id AND s.position = e.position AND s.seal IS NOT NULL)
 ORDER BY position
 
 -- name: put_snapshot

@@ -30,9 +30,10 @@ from cells.encoding.derived import (
     state_columns,
 )
 from cells.requests import CommandRequest, Outcome
-from cells.store.ports import Batch, EventRow, LegRow, OutcomeRow, Poisoned, ProjectionRow, StoreError, Versioned
+from cells.store.ports import Batch, EventRow, LegRow, OutcomeRow, Poisoned, ProjectionRow, StoreError
 from cells.time.celltime import CellTime
 from cells.writer.cache import NotLoaded, StateCache
+from cells.writer.lineage import SNAPSHOT_EVENTS, CachedState, Lineage
 from cells.writer.queue import Pending
 
 # First events of streams with new ids: there is nothing to load.
@@ -48,6 +49,16 @@ Answer = Outcome | Refused | Exception
 
 class ReplayTooOld(Exception):
     """A replayed state lacks events that have been decided since."""
+
+
+class DueSnapshot(NamedTuple):
+    """A state in the middle of a batch, and the event after which it was this. `lineage` is that of the state."""
+
+    aggregate: Ref
+    after: CachedState
+    lineage: Lineage
+    position: int
+    leaf_hash: bytes
 
 
 class Committed(NamedTuple):
@@ -67,6 +78,7 @@ class Commit:
     # The number of commands that it answers, and the duration of the transaction; 0 if there was none.
     commands: int = 0
     write_s: float = 0.0
+    snapshots: Sequence[DueSnapshot] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -84,7 +96,9 @@ class DecidedBatch:
     committed: list[Committed] = field(default_factory=list)
     # Sagas that users begin in this batch.
     begun: Counter[UUID] = field(default_factory=Counter)
-    touched: dict[Ref, Versioned] = field(default_factory=dict)
+    touched: dict[Ref, CachedState] = field(default_factory=dict)
+    # States of which snapshots are due.
+    snapshots: list[DueSnapshot] = field(default_factory=list)
     # Answers of the batch ahead to commands that were sent to other cells.
     brought_ahead: Sequence[OutcomeRow] = ()
     # The transaction, once it is under way.
@@ -123,7 +137,7 @@ class DecidedBatch:
             ClockAtBound: the promised time does not suffice for all of the drafts.
         """
         position = self.position
-        latest: dict[Ref, Versioned] = {}
+        latest: dict[Ref, CachedState] = {}
         written = []
         for event_draft in uncommitted:
             position += 1
@@ -149,25 +163,31 @@ class DecidedBatch:
             raise ValueError(f"version {row.stream_version} of stream {row.aggregate_id} is not the next one")
         self._write(event_draft, after, event.movement(), row)
 
-    def _after(self, event_draft: UncommittedEvent, latest: dict[Ref, Versioned]) -> Versioned:
+    def _after(self, event_draft: UncommittedEvent, latest: dict[Ref, CachedState]) -> CachedState:
         """The state after the draft, on top of the command's `latest` states. The cache is not changed."""
         aggregate, event = event_draft.aggregate, event_draft.event
         before = latest.get(aggregate) or self.cache.get(aggregate)
         if before is not None:
-            state, version = before
+            state, version, lineage = before
         elif isinstance(event, BEGINNINGS) or self.cache.has(aggregate):
-            state, version = None, 0
+            state, version, lineage = None, 0, Lineage()
         else:
             raise NotLoaded(aggregate)
         # A tombstone's stream has no state of its own: its barrier follows from its mark.
-        after = Versioned(evolve(state, event, event_draft.event_id) or LegBarrier(), version + 1)
+        after = CachedState(evolve(state, event, event_draft.event_id) or LegBarrier(), version + 1, lineage)
         latest[aggregate] = after
         return after
 
-    def _write(self, event_draft: UncommittedEvent, after: Versioned, movement: Movement | None, row: EventRow) -> None:
+    def _write(
+        self, event_draft: UncommittedEvent, after: CachedState, movement: Movement | None, row: EventRow
+    ) -> None:
         self.rows.events.append(row)
         self.committed.append(Committed(row, event_draft.aggregate, event_draft.event))
         self._put(event_draft.aggregate, after)
+        lineage = after.lineage
+        if lineage is not None and after.stream_version >= lineage.due_version:
+            lineage.due_version = after.stream_version + SNAPSHOT_EVENTS
+            self.snapshots.append(DueSnapshot(event_draft.aggregate, after, lineage, row.position, row.leaf_hash))
         if isinstance(event_draft.event, SagaStarted) and (user_id := begun_by(event_draft.event.facts)) is not None:
             self.begun[user_id] += 1
         if movement is not None:
@@ -187,7 +207,7 @@ class DecidedBatch:
     def replace(self, decision: Decision) -> None:
         """Writes states that no event makes, and corrects house accounts without a posting: rows that were wrong."""
         for ref, state, version in decision.replaced:
-            self._put(ref, Versioned(state, version))
+            self._put(ref, CachedState(state, version))
         changes = self.rows.house_changes
         for key, change in decision.corrections.items():
             changes[key] = changes.get(key, 0) + change
@@ -196,7 +216,7 @@ class DecidedBatch:
         self,
         request: CommandRequest,
         event_draft: UncommittedEvent,
-        after: Versioned,
+        after: CachedState,
         position: int,
         movement: Movement | None,
     ) -> EventRow:
@@ -222,11 +242,11 @@ class DecidedBatch:
         )
         return EventRow(*columns, codec.hash_of(columns))
 
-    def _put(self, ref: Ref, entry: Versioned) -> None:
+    def _put(self, ref: Ref, entry: CachedState) -> None:
         self.cache.put(ref, entry)
         self.touched[ref] = entry
 
-    def _post(self, event_draft: UncommittedEvent, movement: Movement, after: Versioned, position: int) -> None:
+    def _post(self, event_draft: UncommittedEvent, movement: Movement, after: CachedState, position: int) -> None:
         if isinstance(after.state, Account):
             self.rows.account_entries.append(account_entry(event_draft.aggregate.id, movement, after.state, position))
         if not movement.house:
@@ -245,7 +265,7 @@ class DecidedBatch:
         before = self.cache.get(ref)
         known = before.state if before is not None and isinstance(before.state, LegBarrier) else LegBarrier()
         barrier = marked(known, event_draft.leg, event_draft.event, event_draft.event_id)
-        self._put(ref, Versioned(barrier, before.stream_version if before else 0))
+        self._put(ref, CachedState(barrier, before.stream_version if before else 0))
         mark = barrier.action if event_draft.leg.direction == "action" else barrier.compensation
         if mark is not None:
             self.rows.legs.append(
@@ -254,7 +274,7 @@ class DecidedBatch:
 
     def _use_references(self, event: UsesReferences, position: int) -> None:
         for row in reference_rows(event, position):
-            self._put(Ref(Kind.REFERENCE, row.reference_id), Versioned(UsedReference(position=position), 0))
+            self._put(Ref(Kind.REFERENCE, row.reference_id), CachedState(UsedReference(position=position), 0))
             self.rows.references.append(row)
 
     def sealed(self, *, epoch: int, hlc_bound_ms: int) -> Batch:

@@ -15,6 +15,7 @@ from cells.domain.sagas.leg import LegBarrier, Unreadable, UsedReference
 from cells.domain.sagas.saga import Saga
 from cells.domain.values import ACCOUNT, AUCTION, Kind, Ref
 from cells.store.ports import Versioned
+from cells.writer.lineage import CachedState
 
 log = structlog.get_logger()
 
@@ -39,7 +40,7 @@ class StateCache:
     def __init__(self, open_flows: Callable[[UUID], int], *, states_max: int = STATES_MAX) -> None:
         """`open_flows` counts a user's open sagas, as the leader knows them."""
         self.open_flows = open_flows
-        self._entries: OrderedDict[Key, Versioned | None] = OrderedDict()
+        self._entries: OrderedDict[Key, CachedState | None] = OrderedDict()
         self._states_max = states_max
         # Legs and references that were not found. An arrival may bring them.
         self._absent: set[Key] = set()
@@ -88,11 +89,11 @@ class StateCache:
         self._entries.move_to_end(key)
         return None if entry is None else entry.state
 
-    def get(self, ref: Ref) -> Versioned | None:
+    def get(self, ref: Ref) -> CachedState | None:
         """The entry of `ref`; None also if nothing was loaded, as for an aggregate that is being created."""
         return self._entries.get(ref)
 
-    def put(self, ref: Ref, entry: Versioned | None) -> None:
+    def put(self, ref: Ref, entry: CachedState | None) -> None:
         # A new entry comes last; a known one stays where its lookup put it, among the last.
         self._entries[ref] = entry
 
@@ -105,7 +106,8 @@ class StateCache:
                 self.held.setdefault(ref, entry.state.problem)
                 entry = None
             # A load that was under way must not undo later decisions.
-            if self._entries.setdefault(ref, entry) is None and ref.kind in CARRIED:
+            loaded = None if entry is None else CachedState.loaded(*entry)
+            if self._entries.setdefault(ref, loaded) is None and ref.kind in CARRIED:
                 self._absent.add(ref)
 
     def forget_absent(self) -> None:

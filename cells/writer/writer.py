@@ -304,7 +304,7 @@ class Writer:
     def _durable(self, batch: DecidedBatch, write_s: float = 0.0) -> None:
         """The batch is durable: informs callers and followers. If one of them fails, this lead ends."""
         self.time.durable_position = batch.position
-        commit = Commit(batch.committed, batch.endings, commands=len(batch.answers), write_s=write_s)
+        commit = Commit(batch.committed, batch.endings, len(batch.answers), write_s, batch.snapshots)
         for pending, answer in batch.answers:
             self.deciding.pop(pending.request.key, None)
             pending.answer(answer)

@@ -13,6 +13,7 @@ from cells.audit.checks.copies import Copies
 from cells.audit.checks.log_watch import LogWatch
 from cells.audit.export.exporter import Exporter
 from cells.audit.export.store import PostgresExport
+from cells.audit.history.live_snapshots import LiveSnapshots
 from cells.audit.history.lookups import PostgresHistoryLookups
 from cells.audit.history.ports import BalanceLookups, HistoryLookups
 from cells.audit.history.questions import History
@@ -73,10 +74,11 @@ class Lookups(HistoryLookups, BalanceLookups, StatementLookups, TrialLookups, Pr
 
 def build_audit(
     cell: Cell, store: PostgresStore, peers: GrpcPeers, *, proofs: Proofs, books: Books, key: SnapshotKey
-) -> tuple[AuditParts, Snapshotter]:
+) -> tuple[AuditParts, tuple[Snapshotter, LiveSnapshots]]:
     lookups = PostgresHistoryLookups(store)
     parts = audit_of(cell, PostgresTraceLookups(store), lookups, AuditPeers(peers), proofs=proofs, books=books, key=key)
-    return parts, Snapshotter(history=parts.history, store=lookups, trial=parts.trial)
+    snapshotter = Snapshotter(history=parts.history, store=lookups, trial=parts.trial)
+    return parts, (snapshotter, LiveSnapshots(history=parts.history))
 
 
 def build_books(

@@ -149,13 +149,13 @@ def build_cell(
     proofs = build_proofs(settings, cell, store, peers)
     reload, signer = reloading(cell, engine, timers), proofs.checkpoint_signer
     books = build_books(settings, cell, store, peers, reload=reload, signed=lambda: signer.last)
-    audit, snapshotter = build_audit(
+    audit, snapshotters = build_audit(
         cell, store, peers, proofs=proofs.facade, books=books, key=snapshot_key(keys_of(settings))
     )
     mail_sender = build_mail_sender(settings, outbox, vault, clock)
     elsewhere = [EarlierHomes(cell=settings.cell, vault=vault, peers=peers)] if vault is not None else []
     settling = (engine, timers, StuckAlarm(engine=engine, clock=clock), mail_sender, *elsewhere, cell.user_import)
-    auditing = (snapshotter, signer, proofs.cosigning, proofs.log_watch, books.reconciliation)
+    auditing = (*snapshotters, signer, proofs.cosigning, proofs.log_watch, books.reconciliation)
     tasks: list[Task] = [task for task in (*settling, *auditing) if task is not None]
     return Parts(
         cell=cell,

@@ -42,9 +42,8 @@ class MemoryHistoryLookups:
         known = [each for each in self.kept if each.aggregate_id == aggregate_id and each.position <= position]
         return max(known, key=lambda each: each.position, default=None)
 
-    async def put(self, snapshot: Snapshot) -> None:
-        if snapshot not in self.kept:
-            self.kept.append(snapshot)
+    async def put(self, *snapshots: Snapshot) -> None:
+        self.kept.extend(each for each in snapshots if each not in self.kept)
 
     async def snapshots_of(self, aggregate_id: UUID) -> list[Snapshot]:
         return [each for each in self.kept if each.aggregate_id == aggregate_id]

@@ -14,6 +14,7 @@ from cellbook.v1.audit_pb2_grpc import AuditServiceStub, add_AuditServiceService
 from cellbook.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
 from cellbook.v1.saga_pb2_grpc import add_SagaServiceServicer_to_server
 from cellbook.v1.settlement_pb2_grpc import add_SettlementServiceServicer_to_server
+from cells.audit.history.live_snapshots import LiveSnapshots
 from cells.audit.history.snapshotter import Snapshotter
 from cells.domain.commands import CloseAuction, PlaceBid
 from cells.domain.moves.home import Home
@@ -35,7 +36,7 @@ from server.shell.calls.guard import CallGuard
 from server.shell.hosting.security import build_security
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.database import ask, opened
-from tests.local_cells import leading, open_auction, open_user, request, until_async
+from tests.local_cells import leading, open_auction, open_user, request, until, until_async
 
 NOWHERE = "127.0.0.1:1"
 if TYPE_CHECKING:
@@ -59,6 +60,17 @@ class Served:
     def keeper(self) -> Snapshotter:
         [keeper] = [task for task in self.parts.leadership.tasks if isinstance(task, Snapshotter)]
         return keeper
+
+    @property
+    def live(self) -> LiveSnapshots:
+        [live] = [task for task in self.parts.leadership.tasks if isinstance(task, LiveSnapshots)]
+        return live
+
+    async def stop_snapshots(self) -> None:
+        """Tests make snapshots when they want them: nothing is to come between."""
+        await until(lambda: self.keeper.background.running and self.live.background.running)
+        await self.keeper.stop()
+        await self.live.stop()
 
     @property
     def audit(self) -> "AuditServiceAsyncStub":
@@ -164,8 +176,7 @@ async def town(cluster: EmbeddedPostgres, template: str, *names: str, keys: Path
             served.parts.peers.locations.static = others
         await stack.enter_async_context(leading(*(served.parts.leadership for served in built.cells.values())))
         for served in built.cells.values():
-            # Tests make snapshots when they want them: nothing is to come between.
-            await served.keeper.stop()
+            await served.stop_snapshots()
         yield built
 
 

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from cells import background
 from cells.audit.checks.log_watch import LogWatch
+from cells.audit.history.live_snapshots import LiveSnapshots
 from cells.audit.history.snapshotter import Snapshotter
 from cells.audit.proofs.checkpoint_signer import CheckpointSigner
 from cells.audit.reconcile.service import ReconciliationService
@@ -70,6 +71,12 @@ def _snapshots() -> BackgroundTask:
     return Snapshotter(history=BROKEN, store=BROKEN, trial=BROKEN).background
 
 
+def _live_snapshots() -> BackgroundTask:
+    live = LiveSnapshots(history=BROKEN)
+    live._waiting.append(BROKEN)
+    return live.background
+
+
 def _checkpoints() -> BackgroundTask:
     return CheckpointSigner(
         store=BROKEN, time=BROKEN, key=None, checkpoint_file=None, events_max=1, pause_max_s=1.0
@@ -114,6 +121,7 @@ LOOPS: dict[str, Callable[[], BackgroundTask]] = {
     "timers": _timers,
     "stuck_alarm": lambda: StuckAlarm(engine=BROKEN, clock=BROKEN).background,
     "snapshots": _snapshots,
+    "live_snapshots": _live_snapshots,
     "checkpoints": _checkpoints,
     "cosigning": lambda: Cosigning(checkpoint_signer=BROKEN, proofs=BROKEN, witnesses=BROKEN).background,
     "log_watch": lambda: LogWatch(checkpoint_signer=BROKEN, source=BROKEN, proofs=BROKEN, events_per_s=1).background,

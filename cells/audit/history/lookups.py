@@ -124,18 +124,9 @@ class PostgresHistoryLookups:
             rows = await connection.fetch(SQL["snapshots_due"], after, until, every, timeout=SCAN_TIMEOUT_S)
         return [(row["aggregate_id"], row["stream_version"], row["position"]) for row in rows]
 
-    async def put(self, snapshot: Snapshot) -> None:
+    async def put(self, *snapshots: Snapshot) -> None:
         async with self.store.reading() as connection:
-            await connection.execute(
-                SQL["put_snapshot"],
-                snapshot.aggregate_id,
-                snapshot.position,
-                snapshot.stream_version,
-                snapshot.kind.value,
-                snapshot.state,
-                snapshot.leaf_hash,
-                snapshot.seal,
-            )
+            await connection.executemany(SQL["put_snapshot"], snapshots)
 
     # --- the trial balance ------------------------------------------------------------------------------------------
 

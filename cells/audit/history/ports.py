@@ -30,8 +30,8 @@ class HistoryLookups(Protocol):
     async def snapshot_at(self, aggregate_id: UUID, position: int) -> Snapshot | None:
         """The last one at or before `position`."""
 
-    async def put(self, snapshot: Snapshot) -> None:
-        """Stores the snapshot. Does nothing if it exists."""
+    async def put(self, *snapshots: Snapshot) -> None:
+        """Stores the snapshots that do not exist yet."""
 
     async def snapshots_of(self, aggregate_id: UUID) -> list[Snapshot]:
         """All of them."""

@@ -265,7 +265,7 @@ class History:
 
         Raises EventDamaged, LogIncomplete: the stream cannot be trusted from there on.
         """
-        fold = await self._begun(ref, position) if snapshots else Fold()
+        fold = await self.begun(ref, position) if snapshots else Fold()
         kept = fold.version
         async for each in self.events_after(ref, fold.version, position):
             self.step(fold, ref, each)
@@ -281,10 +281,14 @@ class History:
         if not is_due(fold.version, last_version, len(state)):
             return last_version
         snapshot = Snapshot(ref.id, row.position, fold.version, ref.kind, state, leaf, b"")
-        await self.lookups.put(snapshot._replace(seal=self.key.seal(snapshot)))
+        await self.lookups.put(self.sealed(snapshot))
         return fold.version
 
-    async def _begun(self, ref: Ref, position: int) -> Fold:
+    def sealed(self, snapshot: Snapshot) -> Snapshot:
+        return snapshot._replace(seal=self.key.seal(snapshot))
+
+    async def begun(self, ref: Ref, position: int) -> Fold:
+        """The state of the last snapshot at or before `position`, or none."""
         while (snapshot := await self.lookups.snapshot_at(ref.id, position)) is not None:
             if snapshot.kind is not ref.kind:
                 return Fold()

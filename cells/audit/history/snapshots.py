@@ -12,9 +12,9 @@ from uuid import UUID
 from cells.audit.proofs.keys import CellKeys
 from cells.domain.record import Struct
 from cells.domain.values import Kind
+from cells.writer.lineage import SNAPSHOT_EVENTS
 
-# A snapshot of a stream is made after this many events.
-EVERY = 64
+EVERY = SNAPSHOT_EVENTS
 # Large states are stored less often: at most this many bytes per event of the log, which has about a kilobyte.
 STATE_BYTES_PER_EVENT = 64
 

@@ -55,8 +55,8 @@ class Snapshotter(LeaderTask):
         clock = self.history.time.clock
         began_s = clock.monotonic_s()
         behind = await self.step()
-        rest = REST_BUSY if self.history.deciding() else REST_IDLE
-        await asyncio.sleep(max((clock.monotonic_s() - began_s) * rest, 0 if behind else POLL_S))
+        took_s = clock.monotonic_s() - began_s
+        await asyncio.sleep(max(rest_s(self.history, took_s), 0 if behind else POLL_S))
 
     async def catch_up(self) -> None:
         """Makes all snapshots that are due, without rests."""
@@ -96,6 +96,10 @@ class Snapshotter(LeaderTask):
             await self.trial.keep(position)
         except Damaged as error:
             log.critical("house_snapshot_refused", position=position, problem=error.message)
+
+
+def rest_s(history: History, took_s: float) -> float:
+    return took_s * (REST_BUSY if history.deciding() else REST_IDLE)
 
 
 def _kind_of(event_type: str) -> Kind | None:
