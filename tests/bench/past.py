@@ -1,4 +1,4 @@
-"""How long a question about the past takes, the first one too: a user with many events, in a grown and a young store."""
+"""How long a question about a long past takes, the first one too, in a store that has grown and in a young one."""
 
 import random
 import time
@@ -81,9 +81,7 @@ async def lived(bench: Bench, address: str) -> Person:
                 assert all(result.HasField("accepted") for result in reply.results)
                 stage.advance(len(items))
         person.ended_ms = time.time_ns() // 1_000_000
-        question = ledger_pb2.GetAccountRequest(
-            user_id=person.user_id, as_of=types_pb2.AsOf(time_ms=person.ended_ms)
-        )
+        question = ledger_pb2.GetAccountRequest(user_id=person.user_id, as_of=types_pb2.AsOf(time_ms=person.ended_ms))
         person.first_ms = await timed_ms(ledger.GetAccount, question)
     return person
 
