@@ -77,8 +77,8 @@ def build_audit(
 ) -> tuple[AuditParts, tuple[Snapshotter, LiveSnapshots]]:
     lookups = PostgresHistoryLookups(store)
     parts = audit_of(cell, PostgresTraceLookups(store), lookups, AuditPeers(peers), proofs=proofs, books=books, key=key)
-    snapshotter = Snapshotter(history=parts.history, store=lookups, trial=parts.trial)
-    return parts, (snapshotter, LiveSnapshots(history=parts.history))
+    live = LiveSnapshots(history=parts.history)
+    return parts, (Snapshotter(history=parts.history, store=lookups, trial=parts.trial, live=live), live)
 
 
 def build_books(

@@ -68,7 +68,7 @@ def _timers() -> BackgroundTask:
 
 
 def _snapshots() -> BackgroundTask:
-    return Snapshotter(history=BROKEN, store=BROKEN, trial=BROKEN).background
+    return Snapshotter(history=BROKEN, store=BROKEN, trial=BROKEN, live=BROKEN).background
 
 
 def _live_snapshots() -> BackgroundTask:

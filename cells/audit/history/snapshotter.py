@@ -1,4 +1,4 @@
-"""Makes snapshots outside the write path: it follows the log at low priority and replays new events."""
+"""Makes the snapshots that are missing: it follows the log at low priority and replays streams that lack some."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -8,6 +8,7 @@ from uuid import UUID
 import structlog
 
 from cells.audit.history import snapshots
+from cells.audit.history.live_snapshots import LiveSnapshots
 from cells.audit.history.questions import History
 from cells.audit.history.snapshots import is_due
 from cells.audit.reconcile.trial import HOUSE_EVERY, TrialBalances
@@ -21,7 +22,7 @@ from cells.store.ports import StoreError
 log = structlog.get_logger()
 
 # Positions per scan.
-SCAN = 500
+SCAN = 2_000
 # The ratio of rest to work. While commands are decided it uses at most a fiftieth of the process's time, whatever the
 # backlog, and otherwise a tenth, so that queries are answered meanwhile.
 REST_BUSY, REST_IDLE = 49, 9
@@ -46,6 +47,7 @@ class Snapshotter(LeaderTask):
     history: History
     store: SnapshotStore
     trial: TrialBalances
+    live: LiveSnapshots
     background: BackgroundTask = field(init=False)
 
     def __post_init__(self) -> None:
@@ -54,9 +56,12 @@ class Snapshotter(LeaderTask):
     async def _step_and_rest(self) -> None:
         clock = self.history.time.clock
         began_s = clock.monotonic_s()
-        behind = await self.step()
+        # Both, so that neither waits for the other.
+        proved = await self.live.prove()
+        behind = await self.step() or proved
         took_s = clock.monotonic_s() - began_s
-        await asyncio.sleep(max(rest_s(self.history, took_s), 0 if behind else POLL_S))
+        rest = REST_BUSY if self.history.deciding() else REST_IDLE
+        await asyncio.sleep(max(took_s * rest, 0 if behind else POLL_S))
 
     async def catch_up(self) -> None:
         """Makes all snapshots that are due, without rests."""
@@ -96,10 +101,6 @@ class Snapshotter(LeaderTask):
             await self.trial.keep(position)
         except Damaged as error:
             log.critical("house_snapshot_refused", position=position, problem=error.message)
-
-
-def rest_s(history: History, took_s: float) -> float:
-    return took_s * (REST_BUSY if history.deciding() else REST_IDLE)
 
 
 def _kind_of(event_type: str) -> Kind | None:

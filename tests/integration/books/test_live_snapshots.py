@@ -53,6 +53,14 @@ async def deposited(served: Served, user_id: UUID, count: int = DEPOSITS) -> Non
     assert all(isinstance(answer, Outcome) for answer in answers)
 
 
+async def proven(served: Served) -> None:
+    """What waits is compared, and then made."""
+    await served.live.keep()
+    while await served.live.prove():
+        pass
+    await served.live.keep()
+
+
 @dataclass(frozen=True, slots=True)
 class Long:
     """An account in a cell of one user: after its opening, each event of the log is a deposit of 1.00."""
@@ -119,8 +127,7 @@ async def test_a_new_leader_compares_the_states_that_it_has_loaded_and_goes_on(d
         await first.live.keep()
     async with served(dsn) as second:
         await deposited(second, user_id)
-        await second.live.keep()
-        await second.live.keep()
+        await proven(second)
         long = Long(second, user_id)
         assert len(await long.snapshots()) == (1 + 2 * DEPOSITS) // SNAPSHOT_EVENTS
         await long.check(SNAPSHOT_EVENTS - 1)
@@ -137,12 +144,11 @@ async def test_a_stream_without_snapshots_waits_for_the_snapshotter(dsn: str, mo
         await ask(dsn, "UPDATE snapshot_progress SET position = 0")
         long = Long(second, user_id)
         await deposited(second, user_id, SNAPSHOT_EVENTS)
-        await second.live.keep()
+        await proven(second)
         assert await long.snapshots() == []
         await second.keeper.catch_up()
         await deposited(second, user_id, SNAPSHOT_EVENTS)
-        await second.live.keep()
-        await second.live.keep()
+        await proven(second)
         assert (await long.at(second.parts.cell.time.durable_position)).events_read < SNAPSHOT_EVENTS
 
 
@@ -162,7 +168,7 @@ async def lied_to(dsn: str) -> tuple[list[str], int, Past[Account]]:
         with capture_logs() as logs:
             for _ in range(3):
                 await deposited(second, user_id, SNAPSHOT_EVENTS)
-                await second.live.keep()
+                await proven(second)
         said = [each["event"] for each in logs if each["log_level"] == "critical"]
         last = max(await long.snapshots())
         return said, last, await long.at(second.parts.cell.time.durable_position)
