@@ -49,11 +49,11 @@ class LiveSnapshots(LeaderTask):
 
     async def keep(self) -> None:
         """Makes the snapshots that may be made."""
-        waiting, self._waiting = self._waiting, []
-        for each in waiting:
+        proven = [each for each in self._waiting if each.lineage.proven]
+        for each in self._waiting:
             if not each.lineage.proven:
                 self._wait_for_proof(each)
-        proven = [each for each in waiting if each.lineage.proven]
+        self._waiting = []
         for first in range(0, len(proven), SLICE):
             due = map(self._snapshot, proven[first : first + SLICE])
             await self.history.lookups.put(*(each for each in due if each is not None))
