@@ -6,6 +6,7 @@
 #   CALLS=...     how many calls `make fuzz` sends (default 1000000)
 #   MINUTES=...   how long `make faults-soak` goes on (default 30)
 #   SEED=..., SEEDS=...  for make simulate: the seed to show, or how many to run (default 1000)
+#   TIGERBEETLE=...  for make bench-peers: a server program of TigerBeetle
 #   ARGS=...      passed on: make test ARGS="-k bid -x", make demo ARGS="--json"
 
 PYTHON ?=
@@ -30,12 +31,13 @@ READY := $(VENV)/.ready
 UV := uv==0.13.9
 # In an environment of their own, as for `make lock`.
 AUDIT := pip-audit==2.10.1 cyclonedx-bom==7.5.0
+PEERS := eventsourcing==9.5.6 psycopg[binary,pool]==3.3.9 tigerbeetle==0.17.9
 KUBERNETES_VALIDATE := kubernetes-validate==1.37.0
 COMPILE := build/lock/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command "make lock" $(ARGS) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench bench-quick bench-soak test simulate faults faults-soak fuzz e2e-secure audit-deps sbom check static lint format types wire breaking protos pages protos-fresh lock tools clean FORCE
+.PHONY: help setup demo bench bench-quick bench-soak bench-peers test simulate faults faults-soak fuzz e2e-secure audit-deps sbom check static lint format types wire breaking protos pages protos-fresh lock tools clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -53,6 +55,16 @@ bench-quick: $(READY) ## The same in two minutes, with a smaller store
 
 bench-soak: $(READY) ## The same for hours
 	$(BIN)/python -m tests.bench --soak $(ARGS)
+
+bench-peers: $(READY) build/peers/bin/python ## The same work in other ledgers, beside what each guarantees (TIGERBEETLE=/path/to/it, ARGS="--json")
+	@TIGERBEETLE="$(TIGERBEETLE)" $(BIN)/python -m tests.bench.peers $(ARGS)
+
+# In an environment of their own: the project does not depend on its peers.
+build/peers/bin/python: Makefile
+	@$(or $(PYTHON),python3) -m venv --clear build/peers
+	@build/peers/bin/python -m pip --quiet --quiet install $(addsuffix ',$(addprefix ',$(PEERS))) || \
+		{ rm -rf build/peers; echo "The peers could not be installed ($(PEERS)): is there a package index?" >&2; exit 1; }
+	@touch $@
 
 test: $(READY) ## Run every test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
