@@ -32,12 +32,12 @@ def state_columns(state: State) -> dict[str, object]:
         case Account():
             return {"has_expiry": any(hold.expire_time_ms is not None for hold in state.holds.values())}
         case Auction():
-            return {"status": state.state.value, "end_time_ms": state.end_time_ms}
+            return {"status": state.state, "end_time_ms": state.end_time_ms}
         case Saga():
             return {
-                "status": state.state.value,
+                "status": state.state,
                 "started_ms": state.started_ms,
-                "kind": state.kind.value,
+                "kind": state.kind,
                 "paused": state.paused,
                 "cells": " ".join(sorted(state.cells)),
             }

@@ -16,6 +16,7 @@ A pair of state and trigger that is not in the table is a bug and raises.
 
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import cache
 from typing import Any, ClassVar, assert_never
 from uuid import UUID
 
@@ -89,6 +90,11 @@ class LegState(StrEnum):
     TOMBSTONED = "TOMBSTONED"
 
 
+@cache
+def _cell_fields(facts: type[saga_events.SagaFacts]) -> tuple[str, ...]:
+    return tuple(name for name in fields_of(facts) if name.endswith("_cell"))
+
+
 class LegProgress(Struct, frozen=True, kw_only=True):
     state: LegState = LegState.PENDING
     effect_id: UUID | None = None
@@ -144,9 +150,7 @@ class Saga(Struct, frozen=True, kw_only=True):
     @property
     def cells(self) -> frozenset[str]:
         """The cells that take part."""
-        return frozenset(
-            str(getattr(self.facts, name)) for name in fields_of(type(self.facts)) if name.endswith("_cell")
-        )
+        return frozenset([str(getattr(self.facts, name)) for name in _cell_fields(type(self.facts))])
 
     def index_of(self, leg: str) -> int:
         """Raises KeyError if the saga's definition has no leg of that name."""
