@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cells.audit.verify.command import main as verify_main
-from server.audit.keys import SigningKeysInvalid
+from cells.store.unusable import CannotServe
 from server.audit.restore import Where
 from server.cli.access import chosen_access
 from server.cli.audit import balances, books, evidence, export, past, proof, publish, statement, trace, trial
@@ -113,7 +113,7 @@ def _print_keys(keys: Callable[[], list[str]]) -> None:
     try:
         for key in keys():
             print(key)
-    except SigningKeysInvalid as error:
+    except CannotServe as error:
         raise failure(str(error), EXIT_USAGE) from error
 
 

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ from cellbook.v1 import audit_pb2
 from cells.audit.export.restore import Restored, RestoreRefused
 from cells.audit.verify.note import Malformed, VerifierKey, verifier_key
 from cells.store.ports import StoreError
-from server.audit.keys import SigningKeysInvalid, verifier_keys
+from server.audit.keys import verifier_keys
 from server.audit.restore import Where, put_back
 from server.cli import report
 from server.cli.audit.ask import Json, items
@@ -203,7 +203,7 @@ def keys_from(texts: Sequence[str], data: Path | None) -> list[VerifierKey]:
             return [key for text in texts for key in _keys(text)]
         if own is not None and own.exists():
             return [verifier_key(text) for text in keys_in(own, "")]
-    except (Malformed, SigningKeysInvalid) as error:
+    except (Malformed, CannotServe) as error:
         raise ClientError(str(error)) from None
     raise ClientError(
         f"by which key are its checkpoints to be checked? Name it by --key, or put {KEY_FILE} back into the folder"
@@ -227,7 +227,7 @@ async def run_import(file: Path, where: Where, keys: Sequence[VerifierKey], *, a
 
 def _tell_restored(done: Restored, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(done._asdict(), indent=2))
+        print(json.dumps(asdict(done), indent=2))
         return
     report.line(
         f"{done.cell} is put back up to position {done.events:,}, root {done.root}: {done.outcomes:,} outcomes of "

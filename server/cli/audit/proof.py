@@ -14,7 +14,7 @@ from cellbook.v1 import audit_pb2
 from cells.audit.export.lines import consistency_lines, proof_lines
 from cells.audit.proofs.keys import SEED_BYTES, SigningKey, cell_keys_in, new_keys
 from cells.audit.verify.note import WITNESS_KEY, Malformed
-from server.audit.keys import SigningKeysInvalid
+from cells.store.unusable import CannotServe
 from server.cli import report
 from server.cli.audit.ask import Json, answer_of
 from server.cli.client import CellStubs, ClientError
@@ -100,28 +100,28 @@ async def run_keys(reach: Reach) -> None:
 
 
 def keys_in(file: Path, cell: str) -> list[str]:
-    """The public keys for the private keys in a cell's key file. Raises SigningKeysInvalid."""
+    """The public keys for the private keys in a cell's key file. Raises CannotServe."""
     try:
         text = file.read_text("utf-8")
         name = cell or text.partition("PRIVATE+KEY+cellbook/")[2].partition("+")[0].removesuffix("/witness")
         keys = cell_keys_in(text, name)
     except OSError as error:
-        raise SigningKeysInvalid(f"{file}: {error.strerror}") from None
+        raise CannotServe(f"{file}: {error.strerror}") from None
     except (Malformed, UnicodeDecodeError) as error:
-        raise SigningKeysInvalid(f"{file}: {error}") from None
+        raise CannotServe(f"{file}: {error}") from None
     return [str(keys.log.verifier), str(keys.witness.verifier)]
 
 
 def make_keys(cell: str, file: Path) -> list[str]:
-    """Writes new keys to a new file; returns the public keys. Raises SigningKeysInvalid."""
+    """Writes new keys to a new file; returns the public keys. Raises CannotServe."""
     _write_new(file, new_keys(cell, os.urandom).text)
     return keys_in(file, cell)
 
 
 def make_witness_key(name: str, file: Path) -> list[str]:
-    """As `make_keys`, for an outside witness, whose name is the key's name. Raises SigningKeysInvalid."""
+    """As `make_keys`, for an outside witness, whose name is the key's name. Raises CannotServe."""
     if not WITNESS_NAME.fullmatch(name):
-        raise SigningKeysInvalid(f"{name!r} is no name of a witness: expected one like witness.bank.example")
+        raise CannotServe(f"{name!r} is no name of a witness: expected one like witness.bank.example")
     key = SigningKey(name=name, kind=WITNESS_KEY, seed=os.urandom(SEED_BYTES))
     _write_new(file, f"{key.text}\n")
     return [str(key.verifier)]
@@ -129,8 +129,8 @@ def make_witness_key(name: str, file: Path) -> list[str]:
 
 def _write_new(file: Path, text: str) -> None:
     if file.exists():
-        raise SigningKeysInvalid(f"{file} is there already, and a key is never written over")
+        raise CannotServe(f"{file} is there already, and a key is never written over")
     try:
         create_secret(file, text)
     except OSError as error:
-        raise SigningKeysInvalid(f"{file}: {error.strerror}") from None
+        raise CannotServe(f"{file}: {error.strerror}") from None
