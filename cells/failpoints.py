@@ -1,4 +1,4 @@
-"""The points of a leg at which tests interfere. In a product nothing does: the faults are in `lab/failpoints.py`."""
+"""The points of a leg at which tests interfere. In a product nothing does: the faults are in `tests/doubles`."""
 
 from collections.abc import Awaitable, Callable
 

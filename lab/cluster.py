@@ -11,20 +11,19 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import ExitStack
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 from lab.member import START_TIMEOUT_S, ClusterError, Member, ending, free_ports, is_free
 from lab.play import side_by_side
 from lab.reaper import Reaper
-from server.cli.access import Access, access_by_keys
-from server.cli.keys.authority import HOSTS, Authority
-from server.cli.keys.cluster import ROUTER, make_keys, settings_of
-from server.cli.options import LOOPBACK
-from server.cli.progress import Progress
+from server.cli.access import PLAIN, Access, access_by_keys
+from server.cli.keys.authority import HOSTS, ROUTER, Authority, Settings, make_keys, settings_of
+from server.cli.report import stage
+from server.shell.settings.addresses import LOOPBACK
 
 _WATCH_S = 0.2
 KEYS = "keys"
@@ -32,19 +31,15 @@ KEYS = "keys"
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellPlan:
+class CellPlan(NamedTuple):
     name: str
     region: str
 
 
-CELLS = (
-    CellPlan(name="us-east", region="us"),
-    CellPlan(name="eu-west", region="eu"),
-    CellPlan(name="ap-tokyo", region="ap"),
-)
+CELLS = (CellPlan("us-east", "us"), CellPlan("eu-west", "eu"), CellPlan("ap-tokyo", "ap"))
 
 
+@dataclass(slots=True, eq=False)
 class Cluster:
     """The four processes. `data` None: a temporary folder, which is removed when the cluster stops.
 
@@ -54,26 +49,18 @@ class Cluster:
         ClusterError: on entering, when a port is taken, the folder is in use, or a process does not come up.
     """
 
-    def __init__(
-        self,
-        data: Path | None,
-        *,
-        port_base: int | None,
-        plan: Callable[[Path, Sequence[int]], list[Member]] | None = None,
-        secure: bool = False,
-        start_timeout_s: float = START_TIMEOUT_S,
-    ) -> None:
-        self._start_timeout_s = start_timeout_s
-        self._kept = data
-        self._secure = secure
-        # How to call its processes.
-        self.access = Access()
-        self._plan = plan or four
-        self._port_base = port_base
-        self._lock_fd = -1
-        self._reaper: Reaper | None = None
-        self.folder = Path()
-        self.members: list[Member] = []
+    data: Path | None
+    _: KW_ONLY
+    port_base: int | None = None
+    plan: Callable[[Path, Sequence[int]], list[Member]] | None = None
+    secure: bool = False
+    start_timeout_s: float = START_TIMEOUT_S
+    # How to call its processes.
+    access: Access = field(default=PLAIN, init=False)
+    folder: Path = field(default=Path(), init=False)
+    members: list[Member] = field(default_factory=list, init=False)
+    _left: ExitStack = field(default_factory=ExitStack, init=False)
+    _reaper: Reaper | None = field(default=None, init=False)
 
     @property
     def router(self) -> str:
@@ -87,23 +74,24 @@ class Cluster:
     @property
     def keys(self) -> Path | None:
         """The folder with all keys, if the cluster is secure."""
-        return self.folder / KEYS if self._secure else None
+        return self.folder / KEYS if self.secure else None
 
     async def __aenter__(self) -> Self:
         # The last one is the router's, for callers without a certificate.
-        count = 1 + len(CELLS) + self._secure
-        ports = free_ports(count) if self._port_base is None else _fixed_ports(self._port_base, count)
+        count = 1 + len(CELLS) + self.secure
+        ports = free_ports(count) if self.port_base is None else _fixed_ports(self.port_base, count)
         self.folder = self._folder()
         try:
-            self.members = self._plan(self.folder, ports)
-            if self._secure:
+            self.members = (self.plan or four)(self.folder, ports)
+            if self.secure:
                 self.access = _secure(self.members, self.folder / KEYS, public=f"{LOOPBACK}:{ports[-1]}")
             self._reaper = Reaper()
-            if self._kept is None:
+            if self.data is None:
                 self._reaper.inherit(self.folder)
-            for member in self.members:
-                self._reaper.watch(pid=member.start(), folder=member.folder)
-            await side_by_side(self.members, lambda member: member.wait_until_ready(self._start_timeout_s))
+            with stage("starting a router and three cells, each with its PostgreSQL"):
+                for member in self.members:
+                    self._reaper.watch(member.folder, pid=member.start())
+                await side_by_side(self.members, lambda member: member.wait_until_ready(self.start_timeout_s))
         except BaseException:
             await self.stop()
             raise
@@ -124,7 +112,7 @@ class Cluster:
                 cancelled = True
                 for member in self.members:
                     member.kill()
-        self._leave_folder()
+        self._left.close()
         if self._reaper is not None:
             self._reaper.dismiss()
             self._reaper = None
@@ -156,62 +144,39 @@ class Cluster:
             await asyncio.sleep(_WATCH_S)
 
     def _folder(self) -> Path:
-        if self._kept is None:
-            return Path(tempfile.mkdtemp(prefix="cellbook-"))
+        if self.data is None:
+            folder = Path(tempfile.mkdtemp(prefix="cellbook-"))
+            self._left.callback(shutil.rmtree, folder, ignore_errors=True)
+            return folder
         try:
-            self._kept.mkdir(parents=True, exist_ok=True)
-            self._lock_fd = os.open(self._kept / "cluster.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.data.mkdir(parents=True, exist_ok=True)
+            lock_fd = os.open(self.data / "cluster.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._left.callback(os.close, lock_fd)
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(self._lock_fd)
-            raise ClusterError(f"{self._kept} is in use by another cellbook up, demo or replay") from None
+            self._left.close()
+            raise ClusterError(f"{self.data} is in use by another cellbook up, demo or replay") from None
         except OSError as error:
-            raise ClusterError(f"the data folder {self._kept} cannot be used: {error.strerror}") from error
-        return self._kept.absolute()
-
-    def _leave_folder(self) -> None:
-        if self._kept is None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        elif self._lock_fd >= 0:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
+            raise ClusterError(f"the data folder {self.data} cannot be used: {error.strerror}") from error
+        return self.data.absolute()
 
 
 def four(folder: Path, ports: Sequence[int]) -> list[Member]:
     """The router first, then the cells; every cell knows the router and the others."""
-    addresses = [f"{LOOPBACK}:{port}" for port in ports[: 1 + len(CELLS)]]
-    cells = dict(zip((cell.name for cell in CELLS), addresses[1:], strict=True))
-    router = Member(
-        name=ROUTER,
-        module="router",
-        address=addresses[0],
-        folder=folder / ROUTER,
-        settings={
-            "listen": addresses[0],
-            "metrics": f"{LOOPBACK}:0",
-            "data": str(folder / ROUTER),
-            "cells": [f"{cell.name}={cell.region}={cells[cell.name]}" for cell in CELLS],
-        },
-    )
-    return [router, *(_cell(folder, cell, addresses[0], cells) for cell in CELLS)]
+    router, *addresses = (f"{LOOPBACK}:{port}" for port in ports[: 1 + len(CELLS)])
+    cells = {cell.name: address for cell, address in zip(CELLS, addresses, strict=True)}
+    listed = [f"{cell.name}={cell.region}={cells[cell.name]}" for cell in CELLS]
+    members = [_member(folder, ROUTER, "router", router, {"cells": listed})]
+    for cell in CELLS:
+        peers = {name: address for name, address in cells.items() if name != cell.name}
+        settings: Settings = {"cell": cell.name, "region": cell.region, "router": router, "peers": peers}
+        members.append(_member(folder, cell.name, "server", cells[cell.name], settings))
+    return members
 
 
-def _cell(folder: Path, cell: CellPlan, router: str, cells: dict[str, str]) -> Member:
-    return Member(
-        name=cell.name,
-        module="server",
-        address=cells[cell.name],
-        folder=folder / cell.name,
-        settings={
-            "cell": cell.name,
-            "region": cell.region,
-            "listen": cells[cell.name],
-            "metrics": f"{LOOPBACK}:0",
-            "data": str(folder / cell.name),
-            "router": router,
-            "peers": {name: address for name, address in cells.items() if name != cell.name},
-        },
-    )
+def _member(folder: Path, name: str, module: str, address: str, settings: Settings) -> Member:
+    shared: Settings = {"listen": address, "metrics": f"{LOOPBACK}:0", "data": str(folder / name)}
+    return Member(name=name, module=module, address=address, folder=folder / name, settings={**settings, **shared})
 
 
 def _fixed_ports(base: int, count: int) -> list[int]:
@@ -230,14 +195,3 @@ def _secure(members: Sequence[Member], folder: Path, *, public: str) -> Access:
         member.settings.update(settings_of(authority, member.name))
     members[0].settings["public_listen"] = public
     return access_by_keys(folder)
-
-
-@asynccontextmanager
-async def started(cluster: Cluster, progress: Progress) -> AsyncIterator[Cluster]:
-    """The running cluster; progress is shown while it starts."""
-    with progress.stage("starting a router and three cells, each with its PostgreSQL", 0):
-        await cluster.__aenter__()
-    try:
-        yield cluster
-    finally:
-        await cluster.stop()

@@ -2,54 +2,28 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cellbook.v1 import auction_pb2, audit_pb2, event_pb2, ledger_pb2, saga_pb2
-from lab import checks as log_checks
-from lab.books import Books, Logs, add_up
-from lab.checks import Check, found, order
+from lab import books, play
+from lab.books import Books, Check, Logs, found
 from lab.lots import FileBid, Lot, expected, read_lots
-from lab.market import Market, Person, whole
-from lab.play import (
-    AUCTIONS_AT_ONCE,
-    Cast,
-    Featured,
-    Place,
-    Sale,
-    close,
-    close_featured,
-    featured_index,
-    gather_cast,
-    placed,
-    places,
-    play_bids,
-    settled,
-    side_by_side,
-)
+from lab.market import Market, whole
 from server.cli.audit.trace import problems
 from server.cli.client import LedgerRefusal, new_command_id
-from server.cli.progress import Progress
+from server.cli.report import stage
 
 SAMPLE = Path(__file__).parent / "data" / "sample_bids.csv"
 # Yen have no minor unit: 180000 is 180,000 JPY.
 YEN_CELL = "ap-tokyo"
+YEN_BIDS = ((3, 180_000), (7, 195_000), (5, 195_000), (3, 210_000), (8, 240_000), (5, 260_000))
 YEN_LOT = Lot(
     key="1900",
     item="woodblock print",
     opening_minor=180_000,
     currency="JPY",
-    bids=tuple(
-        FileBid(bidder=bidder, amount_minor=amount_minor)
-        for bidder, amount_minor in (
-            (3, 180_000),
-            (7, 195_000),
-            (5, 195_000),
-            (3, 210_000),
-            (8, 240_000),
-            (5, 260_000),
-        )
-    ),
+    bids=tuple(FileBid(bidder=bidder, amount_minor=amount_minor) for bidder, amount_minor in YEN_BIDS),
 )
 CALLED_OFF = Lot(key="1901", item="signal flags", opening_minor=4_000, bids=())
 UNSOLD = Lot(key="1902", item="umbrella stand", opening_minor=900_000, bids=())
@@ -59,9 +33,9 @@ UNSOLD = Lot(key="1902", item="umbrella stand", opening_minor=900_000, bids=())
 class Run:
     """The sales that were played, and the evidence from the logs."""
 
-    cast: Cast
-    sales: list[Sale]
-    featured: Featured | None
+    cast: play.Cast
+    sales: list[play.Sale]
+    featured: play.Featured | None
     logs: dict[str, list[event_pb2.Event]] = field(default_factory=dict)
     books: list[Books] = field(default_factory=list)
     trace: list[event_pb2.Event] = field(default_factory=list)
@@ -72,40 +46,43 @@ class Run:
         return all(check.held for check in self.checks)
 
 
-async def play(market: Market, lots: Sequence[Lot], progress: Progress) -> Run:
+async def play_lots(market: Market, lots: Sequence[Lot]) -> Run:
     """Plays every lot. The sale that crosses the most cells is closed last and alone, so that it can be examined."""
-    cast = await gather_cast(market, lots, progress)
-    spread = places(lots, market.cell_names, cast.sellers)
-    special = featured_index(lots, spread, cast.bidders)
+    cast = await play.gather_cast(market, lots)
+    spread = play.places(lots, market.cell_names, cast.sellers)
+    special = play.featured_index(lots, spread, cast.bidders)
 
-    async def one(index: int) -> Sale:
-        sale = await play_bids(market, lots[index], spread[index], cast.bidders, stage.advance)
-        return sale if index == special else await close(market, sale, cast.bidders)
+    async def one(index: int) -> play.Sale:
+        sale = await play.play_bids(market, lots[index], spread[index], cast.bidders, bids.advance)
+        if index != special:
+            await play.close(market, sale, cast.bidders)
+        return sale
 
-    with progress.stage(f"{len(lots)} auctions: bids", sum(len(lot.bids) for lot in lots)) as stage:
-        sales = await side_by_side(range(len(lots)), one, limit=AUCTIONS_AT_ONCE)
-    with progress.stage("settling", 0) as stage:
-        await market.wait_until_quiet(stage.left)
-    sales = await side_by_side(sales, lambda sale: settled(market, sale))
+    with stage(f"{len(lots)} auctions: bids", sum(len(lot.bids) for lot in lots)) as bids:
+        sales = await play.side_by_side(range(len(lots)), one, limit=play.AUCTIONS_AT_ONCE)
+    with stage("settling") as under_way:
+        await market.wait_until_quiet(under_way.left)
+    await play.side_by_side(sales, lambda sale: play.update(market, sale))
     featured = None
     if special is not None:
-        with progress.stage("settling one more, to be traced", 1):
-            sales[special], featured = await close_featured(market, sales[special], cast.bidders)
+        with stage("settling one more, to be traced", 1):
+            featured = await play.close_featured(market, sales[special], cast.bidders)
     return Run(cast=cast, sales=sales, featured=featured)
 
 
-async def examine(market: Market, run: Run, progress: Progress) -> None:
+async def examine(market: Market, run: Run) -> None:
     """Reads the logs of all cells and checks them, and the sales, from outside."""
-    with progress.stage("reading the logs and checking them", 0):
+    with stage("reading the logs and checking them"):
         await market.wait_until_quiet()
-        run.logs = await market.log()
-        run.books = add_up(run.logs)
-        run.checks += log_checks.check_log(run.logs, run.books)
-        run.checks.append(log_checks.balances_agree(run.books, await _told_balances(market, run)))
-        run.checks += await _sale_checks(market, run)
+        run.logs = await market.logs()
+        run.books = books.add_up(run.logs)
+        run.checks += books.check_log(run.logs, run.books)
+        run.checks.append(books.balances_agree(run.books, await _told_balances(market, run)))
+        assets = await play.side_by_side(run.sales, lambda sale: market.asset(sale.auction))
+        run.checks += [all_settled(run.sales), assets_owned(run.sales, {asset.name: asset for asset in assets})]
         if run.featured is not None:
             traced = await market.trace(run.featured.sale.saga_id)
-            run.trace = sorted((each.event for each in traced.events), key=order)
+            run.trace = sorted((each.event for each in traced.events), key=books.order)
             run.checks.append(featured_paid(run.featured, run.trace))
             run.checks.append(featured_traced(run.featured, traced, run.logs))
 
@@ -113,23 +90,17 @@ async def examine(market: Market, run: Run, progress: Progress) -> None:
 async def _told_balances(market: Market, run: Run) -> dict[str, dict[str, dict[str, ledger_pb2.Balance]]]:
     # The new home reports the balance of users who have moved: here they must have nothing left.
     users = [(own.cell, user) for own in run.books for user in own.users() - own.left]
-    answers = await side_by_side(users, lambda user: market.balances(*user))
+    answers = await play.side_by_side(users, lambda user: market.balances(*user))
     told: dict[str, dict[str, dict[str, ledger_pb2.Balance]]] = {}
     for (cell, user_id), answer in zip(users, answers, strict=True):
         told.setdefault(cell, {})[user_id] = answer
     return told
 
 
-async def _sale_checks(market: Market, run: Run) -> list[Check]:
-    assets = await side_by_side(run.sales, lambda sale: market.asset(sale.auction))
-    by_name = {asset.name: asset for asset in assets}
-    return [all_settled(run.sales), assets_owned(run.sales, by_name)]
-
-
-async def run_replay(lots: Sequence[Lot], market: Market, progress: Progress) -> Run:
-    run = await play(market, lots, progress)
+async def run_replay(lots: Sequence[Lot], market: Market) -> Run:
+    run = await play_lots(market, lots)
     run.checks.append(sold_as_expected(run.sales))
-    await examine(market, run, progress)
+    await examine(market, run)
     return run
 
 
@@ -140,48 +111,50 @@ def lots(cells: list[str]) -> list[Lot]:
     return [*sample[:turn], YEN_LOT, *sample[turn:]]
 
 
-async def run_demo(market: Market, progress: Progress) -> Run:
-    run = await play(market, lots(market.cell_names), progress)
+async def run_demo(market: Market) -> Run:
+    run = await play_lots(market, lots(market.cell_names))
     as_expected = sold_as_expected(run.sales)
-    with progress.stage("one auction cancelled, one without a bid that stands", 2) as stage:
+    with stage("one auction cancelled, one without a bid that stands", 2) as done:
         run.sales.append(await _called_off(market, run))
-        stage.advance()
+        done.advance()
         run.sales.append(await _unsold(market, run))
-        stage.advance()
+        done.advance()
     run.checks += [as_expected, await _same_command_twice(market, run)]
     await _withdraw_proceeds(market, run)
-    await examine(market, run, progress)
+    await examine(market, run)
     return run
 
 
-async def _called_off(market: Market, run: Run) -> Sale:
+async def _called_off(market: Market, run: Run) -> play.Sale:
     """Two bids are accepted, then the auction is cancelled and a third bid is refused; all get their money back."""
-    place = Place(cell=market.cell_names[1], seller=run.cast.sellers[0])
+    place = play.Place(cell=market.cell_names[1], seller=run.cast.sellers[0])
     bidders = list(run.cast.bidders.values())
-    sale = await play_bids(market, CALLED_OFF, place, {})
+    sale = await play.play_bids(market, CALLED_OFF, place, {})
     for bidder, amount_minor in zip(bidders, (4_000, 4_500), strict=False):
-        sale = await placed(market, sale, bidder, amount_minor)
+        await play.place_bid(market, sale, bidder, amount_minor)
     await market.cancel(sale.auction)
-    sale = replace(sale, state=auction_pb2.AUCTION_STATE_CANCELLED)
-    return await placed(market, sale, bidders[2], 5_000)
+    sale.state = auction_pb2.AUCTION_STATE_CANCELLED
+    await play.place_bid(market, sale, bidders[2], 5_000)
+    return sale
 
 
-async def _unsold(market: Market, run: Run) -> Sale:
+async def _unsold(market: Market, run: Run) -> play.Sale:
     """Every bid breaks a rule: nobody wins, and the asset stays with its seller."""
     here = market.cell_names[0]
     seller, regular = run.cast.sellers[1], next(iter(run.cast.bidders.values()))
     await market.deposit(seller, "USD", 2_000_000)
     poor = await market.person("somebody with no money", here, 100)
     await market.deposit(poor, "EUR", 2_000_000)
-    sale = await play_bids(market, UNSOLD, Place(cell=here, seller=seller), {})
+    sale = await play.play_bids(market, UNSOLD, play.Place(cell=here, seller=seller), {})
     for bidder, amount_minor, currency in (
         (poor, 900_000, "USD"),
         (seller, 1_000_000, "USD"),
         (regular, 1_000, "USD"),
         (poor, 1_500_000, "EUR"),
     ):
-        sale = await placed(market, sale, bidder, amount_minor, currency)
-    return await close(market, sale, run.cast.bidders)
+        await play.place_bid(market, sale, bidder, amount_minor, currency)
+    await play.close(market, sale, run.cast.bidders)
+    return sale
 
 
 async def _same_command_twice(market: Market, run: Run) -> Check:
@@ -209,12 +182,11 @@ async def _withdraw_proceeds(market: Market, run: Run) -> None:
     """The traced sale's seller withdraws everything that is available."""
     if run.featured is None:
         return
-    seller: Person = run.featured.sale.auction.seller
     proceeds = run.featured.after.seller
-    await market.withdraw(seller, proceeds.currency, proceeds.available_minor)
+    await market.withdraw(run.featured.sale.auction.seller, proceeds.currency, proceeds.available_minor)
 
 
-def sold_as_expected(sales: Sequence[Sale]) -> Check:
+def sold_as_expected(sales: Sequence[play.Sale]) -> Check:
     """Each auction ended as an ascending auction must: `expected` is computed from the bids alone."""
     wrong = []
     for sale in sales:
@@ -226,7 +198,7 @@ def sold_as_expected(sales: Sequence[Sale]) -> Check:
     return found("every auction sold as its bids demand", wrong, f"{len(sales)} auctions")
 
 
-def all_settled(sales: Sequence[Sale]) -> Check:
+def all_settled(sales: Sequence[play.Sale]) -> Check:
     won = [sale for sale in sales if sale.winner]
     wrong = [
         f"auction {sale.lot.key}: {auction_pb2.AuctionState.Name(sale.state)},"
@@ -237,7 +209,7 @@ def all_settled(sales: Sequence[Sale]) -> Check:
     return found("every win settled", wrong, f"{len(won)} settlements completed")
 
 
-def assets_owned(sales: Sequence[Sale], assets: Mapping[str, auction_pb2.Asset]) -> Check:
+def assets_owned(sales: Sequence[play.Sale], assets: Mapping[str, auction_pb2.Asset]) -> Check:
     """`assets`: by resource name. Each belongs to the winner, or still to the seller, and is not locked."""
     wrong = []
     for sale in sales:
@@ -248,7 +220,7 @@ def assets_owned(sales: Sequence[Sale], assets: Mapping[str, auction_pb2.Asset])
     return found("every asset with its winner or its seller", wrong, f"{len(sales)} assets")
 
 
-def featured_paid(featured: Featured, trace: Sequence[event_pb2.Event]) -> Check:
+def featured_paid(featured: play.Featured, trace: Sequence[event_pb2.Event]) -> Check:
     """The winner paid the price; the seller received the price less the fee in the log."""
     price = featured.sale.price_minor
     fee = sum(
@@ -256,14 +228,12 @@ def featured_paid(featured: Featured, trace: Sequence[event_pb2.Event]) -> Check
     )
     paid = whole(featured.before.winner) - whole(featured.after.winner)
     earned = whole(featured.after.seller) - whole(featured.before.seller)
-    wrong = [
-        *([f"the winner paid {paid}, the price is {price}"] if paid != price else []),
-        *([f"the seller got {earned}, due are {price} less {fee}"] if earned != price - fee else []),
-    ]
+    wrong = [f"the winner paid {paid}, the price is {price}"] * (paid != price)
+    wrong += [f"the seller got {earned}, due are {price} less {fee}"] * (earned != price - fee)
     return found("winner and seller moved by the price", wrong, f"{price:,} paid, {fee:,} of it fee")
 
 
-def featured_traced(featured: Featured, traced: audit_pb2.TraceResponse, logs: Logs) -> Check:
+def featured_traced(featured: play.Featured, traced: audit_pb2.TraceResponse, logs: Logs) -> Check:
     """The trace is complete, and holds every event of the settlement that is in any log."""
     told = {each.event.event_id for each in traced.events}
     of_saga = {

@@ -7,8 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Self
 
-from server.cli.options import LOOPBACK
+from server.shell.settings.addresses import LOOPBACK
 
+Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 # Turns of the event loop from the arrival of a connection to its handler.
 ACCEPT_TURNS = 4
 
@@ -17,7 +18,7 @@ ACCEPT_TURNS = 4
 class Listener:
     """Runs `handle` for each connection, and then cuts it. An OSError of `handle` is the end of its connection."""
 
-    handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+    handle: Handle
     tls: ssl.SSLContext | None = None
     _server: asyncio.Server | None = None
     _handlers: dict[asyncio.Task[None], asyncio.StreamWriter] = field(default_factory=dict)

@@ -1,6 +1,7 @@
 """Files of recorded bids: one row per bid, the bids of an auction in the order in which they were placed."""
 
 import csv
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,18 +76,16 @@ def expected(lot: Lot) -> Expected:
 
 def funds_needed(lots: list[Lot]) -> dict[tuple[int, str], int]:
     """(bidder, currency) -> minor units, enough for all of the bidder's bids at once."""
-    needed: dict[tuple[int, str], int] = {}
+    needed = Counter[tuple[int, str]]()
     for lot in lots:
         for bid in lot.bids:
-            who = (bid.bidder, lot.currency)
-            needed[who] = needed.get(who, 0) + bid.amount_minor
+            needed[bid.bidder, lot.currency] += bid.amount_minor
     return needed
 
 
 def _lots(path: Path, file: Iterator[str]) -> list[Lot]:
     reader = csv.DictReader(file, strict=True)
-    heads: dict[str, tuple[str, int]] = {}
-    bids: dict[str, list[FileBid]] = {}
+    heads, bids = dict[str, tuple[str, int]](), defaultdict[str, list[FileBid]](list)
     try:
         if missing := [name for name in NEEDED if name not in (reader.fieldnames or ())]:
             what = f"no column {', '.join(missing)}" if reader.fieldnames else "an empty file"
@@ -100,7 +99,7 @@ def _lots(path: Path, file: Iterator[str]) -> list[Lot]:
             auction = row["auction"].strip()
             heads.setdefault(auction, (row["item"], _amount(where, row, "open_minor")))
             bid = FileBid(bidder=_number(where, row, "bidder"), amount_minor=_amount(where, row, "bid_minor"))
-            bids.setdefault(auction, []).append(bid)
+            bids[auction].append(bid)
     except csv.Error as error:
         raise BidFileError(f"{path}, line {reader.reader.line_num}: {error}") from error
     return [

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from server.cli.ending import CommandError
-from server.cli.keys.cluster import Settings
-from server.cli.options import LOOPBACK
+from server.cli.command import CommandError
+from server.cli.keys.authority import Settings
 from server.shell.postgres.embedded import EmbeddedPostgres
+from server.shell.settings.addresses import LOOPBACK
 
 DATABASE = "cellbook"
 START_TIMEOUT_S = 90.0
@@ -77,11 +77,6 @@ class Member:
         postgres = self.postgres
         await postgres.start()
         return postgres.dsn(DATABASE)
-
-    def set_failpoints(self, *names: str) -> None:
-        """At its next start the process has these faults: lab/failpoints.py."""
-        self.module = "lab.cell"
-        self.settings["failpoints"] = ",".join(names)
 
     def start(self) -> int:
         """Starts the process and returns its id."""

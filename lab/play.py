@@ -3,14 +3,14 @@
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
 
 from cellbook.v1 import auction_pb2, ledger_pb2, saga_pb2
 from lab.lots import Lot, expected, funds_needed
 from lab.market import Market, OpenAuction, Person
 from server.cli.client import ClientError, LedgerRefusal
-from server.cli.progress import Progress
+from server.cli.report import stage
 
 AUCTIONS_AT_ONCE = 64
 CALLS_AT_ONCE = 64
@@ -27,19 +27,19 @@ class Cast:
     bidders: dict[int, Person]
     sellers: list[Person]
 
-    def by_user_id(self) -> dict[str, Person]:
-        return {person.user_id: person for person in (*self.bidders.values(), *self.sellers)}
+    @property
+    def labels(self) -> dict[str, str]:
+        return {person.user_id: person.label for person in (*self.bidders.values(), *self.sellers)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class Place(NamedTuple):
     """The cell and the seller of a lot."""
 
     cell: str
     seller: Person
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Sale:
     """A lot and its result."""
 
@@ -62,8 +62,7 @@ class Sale:
         return self.refusals.total()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """The balances of winner and seller at one moment, in the auction's currency."""
 
     winner: ledger_pb2.Balance
@@ -98,7 +97,7 @@ async def side_by_side(
     return [task.result() for task in tasks]
 
 
-async def gather_cast(market: Market, lots: Sequence[Lot], progress: Progress) -> Cast:
+async def gather_cast(market: Market, lots: Sequence[Lot]) -> Cast:
     """Registers bidders and sellers, homes in turn, each bidder with funds for all of its bids."""
     needed: dict[int, dict[str, int]] = defaultdict(dict)
     for (number, currency), amount_minor in sorted(funds_needed(list(lots)).items()):
@@ -110,14 +109,14 @@ async def gather_cast(market: Market, lots: Sequence[Lot], progress: Progress) -
         person = await market.register(f"bidder {number}", cells[index % len(cells)])
         for currency, amount_minor in needed[number].items():
             await market.deposit(person, currency, amount_minor)
-        stage.advance()
+        registered.advance()
         return person
 
-    async def seller(index: int) -> Person:
-        return await market.register(f"seller {index + 1}", cells[index % len(cells)])
-
-    with progress.stage("registering bidders and sellers, taking deposits", len(needed)) as stage:
-        sellers = await side_by_side(range(SELLERS_PER_CELL * len(cells)), seller)
+    with stage("registering bidders and sellers, taking deposits", len(needed)) as registered:
+        sellers = await side_by_side(
+            range(SELLERS_PER_CELL * len(cells)),
+            lambda index: market.register(f"seller {index + 1}", cells[index % len(cells)]),
+        )
         bidders = await side_by_side(enumerate(needed), bidder)
     return Cast(bidders=dict(zip(needed, bidders, strict=True)), sellers=sellers)
 
@@ -125,12 +124,11 @@ async def gather_cast(market: Market, lots: Sequence[Lot], progress: Progress) -
 def places(lots: Sequence[Lot], cells: Sequence[str], sellers: Sequence[Person]) -> list[Place]:
     """Lots in turn over the cells; among nine of them each cell is the seller's home three times."""
     count = len(cells)
-    spread = []
-    for index in range(len(lots)):
-        home = (index + 1 + index // count) % count
-        seller = sellers[(home + count * (index // count**2)) % len(sellers)]
-        spread.append(Place(cell=cells[index % count], seller=seller))
-    return spread
+    homes = [(index + 1 + index // count) % count for index in range(len(lots))]
+    return [
+        Place(cells[index % count], sellers[(home + count * (index // count**2)) % len(sellers)])
+        for index, home in enumerate(homes)
+    ]
 
 
 def featured_index(lots: Sequence[Lot], where: Sequence[Place], bidders: Mapping[int, Person]) -> int | None:
@@ -144,77 +142,61 @@ def featured_index(lots: Sequence[Lot], where: Sequence[Place], bidders: Mapping
     return best
 
 
-async def placed(market: Market, sale: Sale, bidder: Person, amount_minor: int, currency: str = "") -> Sale:
-    """The sale with what came of one more bid."""
+async def place_bid(market: Market, sale: Sale, bidder: Person, amount_minor: int, currency: str = "") -> None:
+    """Places one more bid, and notes what came of it."""
     try:
         await market.bid(bidder, sale.auction, currency or sale.lot.currency, amount_minor)
+        sale.accepted += 1
     except LedgerRefusal as refusal:
-        examples = {refusal.reason: refusal.message, **sale.examples}
-        return replace(sale, refusals=sale.refusals + Counter([refusal.reason]), examples=examples)
-    return replace(sale, accepted=sale.accepted + 1)
+        sale.refusals[refusal.reason] += 1
+        sale.examples.setdefault(refusal.reason, refusal.message)
 
 
 async def play_bids(
-    market: Market,
-    lot: Lot,
-    place: Place,
-    bidders: Mapping[int, Person],
-    told: Callable[[], None] = lambda: None,
+    market: Market, lot: Lot, place: Place, bidders: Mapping[int, Person], told: Callable[[], None] = lambda: None
 ) -> Sale:
     """Opens the auction and places its bids, each after the answer to the previous one. Leaves it open."""
     auction = await market.open_auction(place.cell, place.seller, lot.item, lot.currency, lot.opening_minor)
     sale = Sale(lot=lot, auction=auction)
     for bid in lot.bids:
-        sale = await placed(market, sale, bidders[bid.bidder], bid.amount_minor)
+        await place_bid(market, sale, bidders[bid.bidder], bid.amount_minor)
         told()
     return sale
 
 
-async def close(market: Market, sale: Sale, bidders: Mapping[int, Person]) -> Sale:
+async def close(market: Market, sale: Sale, bidders: Mapping[int, Person]) -> None:
     """Closes the auction. If there is a winner, the settlement is under way on return."""
     reply = await market.close(sale.auction)
-    if not reply.HasField("winning_bid"):
-        return replace(sale, state=reply.state)
-    winner_id = reply.winning_bid.bidder_user_id
-    number = next((number for number, person in bidders.items() if person.user_id == winner_id), None)
-    if number is None:
-        raise ClientError(f"{sale.auction.name} was won by {winner_id}, who is none of our bidders")
-    return replace(
-        sale,
-        state=reply.state,
-        winner=bidders[number],
-        winner_number=number,
-        price_minor=reply.winning_bid.amount.amount_minor,
-        saga_id=reply.saga_id,
-    )
+    sale.state = reply.state
+    if reply.HasField("winning_bid"):
+        winner_id, sale.price_minor = reply.winning_bid.bidder_user_id, reply.winning_bid.amount.amount_minor
+        sale.winner_number = next((number for number, each in bidders.items() if each.user_id == winner_id), None)
+        if sale.winner_number is None:
+            raise ClientError(f"{sale.auction.name} was won by {winner_id}, who is none of our bidders")
+        sale.winner, sale.saga_id = bidders[sale.winner_number], reply.saga_id
 
 
-async def settled(market: Market, sale: Sale) -> Sale:
-    """The sale with the current states of auction and saga."""
-    auction = await market.auction(sale.auction)
-    if not sale.saga_id:
-        return replace(sale, state=auction.state)
-    saga = await market.saga(sale.auction.cell, sale.saga_id)
-    return replace(sale, state=auction.state, saga_state=saga.state)
+async def update(market: Market, sale: Sale) -> None:
+    """Reads the current states of auction and saga."""
+    sale.state = (await market.auction(sale.auction)).state
+    if sale.saga_id:
+        sale.saga_state = (await market.saga(sale.auction.cell, sale.saga_id)).state
 
 
-async def close_featured(market: Market, sale: Sale, bidders: Mapping[int, Person]) -> tuple[Sale, Featured | None]:
+async def close_featured(market: Market, sale: Sale, bidders: Mapping[int, Person]) -> Featured | None:
     """Closes `sale` while nothing else is under way, and reads both balances before and after."""
     leader = (await market.auction(sale.auction)).highest_bid.bidder_user_id
     winner = next((person for person in bidders.values() if person.user_id == leader), None)
-    if winner is None:
-        return await close(market, sale, bidders), None
-    before = await _snapshot(market, sale, winner)
-    sale = await close(market, sale, bidders)
+    before = await _snapshot(market, sale, winner) if winner is not None else None
+    await close(market, sale, bidders)
+    if winner is None or before is None:
+        return None
     await market.wait_until_quiet()
-    sale = await settled(market, sale)
-    after = await _snapshot(market, sale, winner)
-    return sale, Featured(sale=sale, winner=winner, before=before, after=after)
+    await update(market, sale)
+    return Featured(sale=sale, winner=winner, before=before, after=await _snapshot(market, sale, winner))
 
 
 async def _snapshot(market: Market, sale: Sale, winner: Person) -> Snapshot:
-    currency, seller = sale.lot.currency, sale.auction.seller
-    nothing = ledger_pb2.Balance(currency=currency)
-    theirs = await market.balances(winner.cell, winner.user_id)
-    sellers = await market.balances(seller.cell, seller.user_id)
-    return Snapshot(winner=theirs.get(currency, nothing), seller=sellers.get(currency, nothing))
+    currency = sale.lot.currency
+    both = [await market.balances(each.cell, each.user_id) for each in (winner, sale.auction.seller)]
+    return Snapshot(*(balances.get(currency, ledger_pb2.Balance(currency=currency)) for balances in both))

@@ -32,13 +32,9 @@ class Reaper:
             start_new_session=True,
         )
 
-    def watch(self, *, pid: int, folder: Path) -> None:
-        """Registers a process, and the folder of its PostgreSQL."""
-        self._tell(pid=pid, folder=str(folder))
-
-    def watch_database(self, folder: Path) -> None:
-        """Registers the folder of a PostgreSQL of the owner itself."""
-        self._tell(folder=str(folder))
+    def watch(self, folder: Path, *, pid: int | None = None) -> None:
+        """Registers the folder of a PostgreSQL, and the process that it belongs to, unless that is the owner."""
+        self._tell(folder=str(folder), **({"pid": pid} if pid is not None else {}))
 
     def inherit(self, folder: Path) -> None:
         """Registers a temporary folder, which is removed after all processes have ended."""
@@ -67,7 +63,7 @@ def main() -> None:
 
 
 async def _end_all(told: list[dict[str, str]]) -> None:
-    # Imported here, because most wardens never need it.
+    # Imported here, because it is seldom needed.
     from server.shell.postgres.embedded import EmbeddedPostgres  # noqa: PLC0415
 
     pids = [int(what["pid"]) for what in told if "pid" in what]

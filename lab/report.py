@@ -4,19 +4,19 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 from rich.console import Console
 from rich.table import Table
 
 from cellbook.v1 import auction_pb2, event_pb2, saga_pb2
-from lab.books import MoneyRow, clearing_left, money_rows, over_all
-from lab.checks import CONSERVATION, Check
+from lab.books import BUCKETS, CONSERVATION, Check, MoneyRow, clearing_left, money_rows, over_all
 from lab.demo import Run
 from lab.market import Market
 from lab.play import Featured, Sale
-from server.cli.report import table
+from server.cli.report import mark, table
 from server.cli.screen import literal
-from server.cli.texts import ID_TAIL, account_text, amount_text, hlc_text
+from server.cli.texts import ID_TAIL, amount, amount_text, hlc_text, posting_text
 
 SALES_SHOWN_MAX = 40
 _STATES = {
@@ -29,28 +29,24 @@ _STATES = {
 
 def summary(run: Run, market: Market, started_s: float, set_up_s: float) -> dict[str, object]:
     """The one JSON object of --json."""
-    left = clearing_left(run.logs)
+    left, ended = clearing_left(run.logs), Counter(sale.saga_state for sale in run.sales)
     failed = {check.name for check in run.checks if not check.held}
     return {
         "ok": run.held,
         "auctions": len(run.sales),
         "bids_accepted": sum(sale.accepted for sale in run.sales),
         "bids_refused": sum(sale.refused for sale in run.sales),
-        "settlements_completed": _sagas(run, saga_pb2.SAGA_STATE_COMPLETED),
-        "settlements_compensated": _sagas(run, saga_pb2.SAGA_STATE_COMPENSATED),
+        "settlements_completed": ended[saga_pb2.SAGA_STATE_COMPLETED],
+        "settlements_compensated": ended[saga_pb2.SAGA_STATE_COMPENSATED],
         "conservation_ok": not failed.intersection(CONSERVATION),
         "clearing_in_transit_minor": sum(abs(amount) for amount in left.values()),
         "elapsed_s": round(time.monotonic() - started_s, 3),
         "set_up_s": round(set_up_s, 3),
         "events": sum(len(events) for events in run.logs.values()),
         "retries": market.client.retries,
-        "checks": [{"name": c.name, "held": c.held, "detail": c.detail} for c in run.checks],
+        "checks": [asdict(check) for check in run.checks],
         "results": [_result(sale) for sale in run.sales],
     }
-
-
-def _sagas(run: Run, state: "saga_pb2.SagaState.ValueType") -> int:
-    return sum(sale.saga_state == state for sale in run.sales)
 
 
 def _result(sale: Sale) -> dict[str, object]:
@@ -104,43 +100,35 @@ def section(console: Console, title: str, said: str = "") -> None:
 def tell_verdict(console: Console, checks: Sequence[Check], said: str) -> None:
     """Each check, and all of the run in one line."""
     for check in checks:
-        console.print(f"{_mark(held=check.held)} {literal(check.name)} [dim]({literal(check.detail)})[/dim]")
+        console.print(f"{mark(held=check.held)} {literal(check.name)} [dim]({literal(check.detail)})[/dim]")
     failed, count = sum(not check.held for check in checks), len(checks)
     result = f"{failed} of {count} checks failed" if failed else f"All {count} checks held"
     console.print()
-    console.print(f"{_mark(held=not failed)} [bold]{literal(f'{result}: {said}')}[/bold]", soft_wrap=True)
+    console.print(f"{mark(held=not failed)} [bold]{literal(f'{result}: {said}')}[/bold]", soft_wrap=True)
 
 
 def _tell_featured(run: Run, featured: Featured, console: Console) -> None:
     sale = featured.sale
-    people = {user_id: person.label for user_id, person in run.cast.by_user_id().items()}
     section(
         console,
         f"One settlement, event by event: {sale.lot.item} ({sale.auction.name})",
         f"saga {sale.saga_id}: {featured.winner.label} at {featured.winner.cell} pays "
         f"{sale.auction.seller.label} at {sale.auction.seller.cell}; merged by HLC, then by cell.",
     )
-    console.print(_trace_table(trace_rows(run.trace, people)))
+    console.print(_trace_table(trace_rows(run.trace, run.cast.labels)))
     section(console, "Winner and seller, before the close and after the settlement")
     console.print(_balances_table(featured))
 
 
 def _sales_table(sales: Sequence[Sale]) -> Table:
-    columns = ("auction", "item", "sold in", "seller (home)", "winner (home)", "price", "bids", "refused")
-    made = table(*columns, "outcome", right=(5, 6, 7))
+    numbers = ("price", "bids", "refused")
+    made = table("auction", "item", "sold in", "seller (home)", "winner (home)", *numbers, "outcome", right=numbers)
     for sale in sales:
-        seller = sale.auction.seller
-        texts = (
-            sale.lot.key,
-            sale.lot.item,
-            sale.auction.cell,
-            f"{seller.label} ({seller.cell})",
-            f"{sale.winner.label} ({sale.winner.cell})" if sale.winner else "-",
-            amount_text(sale.price_minor, sale.lot.currency) if sale.winner else "-",
-            str(sale.accepted),
-            str(sale.refused),
-            _STATES.get(sale.state, auction_pb2.AuctionState.Name(sale.state)),
-        )
+        winner = f"{sale.winner.label} ({sale.winner.cell})" if sale.winner else "-"
+        where = (sale.auction.cell, f"{sale.auction.seller.label} ({sale.auction.seller.cell})", winner)
+        price = amount_text(sale.price_minor, sale.lot.currency) if sale.winner else "-"
+        state = _STATES.get(sale.state, auction_pb2.AuctionState.Name(sale.state))
+        texts = (sale.lot.key, sale.lot.item, *where, price, sale.accepted, sale.refused, state)
         made.add_row(*map(literal, texts))
     return made
 
@@ -148,15 +136,13 @@ def _sales_table(sales: Sequence[Sale]) -> Table:
 def _refusals_table(sales: Sequence[Sale]) -> Table:
     reasons = sum((sale.refusals for sale in sales), Counter[str]())
     examples = {reason: text for sale in sales for reason, text in sale.examples.items()}
-    made = table("reason", "bids", "for example", right=(1,))
+    made = table("reason", "bids", "for example", right={"bids"})
     for reason, count in reasons.most_common():
         made.add_row(literal(reason), f"{count:,}", literal(examples[reason]))
     return made
 
 
-def trace_rows(
-    events: Sequence[event_pb2.Event], names: Mapping[str, str]
-) -> list[tuple[str, str, str, str, str, str]]:
+def trace_rows(events: Sequence[event_pb2.Event], names: Mapping[str, str]) -> list[tuple[str, ...]]:
     """Number, stamp, place, id, cause, and the event with its leg and postings.
 
     `events` in order, the flow's first event first. `names`: user id -> label. A cause outside the flow has no number.
@@ -169,30 +155,19 @@ def trace_rows(
 
     def lines(event: event_pb2.Event) -> str:
         leg = str(json.loads(event.payload_json).get("leg", ""))
-        postings = (
-            f"{account_text(each.account, names)} {amount_text(each.amount_minor, each.currency, signed=True)}"
-            for each in event.postings
-        )
         head = f"[bold]{literal(event.event_type)}[/bold]{literal(f' {leg}' if leg else '')}"
-        return "\n    ".join([head, *map(literal, postings)])
+        return "\n    ".join([head, *(literal(posting_text(each, names)) for each in event.postings)])
 
-    return [
-        (
-            str(number),
-            hlc_text(event.hlc.physical_ms, event.hlc.logical),
-            literal(f"{event.cell}/{event.position}"),
-            literal(event.event_id[-ID_TAIL:]),
-            literal(cause(event)),
-            lines(event),
-        )
-        for number, event in enumerate(events, start=1)
-    ]
+    rows: list[tuple[str, ...]] = []
+    for number, event in enumerate(events, start=1):
+        where, event_id = literal(f"{event.cell}/{event.position}"), literal(event.event_id[-ID_TAIL:])
+        rows.append((str(number), hlc_text(event.hlc), where, event_id, literal(cause(event)), lines(event)))
+    return rows
 
 
 def _trace_table(rows: Sequence[Sequence[str]]) -> Table:
-    made = table("#", "HLC (UTC)", "cell/position", "id", "caused by", "event, leg, postings", right=(0,))
-    for column in made.columns[:-1]:
-        column.no_wrap = True
+    one_line = ("#", "HLC (UTC)", "cell/position", "id", "caused by")
+    made = table(*one_line, "event, leg, postings", right={"#"}, no_wrap=one_line)
     for row in rows:
         made.add_row(*row)
     return made
@@ -200,26 +175,21 @@ def _trace_table(rows: Sequence[Sequence[str]]) -> Table:
 
 def _balances_table(featured: Featured) -> Table:
     currency = featured.sale.lot.currency
-    made = table("who", "when", "available", "reserved", "pending", right=(2, 3, 4))
-    for role, person, before, after in (
-        ("winner", featured.winner, featured.before.winner, featured.after.winner),
-        ("seller", featured.sale.auction.seller, featured.before.seller, featured.after.seller),
-    ):
-        for who, when, balance in ((f"{role}: {person.label} ({person.cell})", "before", before), ("", "after", after)):
-            amounts = (balance.available_minor, balance.reserved_minor, balance.pending_minor)
-            made.add_row(literal(who), when, *(amount_text(amount, currency) for amount in amounts))
+    made = table("who", "when", *BUCKETS, right=BUCKETS)
+    for role, person in (("winner", featured.winner), ("seller", featured.sale.auction.seller)):
+        who = {"before": f"{role}: {person.label} ({person.cell})", "after": ""}
+        for when, snapshot in (("before", featured.before), ("after", featured.after)):
+            balance = getattr(snapshot, role)
+            amounts = (amount_text(getattr(balance, f"{bucket}_minor"), currency) for bucket in BUCKETS)
+            made.add_row(literal(who[when]), when, *amounts)
     return made
 
 
 def _money_table(rows: Sequence[MoneyRow]) -> Table:
     amounts = ("deposits", "withdrawals", "with users", "escrow", "fees", "clearing")
-    made = table("cell", "currency", *amounts, "conserved", right=range(2, 8))
+    made = table("cell", "currency", *amounts, "conserved", right=amounts)
     for row in rows:
         columns = (row.deposited, row.withdrawn, row.users, row.escrow, row.fees, row.clearing)
-        texts = (amount_text(amount, row.currency).rpartition(" ")[0] for amount in columns)
-        made.add_row(literal(row.cell), literal(row.currency), *texts, _mark(held=row.held))
+        texts = (amount(minor, row.currency) for minor in columns)
+        made.add_row(literal(row.cell), literal(row.currency), *texts, mark(held=row.held))
     return made
-
-
-def _mark(*, held: bool) -> str:
-    return "[green]ok[/green]" if held else "[red bold]NO[/red bold]"

@@ -13,7 +13,7 @@ from cells.domain.values import Money
 from cells.sagas.engine import SagaEngine
 from cells.sagas.steps import Steps
 from cells.store.ports import LegAnswer, LegCall, PeerUnknown, Store
-from lab.failpoints import Failpoints
+from tests.doubles.failpoints import Failpoints
 from tests.local_cells import (
     DirectPeers,
     EngineOf,

@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Never
@@ -25,7 +25,7 @@ from typing import Never
 from lab.chaos.links import FAR, NEAR, Link, LinkKind
 from lab.cluster import CELLS, CellPlan, four
 from lab.member import ClusterError, Member
-from server.cli.keys.cluster import ROUTER
+from server.cli.keys.authority import ROUTER
 
 # Followed by the namespace that the command comes from.
 ENTERED_FLAG = "--entered-from"
@@ -97,7 +97,6 @@ class NetnsLink(Link):
     kind: LinkKind = LinkKind.NETNS
     made_of: str = "network namespaces, joined by veth pairs"
     cut_by: str = "ip link set us-eu down"
-    _cable: Cable = field(default_factory=lambda: _between(NEAR, FAR))
 
     async def prepare(self) -> None:
         await _ip("link set lo up", f"addr add {CORE}/32 dev lo")
@@ -106,20 +105,18 @@ class NetnsLink(Link):
         """All use the same port, each in its own network; `ports` are not needed."""
         members = four(folder, ports)
         for member in members:
-            address = CORE if member.name == ROUTER else _core_address(member.name)
-            member.address = f"{address}:{PORT}"
-            member.settings["listen"] = f"{CORE if member.name == ROUTER else '0.0.0.0'}:{PORT}"  # noqa: S104
             # No other processes are in these networks.
             member.settings["insecure_listen"] = "true"
             if member.name == ROUTER:
+                member.address = member.settings["listen"] = f"{CORE}:{PORT}"
                 cells = (f"{cell.name}={cell.region}={_core_address(cell.name)}:{PORT}" for cell in CELLS)
                 member.settings["cells"] = list(cells)
             else:
-                member.settings["router"] = f"{CORE}:{PORT}"
-                member.settings["peers"] = {
-                    cable.other(member.name): f"{cable.address(cable.other(member.name))}:{PORT}"
-                    for cable in _cables_of(member.name)
-                }
+                member.address = f"{_core_address(member.name)}:{PORT}"
+                others = {cable.other(member.name): cable for cable in _cables_of(member.name)}
+                peers = {other: f"{cable.address(other)}:{PORT}" for other, cable in others.items()}
+                listen = f"0.0.0.0:{PORT}"
+                member.settings |= {"listen": listen, "router": f"{CORE}:{PORT}", "peers": peers}
                 member.runner = ("unshare", "--net", "--")
         return members
 
@@ -130,10 +127,10 @@ class NetnsLink(Link):
             await _ip(*_theirs(cell.name), pid=pids[cell.name])
 
     async def cut(self) -> None:
-        await _ip(f"link set {self._cable.name} down")
+        await _ip(f"link set {_between(NEAR, FAR).name} down")
 
     async def mend(self) -> None:
-        await _ip(f"link set {self._cable.name} up")
+        await _ip(f"link set {_between(NEAR, FAR).name} up")
 
 
 def _ours(pids: dict[str, int]) -> Iterator[str]:
@@ -168,15 +165,9 @@ def _theirs(cell: str) -> Iterator[str]:
 async def _ip(*lines: str, pid: int | None = None) -> None:
     """Runs lines of `ip`, in the network namespace of the process `pid` or in ours."""
     inside = ("nsenter", "--target", str(pid), "--net", "--") if pid is not None else ()
+    command, text = (*inside, "ip", "-batch", "-"), "\n".join(lines)
     # Not asyncio's: its fork runs grpc's handlers, which complain; this one is a vfork.
-    ran = await asyncio.to_thread(
-        subprocess.run,
-        (*inside, "ip", "-batch", "-"),
-        input="\n".join(lines),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ran = await asyncio.to_thread(subprocess.run, command, input=text, capture_output=True, text=True, check=False)
     if ran.returncode:
         raise ClusterError(f"ip: {ran.stderr.strip()}")
 

@@ -65,9 +65,7 @@ class Bookkeeper:
 
     async def _read(self, cell: str) -> None:
         position = len(self.logs[cell]) + len(self._early[cell])
-        everything = event_pb2.EventFilter()
-        events = await self.market.client.log(self.market.cells[cell], everything, from_position=position + 1)
-        self._early[cell].extend(events)
+        self._early[cell].extend(await self.market.log(cell, position + 1))
 
     def _take_in(self, cell: str) -> bool:
         """Applies events whose causes have all been applied; returns whether there were any."""

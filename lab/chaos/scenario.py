@@ -11,12 +11,11 @@ from pathlib import Path
 from rich.console import Console
 
 from cellbook.v1 import saga_pb2
+from lab.chaos.bids import BIDS_PER_S, LocalLoad, RemoteBids
 from lab.chaos.links import FAR, NEAR, Link
-from lab.chaos.load import BIDS_PER_S, LocalLoad
 from lab.chaos.observations import Bookkeeper, Observation
-from lab.chaos.remote_bids import RemoteBids
 from lab.chaos.settlements import CURRENCY, DOOMED, LEGS, TOTAL, Fleet, spread_text
-from lab.market import UNDER_WAY, Market
+from lab.market import Market
 from server.cli.screen import literal
 from server.cli.texts import amount_text
 
@@ -89,38 +88,32 @@ class Scenario:
 
 
 async def play(market: Market, link: Link, holds: Sequence[Path], cut_seconds: int, timeline: Timeline) -> Scenario:
-    """`holds`: the failpoints of the cells at the ends of the link."""
-    scenario = Scenario(
-        cut_seconds=cut_seconds,
-        fleet=Fleet(market, holds),
-        load=LocalLoad(market),
-        remote=RemoteBids(market),
-        keeper=Bookkeeper(market),
-    )
-    await _set_up(scenario, timeline)
-    async with _watched(scenario.keeper):
-        await _catch(scenario, timeline)
-        async with scenario.load.running():
+    """`holds`: the files of legs before which the cells at the ends of the link hold sagas."""
+    fleet, load, remote, keeper = Fleet(market, holds), LocalLoad(market), RemoteBids(market), Bookkeeper(market)
+    scenario = Scenario(cut_seconds=cut_seconds, fleet=fleet, load=load, remote=remote, keeper=keeper)
+    timeout_ms = (cut_seconds + TIMEOUT_MARGIN_S) * 1_000
+    await fleet.open(timeout_ms, doomed_timeout_ms=int(cut_seconds * DOOMED_SHARE * 1_000))
+    await load.open()
+    await remote.open()
+    timeline.say(f"{TOTAL} auctions that need the link, each with its winning bid; none is closed yet")
+    async with _watched(keeper):
+        for leg in reversed(LEGS):
+            await fleet.hold(leg)
+        spread = await fleet.in_flight()
+        timeline.say(f"{spread.total()} closed, each settlement held at a leg of its own: {spread_text(spread)}")
+        async with load.running():
             scenario.loaded_s = time.monotonic()
             timeline.say(f"local bids begin: {BIDS_PER_S} a second in every cell, whatever happens")
             await asyncio.sleep(BASELINE_S)
             await _cut(scenario, link, timeline)
             await _during(scenario, timeline)
             await _mend(scenario, market, link, timeline)
-    await scenario.remote.answered()
-    await scenario.remote.ended()
+    await remote.answered()
+    await remote.ended()
     await market.wait_until_quiet()
-    observation = await scenario.keeper.observe()
-    timeline.say(f"last look of {len(scenario.keeper.observations)}: {_told(observation)}")
+    observation = await keeper.observe()
+    timeline.say(f"last look of {len(keeper.observations)}: {_told(observation)}")
     return scenario
-
-
-async def _set_up(scenario: Scenario, timeline: Timeline) -> None:
-    timeout_ms = (scenario.cut_seconds + TIMEOUT_MARGIN_S) * 1_000
-    await scenario.fleet.open(timeout_ms, doomed_timeout_ms=int(scenario.cut_seconds * DOOMED_SHARE * 1_000))
-    await scenario.load.open()
-    await scenario.remote.open()
-    timeline.say(f"{TOTAL} auctions that need the link, each with its winning bid; none is closed yet")
 
 
 @asynccontextmanager
@@ -133,13 +126,6 @@ async def _watched(keeper: Bookkeeper) -> AsyncIterator[None]:
         await asyncio.wait([watching])
     if not watching.cancelled():
         watching.result()
-
-
-async def _catch(scenario: Scenario, timeline: Timeline) -> None:
-    for leg in reversed(LEGS):
-        await scenario.fleet.hold(leg)
-    spread = await scenario.fleet.in_flight()
-    timeline.say(f"{spread.total()} closed, each settlement held at a leg of its own: {spread_text(spread)}")
 
 
 async def _cut(scenario: Scenario, link: Link, timeline: Timeline) -> None:
@@ -175,13 +161,8 @@ async def _during(scenario: Scenario, timeline: Timeline) -> None:
 
 
 async def _all_late(fleet: Fleet) -> bool:
-    deadlines = [saga.deadline_ms for saga in (await _doomed(fleet)).values()]
-    return all(time.time() > deadline_ms / 1_000 + AFTER_DEADLINE_S for deadline_ms in deadlines)
-
-
-async def _doomed(fleet: Fleet) -> dict[str, saga_pb2.Saga]:
-    ids = {each.saga_id for each in fleet.settlements if each.shape.doomed}
-    return {key: saga for key, saga in (await fleet.sagas()).items() if key in ids}
+    deadlines_ms = [saga.deadline_ms for key, saga in (await fleet.sagas()).items() if key in fleet.doomed]
+    return all(time.time() > deadline_ms / 1_000 + AFTER_DEADLINE_S for deadline_ms in deadlines_ms)
 
 
 async def _present(scenario: Scenario) -> str:
@@ -203,9 +184,8 @@ async def _mend(scenario: Scenario, market: Market, link: Link, timeline: Timeli
     scenario.mended_s = time.monotonic()
     timeline.say(f"MENDED: {NEAR} and {FAR} reach each other again", style="bold green")
     while True:
-        under_way = await asyncio.gather(*(market.sagas(cell, UNDER_WAY) for cell in market.cells))
+        scenario.left = await market.under_way()
         scenario.recovered_s = time.monotonic()
-        scenario.left = [saga for sagas in under_way for saga in sagas]
         if not scenario.left or scenario.recovery_s > RECOVERY_GIVEN_UP_S:
             break
         await asyncio.sleep(POLL_S)

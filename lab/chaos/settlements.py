@@ -3,16 +3,17 @@
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from cellbook.v1 import saga_pb2
 from cells.domain.sagas.settlement import SETTLEMENT_LEGS
 from lab.chaos.links import ENDS
 from lab.cluster import CELLS
-from lab.market import UNDER_WAY, Market, Won
+from lab.market import Market, Won
 from lab.play import side_by_side
 from server.cli.client import ClientError
+from server.shell.files import write_durably
 
 CURRENCY = "USD"
 FUNDS_MINOR = 1_000_000
@@ -39,9 +40,10 @@ class Shape:
     doomed: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement(Won):
+@dataclass(slots=True, kw_only=True)
+class Settlement:
     shape: Shape
+    won: Won
     saga_id: str = ""
 
 
@@ -50,11 +52,11 @@ def shapes() -> list[Shape]:
     found = []
     for leg in LEGS:
         for number in range(CAUGHT[leg]):
-            here = ENDS[number % 2]
+            here, across = ENDS[number % 2], ENDS[1 - number % 2]
             # The next leg across the link is the winner's or the seller's, so that person lives there.
             at_winner = CELL_OF[leg] == "winner_cell"
             anywhere = CELLS[number % len(CELLS)].name
-            winner, seller = (_across(here), anywhere) if at_winner else (anywhere, _across(here))
+            winner, seller = (across, anywhere) if at_winner else (anywhere, across)
             found.append(Shape(auction_cell=here, winner_cell=winner, seller_cell=seller, leg=leg))
     near, far = ENDS
     third = next(cell.name for cell in CELLS if cell.name not in ENDS)
@@ -64,12 +66,8 @@ def shapes() -> list[Shape]:
     return found
 
 
-def _across(end: str) -> str:
-    return next(other for other in ENDS if other != end)
-
-
 class Fleet:
-    """The settlements, and the hold on their sagas: a file of failpoints for each cell at an end of the link."""
+    """The settlements, and the hold on their sagas: a file of legs for each cell at an end of the link."""
 
     def __init__(self, market: Market, holds: Sequence[Path]) -> None:
         self._market = market
@@ -90,10 +88,15 @@ class Fleet:
                 price_minor=PRICE_MINOR + 100 * number,
                 settlement_timeout_ms=doomed_timeout_ms if shape.doomed else timeout_ms,
             )
-            return Settlement(shape=shape, **{each.name: getattr(won, each.name) for each in fields(Won)})
+            return Settlement(shape=shape, won=won)
 
         self.settlements = await side_by_side(enumerate(shapes(), start=1), one)
         await self._market.wait_until_quiet()
+
+    @property
+    def doomed(self) -> set[str]:
+        """The sagas whose deadlines pass while the link is down."""
+        return {each.saga_id for each in self.settlements if each.shape.doomed}
 
     async def hold(self, leg: str) -> None:
         """Closes the auctions whose settlements are to be held at `leg`, and waits until they are there.
@@ -102,7 +105,8 @@ class Fleet:
         """
         held = LEGS[LEGS.index(leg) :]
         for file in self._holds:
-            _write_whole(file, "".join(f"hold/{each}/action\n" for each in held))
+            # The cell may read it at any moment.
+            write_durably(file, "".join(f"{each}/action\n" for each in held).encode())
         await self._close([each for each in self.settlements if each.shape.leg == leg and not each.shape.doomed])
 
     async def close_doomed(self) -> None:
@@ -114,20 +118,18 @@ class Fleet:
 
     async def sagas(self) -> dict[str, saga_pb2.Saga]:
         """The current sagas from SagaService, by id: every settlement that any cell has under way."""
-        found = await asyncio.gather(*(self._market.sagas(cell, UNDER_WAY) for cell in self._market.cells))
-        return {saga.saga_id: saga for sagas in found for saga in sagas if saga.kind == saga_pb2.SAGA_KIND_SETTLEMENT}
+        found = await self._market.under_way()
+        return {saga.saga_id: saga for saga in found if saga.kind == saga_pb2.SAGA_KIND_SETTLEMENT}
 
     async def in_flight(self) -> Counter[str]:
         """The number of settlements at each leg."""
         return Counter(leg_of(saga) for saga in (await self.sagas()).values())
 
     async def _close(self, settlements: Sequence[Settlement]) -> None:
-        replies = await side_by_side(settlements, lambda each: self._market.close(each.auction))
-        ids = {each.auction.name: reply.saga_id for each, reply in zip(settlements, replies, strict=True)}
-        self.settlements = [
-            replace(each, saga_id=ids.get(each.auction.name, each.saga_id)) for each in self.settlements
-        ]
-        await self._caught({ids[each.auction.name]: each.shape.leg for each in settlements})
+        replies = await side_by_side(settlements, lambda each: self._market.close(each.won.auction))
+        for each, reply in zip(settlements, replies, strict=True):
+            each.saga_id = reply.saga_id
+        await self._caught({each.saga_id: each.shape.leg for each in settlements})
 
     async def _caught(self, legs: dict[str, str]) -> None:
         """Waits until each saga is at its leg."""
@@ -150,10 +152,3 @@ def leg_of(saga: saga_pb2.Saga) -> str:
 
 def spread_text(spread: Counter[str]) -> str:
     return " · ".join(f"{leg} {spread[leg]}" for leg in (*LEGS, "back", "end") if spread[leg])
-
-
-def _write_whole(file: Path, text: str) -> None:
-    """Writes the whole file or nothing: the cell may read it at any moment."""
-    draft = file.with_suffix(".draft")
-    draft.write_text(text)
-    draft.replace(file)

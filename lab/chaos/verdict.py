@@ -2,19 +2,20 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import asdict
 
 from cellbook.v1 import auction_pb2, event_pb2, saga_pb2
-from lab import checks as log_checks
-from lab.books import ESCROW, Logs, clearing_left
+from lab.books import CONSERVATION, ESCROW, Check, Logs, check_log, clearing_left, found
+from lab.chaos.bids import Window
 from lab.chaos.links import Link
-from lab.chaos.load import Window
 from lab.chaos.scenario import Scenario
 from lab.chaos.settlements import CURRENCY, DOOMED, FUNDS_MINOR, LEGS, TOTAL, Settlement, spread_text
-from lab.checks import Check, found
 from lab.market import Market, whole
 from lab.play import side_by_side
+from server.cli.texts import enum_text
 
+STATES = saga_pb2.SagaState
 RECOVERY_MAX_S = 30.0
 RATE_RATIO_LEAST = 0.9
 # Events that a command may leave in the log at most once under its id.
@@ -36,51 +37,47 @@ class Verdict:
     async def reach(self, market: Market) -> None:
         scenario, logs = self.scenario, self.scenario.keeper.logs
         books = list(scenario.keeper.books.values())
+        ends = await side_by_side(scenario.fleet.settlements, lambda each: _wrong_end(market, each))
+        wrong_ends = [line for lines in ends for line in lines]
         self.checks += [
             self._in_flight(),
             self._stranded(),
             await self._ended(market),
-            found("winners, sellers and assets as they must be", await self._wrong_ends(market), f"{TOTAL} auctions"),
+            found("winners, sellers and assets as they must be", wrong_ends, f"{TOTAL} auctions"),
             found("no step done twice", double_effects(logs), f"{sum(map(len, logs.values())):,} events"),
             found("money conserved at every look", scenario.keeper.wrong, f"{len(scenario.keeper.observations)} looks"),
             self._recovered(),
             *self._local_bids(),
             *scenario.remote.checks(logs),
-            *log_checks.check_log(logs, books),
+            *check_log(logs, books),
         ]
 
     def _in_flight(self) -> Check:
         spread = self.scenario.spread
-        wrong = [] if spread.total() == TOTAL else [f"{spread.total()} instead of {TOTAL}"]
+        wrong = [f"{spread.total()} instead of {TOTAL}"] * (spread.total() != TOTAL)
         wrong += [f"none at {leg}" for leg in LEGS if not spread[leg]]
         return found(f"{TOTAL} settlements in flight when the link was cut, at every leg", wrong, spread_text(spread))
 
     def _stranded(self) -> Check:
         """No settlement may get around the cut; only those whose deadline passed may have turned back."""
-        scenario = self.scenario
-        wrong = [] if scenario.stranded.total() == TOTAL else [f"{scenario.stranded.total()} instead of {TOTAL}"]
-        doomed = {each.saga_id for each in scenario.fleet.settlements if each.shape.doomed}
-        if scenario.turned_back - doomed:
-            wrong.append(f"{len(scenario.turned_back - doomed)} turned back before their time")
+        scenario, count = self.scenario, self.scenario.stranded.total()
+        wrong = [f"{count} instead of {TOTAL}"] * (count != TOTAL)
+        if early := scenario.turned_back - scenario.fleet.doomed:
+            wrong.append(f"{len(early)} turned back before their time")
         name = "none of them ended before the link was mended"
         return found(name, wrong, f"{len(scenario.turned_back)} past their deadline")
 
     async def _ended(self, market: Market) -> Check:
         settlements = self.scenario.fleet.settlements
-        sagas = await side_by_side(settlements, lambda each: market.saga(each.auction.cell, each.saga_id))
+        sagas = await side_by_side(settlements, lambda each: market.saga(each.won.auction.cell, each.saga_id))
         self.states = Counter(saga.state for saga in sagas)
         wrong = [
-            f"saga {saga.saga_id} is {_state_text(saga.state)}, not {_state_text(_due_state(each))}"
+            f"saga {saga.saga_id} is {enum_text(STATES, saga.state)}, not {enum_text(STATES, _due_state(each))}"
             for each, saga in zip(settlements, sagas, strict=True)
             if saga.state != _due_state(each)
         ]
         name = f"{TOTAL - DOOMED} completed, and the {DOOMED} whose deadline passed compensated"
         return found(name, wrong, f"{TOTAL} sagas")
-
-    async def _wrong_ends(self, market: Market) -> list[str]:
-        """Each winner has paid and owns, or has paid nothing and owns nothing; each seller accordingly."""
-        told = await side_by_side(self.scenario.fleet.settlements, lambda each: _wrong_end(market, each))
-        return [line for lines in told for line in lines]
 
     def _recovered(self) -> Check:
         late = [f"{saga.saga_id}: {saga.last_error}" for saga in self.scenario.left]
@@ -90,7 +87,7 @@ class Verdict:
         return found(name, late, f"{self.scenario.recovery_s:.1f} s")
 
     def _local_bids(self) -> list[Check]:
-        bids = [bid for own in self.scenario.load.bids().values() for bid in own]
+        bids = self.scenario.load.bids
         silent = [bid.problem for bid in bids if not bid.answered]
         before, during = self.windows()
         told = f"{during.answered_per_s:.1f}/s, {before.answered_per_s:.1f}/s before"
@@ -100,19 +97,13 @@ class Verdict:
 
     def windows(self) -> tuple[Window, Window]:
         """Before the cut, and during it."""
-        scenario = self.scenario
-        return scenario.load.window(scenario.loaded_s, scenario.cut_s), scenario.load.window(
-            scenario.cut_s, scenario.mended_s
-        )
+        run, window = self.scenario, self.scenario.load.window
+        return window(run.loaded_s, run.cut_s), window(run.cut_s, run.mended_s)
 
     @property
     def rate_ratio(self) -> float:
         before, during = self.windows()
         return during.answered_per_s / before.answered_per_s if before.answered_per_s else 0.0
-
-
-def _state_text(state: "saga_pb2.SagaState.ValueType") -> str:
-    return saga_pb2.SagaState.Name(state).removeprefix("SAGA_STATE_")
 
 
 def _due_state(settlement: Settlement) -> "saga_pb2.SagaState.ValueType":
@@ -121,23 +112,24 @@ def _due_state(settlement: Settlement) -> "saga_pb2.SagaState.ValueType":
 
 
 async def _wrong_end(market: Market, settlement: Settlement) -> list[str]:
-    auction, asset = await market.auction(settlement.auction), await market.asset(settlement.auction)
-    winner = (await market.balances(settlement.winner.cell, settlement.winner.user_id))[CURRENCY]
-    sold = not settlement.shape.doomed
-    owner = settlement.winner if sold else settlement.seller
-    due_state = auction_pb2.AUCTION_STATE_SETTLED if sold else auction_pb2.AUCTION_STATE_SETTLEMENT_FAILED
-    due = FUNDS_MINOR - (settlement.price_minor if sold else 0)
-    sellers = (await market.balances(settlement.seller.cell, settlement.seller.user_id)).get(CURRENCY)
+    """The winner has paid and owns, or has paid nothing and owns nothing; the seller accordingly."""
+    won, sold = settlement.won, not settlement.shape.doomed
+    auction, asset = await market.auction(won.auction), await market.asset(won.auction)
+    winner = (await market.balances(won.winner.cell, won.winner.user_id))[CURRENCY]
+    sellers = (await market.balances(won.seller.cell, won.seller.user_id)).get(CURRENCY)
     proceeds = whole(sellers) if sellers is not None else 0
+    owner = won.winner if sold else won.seller
+    due_state = auction_pb2.AUCTION_STATE_SETTLED if sold else auction_pb2.AUCTION_STATE_SETTLEMENT_FAILED
+    due = FUNDS_MINOR - (won.price_minor if sold else 0)
     wrong = []
     if auction.state != due_state:
         wrong.append(f"{auction.name} is {auction_pb2.AuctionState.Name(auction.state)}")
     if (asset.owner_user_id, asset.locked_by) != (owner.user_id, ""):
         wrong.append(f"{asset.name} is not {owner.label}'s, or still locked")
     if (winner.available_minor, winner.reserved_minor) != (due, 0):
-        wrong.append(f"{settlement.winner.label} has {winner.available_minor} and {winner.reserved_minor} reserved")
-    if (proceeds > 0) != sold or proceeds > settlement.price_minor:
-        wrong.append(f"{settlement.seller.label} has {proceeds}")
+        wrong.append(f"{won.winner.label} has {winner.available_minor} and {winner.reserved_minor} reserved")
+    if (proceeds > 0) != sold or proceeds > won.price_minor:
+        wrong.append(f"{won.seller.label} has {proceeds}")
     return wrong
 
 
@@ -147,14 +139,11 @@ def double_effects(logs: Logs) -> list[str]:
     return [f"{' '.join(key)}: {count} times" for key, count in times.items() if count > 1]
 
 
-def _effects(event: event_pb2.Event) -> Sequence[tuple[str, ...]]:
-    leg = json.loads(event.metadata_json).get("leg")
-    found_keys: list[tuple[str, ...]] = []
-    if leg:
-        found_keys.append(tuple(str(leg[name]) for name in ("saga_id", "leg", "generation", "direction")))
+def _effects(event: event_pb2.Event) -> Iterator[tuple[str, ...]]:
+    if leg := json.loads(event.metadata_json).get("leg"):
+        yield tuple(str(leg[name]) for name in ("saga_id", "leg", "generation", "direction"))
     if event.event_type in ONCE:
-        found_keys.append((event.correlation_id, event.event_type, event.aggregate_id))
-    return found_keys
+        yield event.correlation_id, event.event_type, event.aggregate_id
 
 
 def summary(verdict: Verdict, link: Link, elapsed_s: float) -> dict[str, object]:
@@ -163,9 +152,8 @@ def summary(verdict: Verdict, link: Link, elapsed_s: float) -> dict[str, object]
     logs, books = scenario.keeper.logs, scenario.keeper.books.values()
     before, during = verdict.windows()
     failed = {check.name for check in verdict.checks if not check.held}
-    escrow = sum(
-        abs(left) for own in books for (account, _), left in own.accounts.items() if account.startswith(ESCROW)
-    )
+    accounts = [each for own in books for each in own.accounts.items()]
+    bids = scenario.load.bids
     return {
         "ok": verdict.held,
         "link": link.kind.value,
@@ -176,14 +164,14 @@ def summary(verdict: Verdict, link: Link, elapsed_s: float) -> dict[str, object]
         "completed": verdict.states[saga_pb2.SAGA_STATE_COMPLETED],
         "compensated": verdict.states[saga_pb2.SAGA_STATE_COMPENSATED],
         "double_effects": len(double_effects(logs)),
-        "conservation_ok": not scenario.keeper.wrong and not failed.intersection(log_checks.CONSERVATION),
+        "conservation_ok": not scenario.keeper.wrong and not failed.intersection(CONSERVATION),
         "looks": len(scenario.keeper.observations),
-        "escrow_minor": escrow,
+        "escrow_minor": sum(abs(left) for (account, _), left in accounts if account.startswith(ESCROW)),
         "clearing_in_transit_minor": sum(abs(left) for left in clearing_left(logs).values()),
         "in_transit_most_minor": max(observation.in_transit_minor for observation in scenario.keeper.observations),
         "recovery_s": round(scenario.recovery_s, 3),
-        "local_bids": sum(len(own) for own in scenario.load.bids().values()),
-        "local_bids_refused": sum(bool(bid.problem) for own in scenario.load.bids().values() for bid in own),
+        "local_bids": len(bids),
+        "local_bids_refused": sum(bool(bid.problem) for bid in bids),
         "local_bids_per_s": {"before": round(before.answered_per_s, 2), "during": round(during.answered_per_s, 2)},
         "local_bid_p99_ms": {"before": round(before.p99_ms, 1), "during": round(during.p99_ms, 1)},
         "local_bid_rate_ratio": round(verdict.rate_ratio, 3),
@@ -191,5 +179,5 @@ def summary(verdict: Verdict, link: Link, elapsed_s: float) -> dict[str, object]
         "remote_bids_around": len(scenario.remote.around),
         "events": sum(map(len, logs.values())),
         "elapsed_s": round(elapsed_s, 3),
-        "checks": [{"name": c.name, "held": c.held, "detail": c.detail} for c in verdict.checks],
+        "checks": [asdict(check) for check in verdict.checks],
     }

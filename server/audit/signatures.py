@@ -5,9 +5,9 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cells.audit.export.lines import text64
-from cells.audit.verify.callers import METHODS, Callers, callers_in, command_text, wrong_with
+from cells.audit.verify.callers import METHODS, Callers, callers_in, command_text, signature_text, wrong_with
 from cells.domain.commands import Command, Deposit, Withdraw
+from cells.store.unusable import CannotServe
 from server.audit.keys import read_setting
 from server.process.settings import ServerSettings
 from server.shell.fields.bounds import SIGNATURE, bytes_in
@@ -17,6 +17,10 @@ from server.shell.identity.principal import Principal, authority_text
 from server.wire.requests import Mutating
 
 _METHODS = {Deposit: METHODS["DEPOSITED"], Withdraw: METHODS["WITHDRAWN"]}
+
+
+class CallersInvalid(CannotServe):
+    """The file of callers cannot be used; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,20 +58,20 @@ class CallerSignatures:
         wrong = wrong_with(signature, text, self.callers.keys_of(str(principal)))
         if wrong:
             raise SignatureInvalid(principal=str(principal), problem=wrong)
-        return authority_text(**json.loads(principal.authority or "{}"), signature=text64(signature))
+        return authority_text(**json.loads(principal.authority or "{}"), signature=signature_text(signature))
 
 
 NO_SIGNATURES = CallerSignatures()
 
 
 def signatures_of(settings: ServerSettings) -> CallerSignatures:
-    """Raises CannotServe."""
+    """Raises CallersInvalid."""
     return caller_signatures(settings.caller_keys_file, frozenset(settings.signed_methods))
 
 
 def caller_signatures(file: Path | None, required: AbstractSet[str]) -> CallerSignatures:
-    """Raises CannotServe."""
+    """Raises CallersInvalid."""
     if file is None:
         return CallerSignatures()
-    callers = read_setting(file, callers_in, "caller_keys_file")
+    callers = read_setting(file, callers_in, "caller_keys_file", problem=CallersInvalid)
     return CallerSignatures(callers=callers, required=required)

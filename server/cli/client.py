@@ -1,17 +1,16 @@
 """Calls Cellbook as an external client does.
 
-Every call has a deadline. While an outcome is unknown, the same request is sent again under the same command_id; only
-a reply with ErrorInfo of our domain is a definite refusal.
+Every call has a deadline. Only a reply with ErrorInfo of our domain is a definite refusal; after any other error the
+outcome is unknown, and `Client.call` sends the same request again under the same command_id.
 """
 
 import asyncio
-import os
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self, TypeVar
-from uuid import UUID
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -19,7 +18,7 @@ from google.rpc import error_details_pb2
 from grpc import aio
 from grpc_status import rpc_status
 
-from cellbook.v1 import event_pb2, ledger_pb2
+from cellbook.v1 import event_pb2, ledger_pb2, router_pb2
 from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
 from cellbook.v1.audit_pb2_grpc import AuditServiceStub
 from cellbook.v1.contact_pb2_grpc import ContactServiceStub
@@ -27,22 +26,19 @@ from cellbook.v1.event_pb2_grpc import EventServiceStub
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cellbook.v1.router_pb2_grpc import RouterServiceStub
 from cellbook.v1.saga_pb2_grpc import SagaServiceStub
+from cells.time.clocks import SystemClock, UuidV7Ids
 from server.cli.access import PLAIN, Access
 from server.shell.channels.client import OWN_CONNECTIONS, PROXY_CONFIG, RECONNECT, name_option
 from server.shell.hosting.host import KEEPALIVE
 from server.shell.settings.addresses import target_of
 
 if TYPE_CHECKING:
-    from cellbook.v1.auction_pb2_grpc import AuctionServiceAsyncStub
-    from cellbook.v1.audit_pb2_grpc import AuditServiceAsyncStub
-    from cellbook.v1.contact_pb2_grpc import ContactServiceAsyncStub
-    from cellbook.v1.event_pb2_grpc import EventServiceAsyncStub
     from cellbook.v1.ledger_pb2_grpc import LedgerServiceAsyncStub
-    from cellbook.v1.saga_pb2_grpc import SagaServiceAsyncStub
 
 MARKET = "service/market"
 BANK = "treasury/bank"
-AUDITOR = "auditor/demo"
+AUDITOR = "auditor/cellbook"
+OPERATOR = "operator/cellbook"
 
 DOMAIN = "cellbook.v1"
 # Keys in the metadata of every refusal that are not facts.
@@ -64,6 +60,8 @@ NOT_ABOUT_THE_REQUEST = frozenset(
     }
 )
 ATTEMPT_S = 10.0
+# Of a call that is not repeated: an operator waits at a terminal, and an audit may cover many cells or many events.
+ANSWER_S, AUDIT_S = 5.0, 30.0
 # How long one request is retried before its caller is told that the cell does not answer.
 PATIENCE_S = 90.0
 BACKOFF_FIRST_S = 0.05
@@ -90,6 +88,10 @@ class ClientError(Exception):
     """A call that should have succeeded failed."""
 
 
+class NoAnswer(ClientError):
+    """The outcome of a call that is not repeated is unknown."""
+
+
 class CellNotListed(ClientError):
     """The command line names a cell that the router does not list."""
 
@@ -104,20 +106,27 @@ class LedgerRefusal(Exception):
         self.facts = facts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CellStubs:
-    """The services of one cell, over one channel."""
+    """The services of one cell, over one channel to all of its processes."""
 
-    name: str
-    region: str
-    # Of all its processes: host:port[+host:port].
-    address: str
-    ledger: "LedgerServiceAsyncStub"
-    auctions: "AuctionServiceAsyncStub"
-    sagas: "SagaServiceAsyncStub"
-    events: "EventServiceAsyncStub"
-    contacts: "ContactServiceAsyncStub"
-    audit: "AuditServiceAsyncStub"
+    def __init__(self, client: "Client", channel: aio.Channel, name: str, region: str) -> None:
+        self.client, self.name, self.region = client, name, region
+        self.ledger = LedgerServiceStub(channel)
+        self.auctions = AuctionServiceStub(channel)
+        self.sagas = SagaServiceStub(channel)
+        self.events = EventServiceStub(channel)
+        self.contacts = ContactServiceStub(channel)
+        self.audit = AuditServiceStub(channel)
+
+    async def ask(self, method: Callable[..., Awaitable[Reply]], request: Message) -> Reply:
+        """One call for an auditor. Raises as `Client.once`."""
+        return await self.client.once(method, request, AUDITOR, timeout_s=AUDIT_S, at=self.name)
+
+    def items(
+        self, method: "Callable[..., aio.UnaryStreamCall[Any, Reply]]", request: Message, by: str = AUDITOR
+    ) -> AsyncGenerator[Reply, None]:
+        """As `Client.items`."""
+        return self.client.items(method, request, by, at=self.name)
 
 
 class Client:
@@ -126,6 +135,7 @@ class Client:
     def __init__(self, router: str, access: Access = PLAIN) -> None:
         self.retries = 0
         self.access = access
+        self.address = router
         self._channels: list[aio.Channel] = []
         self.router = RouterServiceStub(self._channel(router))
 
@@ -136,18 +146,12 @@ class Client:
         await asyncio.gather(*(channel.close(None) for channel in self._channels))
 
     def cell(self, *, name: str, region: str, address: str) -> CellStubs:
-        channel = self._channel(address)
-        return CellStubs(
-            name=name,
-            region=region,
-            address=address,
-            ledger=LedgerServiceStub(channel),
-            auctions=AuctionServiceStub(channel),
-            sagas=SagaServiceStub(channel),
-            events=EventServiceStub(channel),
-            contacts=ContactServiceStub(channel),
-            audit=AuditServiceStub(channel),
-        )
+        """`address` has all of its processes: host:port[+host:port]."""
+        return CellStubs(self, self._channel(address), name, region)
+
+    def cell_of(self, listed: router_pb2.Cell) -> CellStubs:
+        """As the router lists it."""
+        return self.cell(name=listed.name, region=listed.region, address="+".join(listed.endpoints))
 
     async def call(
         self,
@@ -181,30 +185,69 @@ class Client:
             if ledger is not None and unknown.in_progress:
                 await self._ended(ledger, request, principal, give_up)
 
-    async def log(
-        self, cell: CellStubs, event_filter: event_pb2.EventFilter, *, from_position: int = 1
-    ) -> list[event_pb2.Event]:
-        """All matching events of the cell from there on, up to where its log ended when it was asked."""
-        request = event_pb2.SubscribeRequest(from_position=from_position, filter=event_filter)
-        events: list[event_pb2.Event] = []
-        async with asyncio.timeout(LOG_TIMEOUT_S):
-            async for item in self._subscribe(cell, request):
-                if item.WhichOneof("item") == "caught_up":
-                    return events
-                events.append(item.event)
-        raise ClientError(f"{cell.name}: the log ended before it had caught up")
+    async def once(
+        self,
+        method: Callable[..., Awaitable[Reply]],
+        request: Message,
+        by: str = OPERATOR,
+        *,
+        timeout_s: float = ANSWER_S,
+        at: str = "",
+    ) -> Reply:
+        """One call. `at` says in the message of NoAnswer what was asked.
 
-    async def _subscribe(
-        self, cell: CellStubs, request: event_pb2.SubscribeRequest
-    ) -> AsyncIterator[event_pb2.SubscribeResponse]:
-        call = cell.events.Subscribe(request, timeout=LOG_TIMEOUT_S, metadata=self.access.metadata(AUDITOR))
+        Raises:
+            LedgerRefusal: a definite refusal.
+            NoAnswer: the outcome is unknown.
+            ClientError: a status that the wire does not promise.
+        """
+        try:
+            return await method(request, timeout=timeout_s, metadata=self.access.metadata(by))
+        except aio.AioRpcError as error:
+            raise _no_answer(error, request, at) from error
+
+    async def ask_router(
+        self, method: Callable[..., Awaitable[Reply]], request: Message, *, timeout_s: float = ANSWER_S
+    ) -> Reply:
+        """One call for an operator to the router. Raises as `once`."""
+        return await self.once(method, request, timeout_s=timeout_s, at=self._router_at)
+
+    async def items(
+        self,
+        method: "Callable[..., aio.UnaryStreamCall[Any, Reply]]",
+        request: Message,
+        by: str = OPERATOR,
+        *,
+        timeout_s: float | None = None,
+        at: str = "",
+    ) -> AsyncGenerator[Reply, None]:
+        """The items of a stream, which ends when this generator is closed. Raises as `once`."""
+        call = method(request, timeout=timeout_s, metadata=self.access.metadata(by))
         try:
             async for item in call:
                 yield item
         except aio.AioRpcError as error:
-            raise ClientError(f"{cell.name}: {_told(error)}") from error
+            raise _no_answer(error, request, at or self._router_at) from error
         finally:
             call.cancel()
+
+    @property
+    def _router_at(self) -> str:
+        return f"the router at {self.address} does not answer, or cannot do it now"
+
+    async def log(
+        self, cell: CellStubs, event_filter: event_pb2.EventFilter, *, from_position: int = 1, by: str = AUDITOR
+    ) -> list[event_pb2.Event]:
+        """All matching events of the cell from there on, up to where its log ended when it was asked."""
+        request = event_pb2.SubscribeRequest(from_position=from_position, filter=event_filter)
+        events: list[event_pb2.Event] = []
+        items = self.items(cell.events.Subscribe, request, by, timeout_s=LOG_TIMEOUT_S, at=cell.name)
+        async with asyncio.timeout(LOG_TIMEOUT_S), aclosing(items):
+            async for item in items:
+                if item.WhichOneof("item") == "caught_up":
+                    return events
+                events.append(item.event)
+        raise ClientError(f"{cell.name}: the log ended before it had caught up")
 
     def _channel(self, address: str) -> aio.Channel:
         endpoints = address.split("+")
@@ -231,11 +274,8 @@ class Client:
 
 
 def new_command_id() -> str:
-    """A UUID of version 7 (RFC 9562): 48 bits of milliseconds, then random bits."""
-    chance = int.from_bytes(os.urandom(10)) & ((1 << 74) - 1)
-    high, low = chance >> 62, chance & ((1 << 62) - 1)
-    value = (time.time_ns() // 1_000_000) << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low
-    return str(UUID(int=value))
+    """A UUID of version 7."""
+    return str(UuidV7Ids(SystemClock()).event_id())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,17 +293,23 @@ def unknown_in(error: aio.AioRpcError, request: Message) -> Unknown:
     info, retry = _details(error)
     if info is not None and info.domain != DOMAIN:
         info = None
-    told = f"{method}: {info.reason}: {error.details()}" if info is not None else f"{method}: {_told(error)}"
+    said = f"{method}: {info.reason}: {error.details()}" if info is not None else f"{method}: {status_text(error)}"
     if error.code() in RETRIED:
         return Unknown(
             retry_after_s=retry.retry_delay.ToTimedelta().total_seconds() if retry is not None else None,
             in_progress=info is not None and info.reason == IN_PROGRESS,
-            told=told,
+            told=said,
         )
     if info is None or info.reason in NOT_ABOUT_THE_REQUEST:
-        raise ClientError(told) from error
+        raise ClientError(said) from error
     facts = {name: fact for name, fact in info.metadata.items() if name not in NOT_FACTS}
     raise LedgerRefusal(method=method, reason=info.reason, message=error.details() or "", facts=facts) from error
+
+
+def _no_answer(error: aio.AioRpcError, request: Message, at: str) -> NoAnswer:
+    """Raises if the answer is definite."""
+    told = unknown_in(error, request).told
+    return NoAnswer(f"{at}: {told}" if at else told)
 
 
 def _details(
@@ -279,5 +325,5 @@ def _details(
     return (info if has_info else None, retry if has_retry else None)
 
 
-def _told(error: aio.AioRpcError) -> str:
+def status_text(error: aio.AioRpcError) -> str:
     return f"{error.code().name}: {error.details() or 'no details'}"

@@ -5,7 +5,6 @@ Exit codes: 0 all went well, 1 a check failed or something broke, 2 the command 
 `{"error": "..", "exit_code": 1}`; a command line that cannot be read is reported in words.
 """
 
-import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -14,20 +13,17 @@ import typer
 from cells.audit.verify.command import main as verify_main
 from lab.command import chaos, demo, replay, up
 from server.cli import report
-from server.cli.access import PLAIN, access_by_files, access_by_keys, choose_access, chosen_access
+from server.cli.access import PLAIN, access_by_files, access_by_keys, choose_access
 from server.cli.audit.command import app as audit
+from server.cli.command import EXIT_USAGE, failure
 from server.cli.contact import app as contact
-from server.cli.doctor.command import examined, healthy
-from server.cli.doctor.command import tell as tell_findings
-from server.cli.ending import EXIT_FAILED, EXIT_USAGE, failure, run
+from server.cli.doctor.command import doctor
 from server.cli.keys.command import app as keys
-from server.cli.options import HERE, json_option, router_option
-from server.cli.router import app as router_app
+from server.cli.router import app as router
 from server.cli.saga.command import app as saga
-from server.cli.saga.worker import WorkerPlan, run_worker
+from server.cli.saga.worker import command as saga_worker
 from server.cli.witness import command as witness
 from server.shell.identity.tls import TlsFiles
-from server.shell.observability.logging import configure_logging
 
 app = typer.Typer(
     help="Cellbook: an auditable ledger for marketplaces, in regional cells.",
@@ -37,17 +33,15 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-app.add_typer(chaos, name="chaos")
-app.add_typer(saga, name="saga")
-app.add_typer(contact, name="contact")
-app.add_typer(audit, name="audit")
-app.add_typer(router_app, name="router")
-app.add_typer(keys, name="keys")
+GROUPS = {"chaos": chaos, "saga": saga, "contact": contact, "audit": audit, "router": router, "keys": keys}
+for name, group in GROUPS.items():
+    app.add_typer(group, name=name)
 app.command("witness")(witness)
-for command in (up, demo, replay):
-    app.command()(command)
-
-Json = Annotated[bool, json_option("Print one JSON object instead of a report.")]
+app.command()(up)
+app.command()(demo)
+app.command()(replay)
+app.command("saga-worker")(saga_worker)
+app.command()(doctor)
 
 
 @app.callback()
@@ -80,37 +74,6 @@ def access(
         raise failure("--tls-cert, --tls-key and --tls-ca belong together; --token-file needs them", EXIT_USAGE)
 
 
-@app.command("saga-worker")
-def saga_worker(  # noqa: PLR0917 - as many options
-    cell: Annotated[str, typer.Option("--cell", metavar="HOST:PORT[,..]", help="The cell's processes.")],
-    task_queue: Annotated[
-        str, typer.Option("--task-queue", envvar="CELLBOOK_TEMPORAL_TASK_QUEUE", help="cellbook-NAME of the cell.")
-    ],
-    address: Annotated[
-        str, typer.Option("--temporal", metavar="HOST:PORT", envvar="CELLBOOK_TEMPORAL_ADDRESS")
-    ] = "127.0.0.1:7233",
-    namespace: Annotated[str, typer.Option("--namespace", envvar="CELLBOOK_TEMPORAL_NAMESPACE")] = "default",
-    tls: Annotated[bool, typer.Option("--tls", envvar="CELLBOOK_TEMPORAL_TLS")] = False,
-    tls_ca: Annotated[Path | None, typer.Option("--tls-ca", envvar="CELLBOOK_TEMPORAL_TLS_CA")] = None,
-    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", envvar="CELLBOOK_TEMPORAL_TLS_CERT")] = None,
-    tls_key: Annotated[Path | None, typer.Option("--tls-key", envvar="CELLBOOK_TEMPORAL_TLS_KEY")] = None,
-) -> None:
-    """Run a Temporal server's workflows for a cell with temporal_worker=apart, until Ctrl-C."""
-    configure_logging("info")
-    plan = WorkerPlan(
-        cell=cell,
-        task_queue=task_queue,
-        temporal_address=address,
-        temporal_namespace=namespace,
-        temporal_tls=tls,
-        temporal_tls_ca=tls_ca,
-        temporal_tls_cert=tls_cert,
-        temporal_tls_key=tls_key,
-        access=chosen_access(),
-    )
-    run(run_worker(plan), codes={signal.SIGTERM: 0})
-
-
 @app.command(
     "verify",
     # The verifier parses its own arguments: it is a separate program.
@@ -120,30 +83,6 @@ def saga_worker(  # noqa: PLR0917 - as many options
 def verify(context: typer.Context) -> None:
     """Check an export, a proof or a checkpoint, offline: without a cell or a database."""
     raise typer.Exit(verify_main(context.args, program="cellbook verify"))
-
-
-@app.command()
-def doctor(
-    router: Annotated[str, router_option("Ask this router, and every process that it lists.")] = "",
-    config: Annotated[
-        list[Path] | None,
-        typer.Option("--config", metavar="FILE", help="A process's settings, its keys, disk and database; repeatable."),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Examine processes, clocks, certificates, settings and databases; report problems and what to do.
-
-    Without options it examines the router at its usual port. Exit code 1: something is wrong.
-    """
-
-    async def work() -> None:
-        asked = router or ("" if config else HERE)
-        findings = await examined(asked, config or (), chosen_access())
-        tell_findings(findings, as_json=as_json)
-        if not healthy(findings):
-            raise typer.Exit(EXIT_FAILED)
-
-    run(work())
 
 
 def main() -> None:

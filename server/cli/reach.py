@@ -12,11 +12,18 @@ from grpc import aio
 
 from cellbook.v1 import router_pb2
 from server.cli.access import PLAIN, Access
-from server.cli.client import CellNotListed, CellStubs, Client, ClientError, LedgerRefusal, unknown_in
-
-OPERATOR = "operator/cellbook"
-# An operator is waiting at a terminal.
-ANSWER_S = 5.0
+from server.cli.client import (
+    ANSWER_S,
+    AUDITOR,
+    OPERATOR,
+    CellNotListed,
+    CellStubs,
+    Client,
+    ClientError,
+    LedgerRefusal,
+    NoAnswer,
+    status_text,
+)
 
 Reply = TypeVar("Reply", bound=Message)
 
@@ -43,6 +50,31 @@ class Reach:
         if cell not in self.listed:
             raise CellNotListed(f"the router lists no cell {cell!r}, only {', '.join(self.listed) or 'none'}")
 
+    @property
+    def names(self) -> str:
+        return ", ".join(cell.name for cell in self.cells)
+
+    @property
+    def only(self) -> CellStubs:
+        """The cell to ask. Raises ClientError if more than one is possible."""
+        if len(self.cells) != 1:
+            raise ClientError(f"say which cell, by --cell: {self.names or 'none'}")
+        return self.cells[0]
+
+    def named(self, name: str) -> CellStubs:
+        """Raises ClientError."""
+        for cell in self.cells:
+            if cell.name == name:
+                return cell
+        raise ClientError(f"{name} is not among the cells to ask: {self.names}")
+
+    async def home_of(self, user_id: str) -> CellStubs:
+        """The user's home, or the only cell if just one is addressed. Raises ClientError."""
+        if len(self.cells) == 1:
+            return self.cells[0]
+        request = router_pb2.ResolveUserRequest(user_id=user_id)
+        return self.named((await self.client.call(self.client.router.ResolveUser, request, AUDITOR)).cell.name)
+
     async def ask_all(
         self, method: Callable[[CellStubs], Callable[..., Awaitable[Reply]]], request: Message
     ) -> Answers[Reply]:
@@ -51,13 +83,11 @@ class Reach:
 
         async def ask(cell: CellStubs) -> None:
             try:
-                metadata = self.client.access.metadata(OPERATOR)
-                answers.given[cell.name] = await method(cell)(request, timeout=ANSWER_S, metadata=metadata)
-            except aio.AioRpcError as error:
-                try:
-                    answers.silent[cell.name] = unknown_in(error, request).told
-                except LedgerRefusal as refusal:
-                    answers.refused[cell.name] = refusal
+                answers.given[cell.name] = await self.client.once(method(cell), request)
+            except NoAnswer as error:
+                answers.silent[cell.name] = str(error)
+            except LedgerRefusal as refusal:
+                answers.refused[cell.name] = refusal
 
         await asyncio.gather(*map(ask, self.cells))
         return answers
@@ -74,12 +104,11 @@ async def reached(router: str, access: Access, cell: str = "") -> AsyncIterator[
             if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
                 message = f"no router answers at {router} ({error.details()}): {_advice(access)}"
             else:
-                message = f"{router}: {error.code().name}: {error.details()}"
+                message = f"{router}: {status_text(error)}"
             raise ClientError(message) from None
         listed = {each.name: each for each in reply.cells if each.endpoints}
         wanted = [each for name, each in sorted(listed.items()) if cell in {"", name}]
-        stubs = [client.cell(name=each.name, region=each.region, address="+".join(each.endpoints)) for each in wanted]
-        reach = Reach(client=client, cells=stubs, listed=sorted(listed))
+        reach = Reach(client=client, cells=[client.cell_of(each) for each in wanted], listed=sorted(listed))
         if cell:
             reach.require_listed(cell)
         yield reach

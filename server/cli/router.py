@@ -1,174 +1,74 @@
-"""The command line of `cellbook router`: cells, homes of users, and operators' changes to cells."""
+"""The command line of `cellbook router`: cells, homes of users, moves, and operators' changes to cells."""
 
-import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import aclosing, asynccontextmanager
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import aclosing
+from functools import partial
+from typing import Annotated, Any
 
-import grpc
 import typer
 from google.protobuf.message import Message
-from grpc import aio
+from rich.console import Console
 from rich.table import Table
 
 from cellbook.v1 import router_pb2 as pb
-from server.cli import moving, report
-from server.cli.access import PLAIN, Access, chosen_access
-from server.cli.client import Client, ClientError, LedgerRefusal, new_command_id, unknown_in
-from server.cli.ending import run
-from server.cli.options import HERE, json_option, router_option
-from server.cli.reach import ANSWER_S, OPERATOR
+from server.cli import report
+from server.cli.client import Client, ClientError, new_command_id
+from server.cli.command import for_router
 from server.cli.screen import literal
+from server.cli.texts import enum_text
 
-if TYPE_CHECKING:
-    from cellbook.v1.router_pb2_grpc import RouterServiceAsyncStub
-
-
-Reply = TypeVar("Reply", bound=Message)
-Method = Callable[..., Awaitable[Reply]]
+MOVE_S = 20.0
 
 app = typer.Typer(
-    help="Show cells and users' homes; add, drain and remove cells.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
+    help="Show cells and users' homes; add, drain and remove cells.", no_args_is_help=True, rich_markup_mode=None
 )
 
 User = Annotated[str, typer.Argument(metavar="USER", help="The user's id.")]
 Name = Annotated[str, typer.Argument(metavar="CELL", help="The cell's name.")]
-Router = Annotated[str, router_option("The router to ask.")]
-Json = Annotated[bool, json_option("Print JSON instead of a table.")]
 
 
 @app.command()
-def cells(router: Router = HERE, as_json: Json = False) -> None:
+@for_router
+async def cells(client: Client) -> None:
     """List the cells, their state, and the number of users at home in each."""
-    _ask(router, lambda asked: _tell_cells(asked, as_json=as_json))
+    await _show_cells(client)
+
+
+async def _show_cells(client: Client) -> None:
+    listed = await client.ask_router(client.router.ListCells, pb.ListCellsRequest())
+    if not listed.read_only:
+        listed = await client.ask_router(client.router.ListCells, pb.ListCellsRequest(count_users=True))
+    report.show(lambda: cells_json(listed), lambda console: tell_cells(console, listed))
 
 
 @app.command()
-def watch(router: Router = HERE, as_json: Json = False) -> None:
+@for_router
+async def watch(client: Client) -> None:
     """Show the cells, and show them again whenever one of them changes."""
-    _ask(router, lambda asked: _watch(asked, as_json=as_json))
+    async with aclosing(client.items(client.router.WatchTopology, pb.WatchTopologyRequest())) as pictures:
+        async for picture in pictures:
+            report.show_line(cells_json(picture), partial(tell_cells, picture=picture))
+            if not report.AS_JSON.get():
+                report.line("")
+    raise ClientError(f"the router at {client.address} has ended")
 
 
 @app.command()
-def resolve(
-    user: Annotated[str, typer.Argument(metavar="USER", help="The user's id.")],
-    router: Router = HERE,
-    as_json: Json = False,
-) -> None:
+@for_router
+async def resolve(client: Client, user: User) -> None:
     """Show the home cell of a user."""
-
-    async def work(asked: Asked) -> None:
-        answer = await asked.once(asked.stub.ResolveUser, pb.ResolveUserRequest(user_id=user))
-        home = {
-            "user_id": answer.home.user_id,
-            "cell": answer.home.cell,
-            "epoch": answer.home.epoch,
-            "residency": answer.home.region,
-            "endpoints": list(answer.cell.endpoints),
-        }
-        if as_json:
-            print(json.dumps(home, indent=2))
-            return
-        report.line(home_line(answer))
-
-    _ask(router, work)
+    answer = await client.ask_router(client.router.ResolveUser, pb.ResolveUserRequest(user_id=user))
+    home = {
+        "user_id": answer.home.user_id,
+        "cell": answer.home.cell,
+        "epoch": answer.home.epoch,
+        "residency": answer.home.region,
+        "endpoints": list(answer.cell.endpoints),
+    }
+    report.show(lambda: home, home_line(answer))
 
 
-@app.command()
-def add(  # noqa: PLR0917 - as many options
-    name: Name,
-    region: Annotated[str, typer.Option("--region", help='Where it keeps its data: "eu". Never changes.')],
-    endpoint: Annotated[
-        list[str],
-        typer.Option("--endpoint", metavar="HOST:PORT", help="The address of one of its processes. May be repeated."),
-    ],
-    weight: Annotated[
-        int | None, typer.Option("--weight", min=0, help="Share of the region's new users. Default: 100.")
-    ] = None,
-    bring_back: Annotated[bool, typer.Option("--bring-back", help="Bring back a removed cell.")] = False,
-    router: Router = HERE,
-    as_json: Json = False,
-) -> None:
-    """Add a cell at run time, or change the endpoints of an existing one."""
-    request = pb.RegisterCellRequest(name=name, region=region, endpoints=endpoint, weight=weight, bring_back=bring_back)
-    _operate(router, lambda stub: stub.RegisterCell, request, as_json=as_json)
-
-
-@app.command("weight")
-def set_weight(
-    name: Name,
-    weight: Annotated[int, typer.Argument(metavar="WEIGHT", min=0, help="0: no new users.")],
-    router: Router = HERE,
-    as_json: Json = False,
-) -> None:
-    """Set a cell's share of its region's new users."""
-    request = pb.SetCellWeightRequest(name=name, weight=weight)
-    _operate(router, lambda stub: stub.SetCellWeight, request, as_json=as_json)
-
-
-@app.command()
-def drain(
-    name: Name,
-    rate: Annotated[float, typer.Option("--rate", min=0.01, max=1_000, help="Moves begun a second, at most.")] = 10.0,
-    stay: Annotated[bool, typer.Option("--stay", help="Let its users stay.")] = False,
-    router: Router = HERE,
-    as_json: Json = False,
-) -> None:
-    """Place no new users in a cell, and move its users to other cells of their region.
-
-    If it is interrupted, by the router, a cell or Ctrl-C, run it again: it continues with the remaining users.
-    """
-    request = pb.DrainCellRequest(name=name)
-    if stay:
-        _operate(router, lambda stub: stub.DrainCell, request, as_json=as_json)
-        return
-
-    async def work(asked: Asked) -> None:
-        await asked.once(asked.stub.DrainCell, request)
-        await moving.evacuate(asked, name, rate, as_json=as_json)
-
-    _ask(router, work)
-
-
-@app.command()
-def move(
-    user: User,
-    name: Name,
-    region: Annotated[
-        str | None,
-        typer.Option("--region", help='The residency from then on: "eu", or "" for any. Default: unchanged.'),
-    ] = None,
-    router: Router = HERE,
-    as_json: Json = False,
-) -> None:
-    """Move a user to another cell, with balance, holds and history."""
-    _ask(router, lambda asked: moving.move(asked, user, name, region, as_json=as_json))
-
-
-@app.command()
-def moved(user: User, router: Router = HERE, as_json: Json = False) -> None:
-    """Show the progress of a user's last move."""
-    _ask(router, lambda asked: moving.moved(asked, user, as_json=as_json))
-
-
-@app.command()
-def undrain(name: Name, router: Router = HERE, as_json: Json = False) -> None:
-    """Take `drain` or `down` back."""
-    _operate(router, lambda stub: stub.UndrainCell, pb.UndrainCellRequest(name=name), as_json=as_json)
-
-
-@app.command()
-def down(name: Name, router: Router = HERE, as_json: Json = False) -> None:
-    """Mark a cell as not to be called: it gets no new users, and the router sends it no calls."""
-    _operate(router, lambda stub: stub.MarkCellDown, pb.MarkCellDownRequest(name=name), as_json=as_json)
-
-
-@app.command()
-def remove(name: Name, router: Router = HERE, as_json: Json = False) -> None:
-    """Remove a cell that is drained or down and has no users; `add --bring-back` restores it."""
-    _operate(router, lambda stub: stub.RemoveCell, pb.RemoveCellRequest(name=name), as_json=as_json)
+# --- operators' changes ---------------------------------------------------------------------------------------------
 
 
 Operation = (
@@ -181,83 +81,132 @@ Operation = (
 )
 
 
-class Asked:
-    """A router, as an operator calls it."""
-
-    def __init__(self, address: str, stub: "RouterServiceAsyncStub", access: Access = PLAIN) -> None:
-        self.address = address
-        self.stub = stub
-        self.metadata = access.metadata(OPERATOR)
-
-    async def once(self, method: Method[Reply], request: Message, *, timeout_s: float = ANSWER_S) -> Reply:
-        """Raises LedgerRefusal for a definite refusal, else ClientError."""
-        try:
-            return await method(request, timeout=timeout_s, metadata=self.metadata)
-        except aio.AioRpcError as error:
-            raise self.failure(error, request) from None
-
-    async def stream(self, method: Callable[..., Any], request: Message) -> AsyncGenerator[Any, None]:
-        """Every message of a server's stream. Raises as `once`."""
-        call = method(request, metadata=self.metadata)
-        try:
-            async for message in call:
-                yield message
-        except aio.AioRpcError as error:
-            raise self.failure(error, request) from None
-        finally:
-            call.cancel()
-
-    def failure(self, error: aio.AioRpcError, request: Message) -> ClientError | LedgerRefusal:
-        try:
-            told = unknown_in(error, request).told
-        except (ClientError, LedgerRefusal) as definite:
-            return definite
-        if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
-            return ClientError(f"the router at {self.address} does not answer, or cannot do it now: {told}")
-        return ClientError(told)
-
-
-@asynccontextmanager
-async def asking(router: str) -> AsyncIterator[Asked]:
-    async with Client(router, chosen_access()) as client:
-        yield Asked(router, client.router, client.access)
-
-
-def _ask(router: str, work: Callable[[Asked], Awaitable[None]]) -> None:
-    async def asked() -> None:
-        async with asking(router) as router_:
-            await work(router_)
-
-    run(asked())
-
-
-def _operate(
-    router: str, method: Callable[["RouterServiceAsyncStub"], Method[Message]], request: Operation, *, as_json: bool
-) -> None:
+async def _operate(client: Client, method: Callable[..., Awaitable[Message]], request: Operation) -> None:
     """Executes it, once, under an id of its own, and shows the cells afterwards."""
     request.command_id = new_command_id()
-
-    async def work(asked: Asked) -> None:
-        await asked.once(method(asked.stub), request)
-        await _tell_cells(asked, as_json=as_json)
-
-    _ask(router, work)
+    await client.ask_router(method, request)
+    await _show_cells(client)
 
 
-async def _tell_cells(asked: Asked, *, as_json: bool) -> None:
-    listed = await asked.once(asked.stub.ListCells, pb.ListCellsRequest())
-    if not listed.read_only:
-        listed = await asked.once(asked.stub.ListCells, pb.ListCellsRequest(count_users=True))
-    tell(listed, as_json=as_json)
+@app.command()
+@for_router
+async def add(  # noqa: PLR0917 - as many options
+    client: Client,
+    name: Name,
+    region: Annotated[str, typer.Option("--region", help='Where it keeps its data: "eu". Never changes.')],
+    endpoint: Annotated[
+        list[str],
+        typer.Option("--endpoint", metavar="HOST:PORT", help="The address of one of its processes. May be repeated."),
+    ],
+    weight: Annotated[
+        int | None, typer.Option("--weight", min=0, help="Share of the region's new users. Default: 100.")
+    ] = None,
+    bring_back: Annotated[bool, typer.Option("--bring-back", help="Bring back a removed cell.")] = False,
+) -> None:
+    """Add a cell at run time, or change the endpoints of an existing one."""
+    request = pb.RegisterCellRequest(name=name, region=region, endpoints=endpoint, weight=weight, bring_back=bring_back)
+    await _operate(client, client.router.RegisterCell, request)
 
 
-async def _watch(asked: Asked, *, as_json: bool) -> None:
-    async with aclosing(asked.stream(asked.stub.WatchTopology, pb.WatchTopologyRequest())) as pictures:
-        async for picture in pictures:
-            tell(picture, as_json=as_json)
-            if not as_json:
-                report.line("")
-    raise ClientError(f"the router at {asked.address} has ended")
+@app.command("weight")
+@for_router
+async def set_weight(
+    client: Client, name: Name, weight: Annotated[int, typer.Argument(metavar="WEIGHT", min=0, help="0: no new users.")]
+) -> None:
+    """Set a cell's share of its region's new users."""
+    await _operate(client, client.router.SetCellWeight, pb.SetCellWeightRequest(name=name, weight=weight))
+
+
+@app.command()
+@for_router
+async def drain(
+    client: Client,
+    name: Name,
+    rate: Annotated[float, typer.Option("--rate", min=0.01, max=1_000, help="Moves begun a second, at most.")] = 10.0,
+    stay: Annotated[bool, typer.Option("--stay", help="Let its users stay.")] = False,
+) -> None:
+    """Place no new users in a cell, and move its users to other cells of their region.
+
+    If it is interrupted, by the router, a cell or Ctrl-C, run it again: it continues with the remaining users.
+    """
+    request = pb.DrainCellRequest(name=name)
+    if stay:
+        await _operate(client, client.router.DrainCell, request)
+        return
+    await client.ask_router(client.router.DrainCell, request)
+    await evacuate(client, name, rate)
+
+
+@app.command()
+@for_router
+async def undrain(client: Client, name: Name) -> None:
+    """Take `drain` or `down` back."""
+    await _operate(client, client.router.UndrainCell, pb.UndrainCellRequest(name=name))
+
+
+@app.command()
+@for_router
+async def down(client: Client, name: Name) -> None:
+    """Mark a cell as not to be called: it gets no new users, and the router sends it no calls."""
+    await _operate(client, client.router.MarkCellDown, pb.MarkCellDownRequest(name=name))
+
+
+@app.command()
+@for_router
+async def remove(client: Client, name: Name) -> None:
+    """Remove a cell that is drained or down and has no users; `add --bring-back` restores it."""
+    await _operate(client, client.router.RemoveCell, pb.RemoveCellRequest(name=name))
+
+
+# --- moves ----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+@for_router
+async def move(
+    client: Client,
+    user: User,
+    name: Name,
+    region: Annotated[
+        str | None,
+        typer.Option("--region", help='The residency from then on: "eu", or "" for any. Default: unchanged.'),
+    ] = None,
+) -> None:
+    """Move a user to another cell, with balance, holds and history."""
+    # A move still under way counts as success: `moved` shows its end.
+    request = pb.MoveUserRequest(command_id=new_command_id(), user_id=user, cell=name, region=region)
+    told = (await client.ask_router(client.router.MoveUser, request, timeout_s=MOVE_S)).move
+    report.show(lambda: move_json(told), move_line(told))
+
+
+@app.command()
+@for_router
+async def moved(client: Client, user: User) -> None:
+    """Show the progress of a user's last move."""
+    told = (await client.ask_router(client.router.GetMove, pb.GetMoveRequest(user_id=user))).move
+    report.show(lambda: move_json(told), move_line(told))
+
+
+async def evacuate(client: Client, cell: str, rate_per_s: float) -> None:
+    """Raises ClientError if users are left there."""
+    last = pb.EvacuateCellResponse()
+    request = pb.EvacuateCellRequest(name=cell, rate_per_s=rate_per_s)
+    async with aclosing(client.items(client.router.EvacuateCell, request)) as progresses:
+        async for progress in progresses:
+            if report.AS_JSON.get() or progress != last:
+                slowest = f"; {move_line(progress.slowest)}" if progress.HasField("slowest") else ""
+                counts = f"{progress.moved:,} moved, {progress.failed:,} failed, {progress.left:,} left"
+                report.show_line(_progress_json(progress), f"{counts} in {literal(cell)}{slowest}")
+            last = progress
+    if last.left:
+        problem = f": {last.problem}" if last.problem else ""
+        advice = f"mend that and drain it again to go on, or take it back by cellbook router undrain {cell}"
+        raise ClientError(f"{last.left:,} users are still at home in {cell}{problem}; {advice}")
+    if not report.AS_JSON.get():
+        report.line(f"nobody is at home in {literal(cell)} any more")
+
+
+# --- how it looks ---------------------------------------------------------------------------------------------------
 
 
 def home_line(answer: pb.ResolveUserResponse) -> str:
@@ -266,26 +215,46 @@ def home_line(answer: pb.ResolveUserResponse) -> str:
     return literal(f"{home.user_id}: {home.cell} ({where}), epoch {home.epoch}, {bound}")
 
 
-def tell(picture: pb.ListCellsResponse | pb.WatchTopologyResponse, *, as_json: bool) -> None:
-    if as_json:
-        cells = [cell_json(cell) for cell in picture.cells]
-        content = {"version": picture.version, "read_only": picture.read_only, "cells": cells}
-        print(json.dumps(content, indent=None if isinstance(picture, pb.WatchTopologyResponse) else 2), flush=True)
-        return
-    with report.stdout() as console:
-        console.print(cells_table(picture.cells))
-        if picture.read_only:
-            console.print(
-                "[yellow]The directory's database is away: users are resolved from the last known good copy, "
-                "and nobody is registered.[/yellow]"
-            )
+def move_json(told: pb.Move) -> dict[str, Any]:
+    names = ("user_id", "from_cell", "to_cell", "state", "saga_id", "leg", "epoch", "problem")
+    content = {name: getattr(told, name) for name in names}
+    return {**content, "state": enum_text(pb.MoveState, told.state), **_copied_json(told)}
+
+
+def move_line(told: pb.Move) -> str:
+    at = f", at {told.leg}" if told.leg else ""
+    if told.total_events:
+        at += f", {told.copied_events:,} of {told.total_events:,} events copied, {told.copied_bytes / 1e6:,.1f} MB"
+    saga = f", saga {told.saga_id} of {told.from_cell}" if told.saga_id else ""
+    problem = f": {told.problem}" if told.problem else ""
+    state = enum_text(pb.MoveState, told.state)
+    return literal(
+        f"{told.user_id}: {told.from_cell} to {told.to_cell}, {state}{at}, epoch {told.epoch}{saga}{problem}"
+    )
+
+
+def _copied_json(told: pb.Move) -> dict[str, Any]:
+    phase = enum_text(pb.MovePhase, told.phase).replace(" ", "_") if told.phase else ""
+    names = ("copied_events", "total_events", "copied_bytes")
+    return {"phase": phase, **{name: getattr(told, name) for name in names}}
+
+
+def _progress_json(progress: pb.EvacuateCellResponse) -> dict[str, Any]:
+    content = {name: getattr(progress, name) for name in ("moved", "failed", "left", "problem", "done")}
+    slowest = {"user_id": progress.slowest.user_id, **_copied_json(progress.slowest)}
+    return {**content, "slowest": slowest if progress.HasField("slowest") else None}
+
+
+def cells_json(picture: pb.ListCellsResponse | pb.WatchTopologyResponse) -> dict[str, Any]:
+    cells = [cell_json(cell) for cell in picture.cells]
+    return {"version": picture.version, "read_only": picture.read_only, "cells": cells}
 
 
 def cell_json(cell: pb.Cell) -> dict[str, Any]:
     content: dict[str, Any] = {
         "name": cell.name,
         "region": cell.region,
-        "state": state_text(cell),
+        "state": enum_text(pb.CellState, cell.state),
         "health": health_text(cell),
         "weight": cell.weight,
         "endpoints": list(cell.endpoints),
@@ -293,20 +262,27 @@ def cell_json(cell: pb.Cell) -> dict[str, Any]:
     return {**content, "users": cell.users} if cell.HasField("users") else content
 
 
+def tell_cells(console: Console, picture: pb.ListCellsResponse | pb.WatchTopologyResponse) -> None:
+    console.print(cells_table(picture.cells))
+    if picture.read_only:
+        console.print(
+            "[yellow]The directory's database is away: users are resolved from the last known good copy, "
+            "and nobody is registered.[/yellow]"
+        )
+
+
 def cells_table(cells: Iterable[pb.Cell]) -> Table:
     cells = list(cells)
-    counted = any(cell.HasField("users") for cell in cells)
-    headings = ("cell", "region", "state", "health", "weight", *(["users"] if counted else []), "endpoints")
-    table = report.table(*headings, right=(4, 5) if counted else (4,))
-    for column in table.columns[:-1]:
-        column.no_wrap = True
+    users = ["users"] * any(cell.HasField("users") for cell in cells)
+    one_line = ("cell", "region", "state", "health", "weight", *users)
+    made = report.table(*one_line, "endpoints", right={"weight", "users"}, no_wrap=one_line)
     for cell in cells:
-        users = [f"{cell.users:,}"] if counted else []
-        state = f"[{_COLOURS[cell.state]}]{state_text(cell)}[/]"
+        state = f"[{_COLOURS[cell.state]}]{enum_text(pb.CellState, cell.state)}[/]"
         health = f"[{_HEALTH_COLOURS[cell.health]}]{health_text(cell)}[/]"
+        counts = [f"{cell.weight:,}", *([f"{cell.users:,}"] if users else [])]
         endpoints = literal(", ".join(cell.endpoints))
-        table.add_row(literal(cell.name), literal(cell.region), state, health, f"{cell.weight:,}", *users, endpoints)
-    return table
+        made.add_row(literal(cell.name), literal(cell.region), state, health, *counts, endpoints)
+    return made
 
 
 _COLOURS = {
@@ -322,11 +298,7 @@ _HEALTH_COLOURS = {
 }
 
 
-def state_text(cell: pb.Cell) -> str:
-    return pb.CellState.Name(cell.state).removeprefix("CELL_STATE_").lower()
-
-
 def health_text(cell: pb.Cell) -> str:
     """The result of the probes, or that the cell has not been probed yet."""
-    name = pb.CellHealth.Name(cell.health).removeprefix("CELL_HEALTH_").lower().replace("_", " ")
-    return "unknown" if cell.health == pb.CELL_HEALTH_UNSPECIFIED else name
+    probed = cell.health != pb.CELL_HEALTH_UNSPECIFIED
+    return enum_text(pb.CellHealth, cell.health) if probed else "unknown"

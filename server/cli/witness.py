@@ -14,8 +14,8 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from cellbook.v1 import audit_pb2
-from cells.audit.proofs.keys import SigningKey, signing_key
-from cells.audit.verify.note import LOG_KEY, WITNESS_KEY, VerifierKey, origin_of
+from cells.audit.proofs.keys import SigningKey, origin_of, signing_key
+from cells.audit.verify.note import LOG_KEY, WITNESS_KEY, VerifierKey
 from cells.audit.witness.cosigner import Witness
 from cells.audit.witness.follower import Follower
 from cells.store.ports import PeerUnknown
@@ -24,17 +24,14 @@ from cells.time.clocks import SystemClock
 from server.audit.keys import read_setting
 from server.audit.memory import FileMemory
 from server.cli.access import Access, chosen_access
-from server.cli.audit.ask import AUDITOR
-from server.cli.audit.export import keys_from
-from server.cli.client import CellStubs, ClientError
-from server.cli.ending import EXIT_USAGE, failure, run
-from server.cli.options import HERE, router_option
+from server.cli.audit.proof import keys_from
+from server.cli.client import ATTEMPT_S, AUDITOR, CellStubs, ClientError, status_text
+from server.cli.command import HERE, router_option, run, wrong_usage
 from server.cli.reach import reached
 from server.shell.calls.statuses import refusal_in
 from server.shell.observability.logging import configure_logging
 from server.shell.observability.metrics import MetricsEndpoint, process_registry
 
-ANSWER_S = 10.0
 EVERY_S = 5.0
 
 Reply = TypeVar("Reply", bound=Message)
@@ -70,12 +67,12 @@ class GrpcLogs:
     async def _ask(self, cell: str, method: Callable[..., Awaitable[Reply]], request: Message) -> Reply:
         """Raises Refused for a refusal of the cell, and PeerUnknown for any other failure."""
         try:
-            return await method(request, timeout=ANSWER_S, metadata=self.access.metadata(AUDITOR))
+            return await method(request, timeout=ATTEMPT_S, metadata=self.access.metadata(AUDITOR))
         except aio.AioRpcError as error:
             refused = refusal_in(error)
             if refused is not None:
                 raise refused from error
-            raise PeerUnknown(f"{cell}: {error.code().name}: {error.details()}") from error
+            raise PeerUnknown(f"{cell}: {status_text(error)}") from error
 
     def _stubs(self, cell: str) -> CellStubs:
         if cell not in self.cells:
@@ -88,18 +85,17 @@ class WitnessMetrics(Collector):
     follower: Follower
 
     def collect(self) -> Iterable[Metric]:
-        alarm = GaugeMetricFamily(
-            "cellbook_witness_alarm", "1 where a log is not what was seen before.", labels=["cell"]
-        )
-        problem = GaugeMetricFamily(
-            "cellbook_witness_problem", "1 where a cell does not answer, or takes no cosignature.", labels=["cell"]
-        )
-        size = GaugeMetricFamily("cellbook_witness_size", "Events that were signed last.", labels=["cell"])
-        for cell in self.follower.cells:
-            alarm.add_metric([cell], float(cell in self.follower.alarms))
-            problem.add_metric([cell], float(cell in self.follower.problems))
-            size.add_metric([cell], self.follower.sizes.get(cell, 0))
-        yield from (alarm, problem, size)
+        alarms, problems, sizes = self.follower.alarms, self.follower.problems, self.follower.sizes
+        values: dict[tuple[str, str], Callable[[str], float]] = {
+            ("alarm", "1 where a log is not what was seen before."): alarms.__contains__,
+            ("problem", "1 where a cell does not answer, or takes no cosignature."): problems.__contains__,
+            ("size", "Events that were signed last."): lambda cell: sizes.get(cell, 0),
+        }
+        for (name, told), value in values.items():
+            metric = GaugeMetricFamily(f"cellbook_witness_{name}", told, labels=["cell"])
+            for cell in self.follower.cells:
+                metric.add_metric([cell], float(value(cell)))
+            yield metric
 
 
 def told(follower: Follower) -> str:
@@ -170,11 +166,8 @@ def command(  # noqa: PLR0917 - as many options
     Exit code 1, and a line logged at ERROR, if a log was cut short, rewritten, or has lost a checkpoint.
     """
     logs = GrpcLogs(router=router, access=chosen_access())
-    try:
+    with wrong_usage(CannotServe, ClientError):
         follower = follower_of(logs, keys_from(key, None), signing_key_file, memory, new=new)
-    except (CannotServe, ClientError) as error:
-        raise failure(str(error), EXIT_USAGE) from error
-
     configure_logging("info")
 
     async def work() -> None:

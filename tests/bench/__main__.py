@@ -15,7 +15,6 @@ from rich.console import Console
 from lab.member import ClusterError
 from server.__main__ import collect_garbage_seldom
 from server.cli.client import ClientError
-from server.cli.progress import Progress
 from server.shell.observability.logging import configure_logging
 from server.shell.postgres.host import PostgresFailed
 from tests.bench import books, cpu, draining, engines, growth, moves, recovery, settlements, ways, writes
@@ -86,7 +85,6 @@ async def run(scale: Scale, wanted: frozenset[str], against: Path | None, consol
             ground=place,
             generator=loader,
             console=console,
-            progress=Progress(console),
         )
         for group in GROUPS:
             async for figure in group(bench):

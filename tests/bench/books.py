@@ -11,7 +11,8 @@ from uuid import UUID
 
 import asyncpg
 
-from cells.audit.reconcile.findings import Order, Progress
+from cells.audit.reconcile.findings import Progress
+from cells.audit.reconcile.passes import Order
 from cells.domain.commands import Command, PlaceBid
 from cells.domain.values import Money
 from cells.uuids import uuid_from
@@ -39,8 +40,8 @@ async def measured(bench: Bench) -> AsyncIterator[Figure]:
     if not bench.wanted & {SQL, FOLD}:
         return
     async with bench.ground.postgres("books") as postgres:
-        town = await settled(postgres, bench.progress, users=bench.scale.users, auctions=bench.scale.auctions)
-        with bench.progress.stage(f"{bench.scale.reconciled_bids:,} bids", bench.scale.reconciled_bids) as stage:
+        town = await settled(postgres, bench.console, users=bench.scale.users, auctions=bench.scale.auctions)
+        with bench.stage(f"{bench.scale.reconciled_bids:,} bids", bench.scale.reconciled_bids) as stage:
             async with leading(CELL, postgres.dsn(DATABASE)) as cell:
                 await execute(cell, islice(bids(town), bench.scale.reconciled_bids), stage.advance)
         events = await last_position(postgres)
@@ -69,7 +70,7 @@ async def summed(bench: Bench, postgres: EmbeddedPostgres, events: int) -> Figur
     try:
         # As autovacuum leaves it.
         await connection.execute("VACUUM ANALYZE")
-        with bench.progress.stage(SQL, bench.scale.rounds * len(SUMS)) as stage:
+        with bench.stage(SQL, bench.scale.rounds * len(SUMS)) as stage:
             for _ in range(bench.scale.rounds):
                 for name in SUMS:
                     began_s = time.monotonic()
@@ -94,7 +95,7 @@ async def replayed(bench: Bench, postgres: EmbeddedPostgres, events: int) -> Fig
         if progress.stage == "states" and progress.done == progress.total:
             ended_s = time.monotonic()
 
-    with bench.progress.stage(FOLD, bench.scale.rounds) as stage:
+    with bench.stage(FOLD, bench.scale.rounds) as stage:
         for _ in range(bench.scale.rounds):
             began_s = time.monotonic()
             report = await passes.run(Order(full=True), tell)

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncpg
+from rich.console import Console
 
 from lab.member import Member
 from lab.reaper import Reaper
-from server.cli.options import LOOPBACK
-from server.cli.progress import Progress
+from server.cli.report import stage
 from server.shell.postgres.embedded import EmbeddedPostgres
+from server.shell.settings.addresses import LOOPBACK
 from tests.bench.calls import Bids
 from tests.bench.founding import commands_of, found
 
@@ -34,7 +35,7 @@ class Ground:
     async def postgres(self, name: str) -> AsyncIterator[EmbeddedPostgres]:
         """A PostgreSQL of its own, with an empty database for a cell."""
         postgres = EmbeddedPostgres(self.folder / name)
-        self.reaper.watch_database(postgres.data)
+        self.reaper.watch(postgres.data)
         try:
             await postgres.start()
             await postgres.ensure_database(DATABASE)
@@ -51,7 +52,7 @@ class Ground:
         server = self.member(name, postgres, **settings)
         server.runner = runner
         try:
-            self.reaper.watch(pid=server.start(), folder=server.folder)
+            self.reaper.watch(server.folder, pid=server.start())
             await server.wait_until_ready(START_S)
             yield server
         finally:
@@ -119,11 +120,11 @@ class Side:
     postgres: EmbeddedPostgres
 
 
-async def settled(postgres: EmbeddedPostgres, progress: Progress, *, users: int, auctions: int) -> Town:
+async def settled(postgres: EmbeddedPostgres, console: Console, *, users: int, auctions: int) -> Town:
     """A town in an empty database. No server may be at work in it."""
     total = commands_of(users=users, auctions=auctions + 1)
-    with progress.stage(f"a town of {users:,} users and {auctions:,} auctions", total) as stage:
-        names = await found(CELL, postgres.dsn(DATABASE), users=users, auctions=auctions + 1, advance=stage.advance)
+    with stage(f"a town of {users:,} users and {auctions:,} auctions", total, console) as founded:
+        names = await found(CELL, postgres.dsn(DATABASE), users=users, auctions=auctions + 1, advance=founded.advance)
     return Town(users=users, auctions=tuple(names[1:]), hot=names[0])
 
 

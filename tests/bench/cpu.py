@@ -64,7 +64,7 @@ async def in_turns(bench: Bench, way: Way, ours: Side, other: Side | None) -> tu
     values: list[Costs] = []
     yardsticks: list[Costs] = []
     rounds = TURNS * bench.scale.rounds
-    with bench.progress.stage(f"{NAME}/{way.name}", rounds) as stage:
+    with bench.stage(f"{NAME}/{way.name}", rounds) as stage:
         for side in filter(None, (ours, other)):
             # What it reads once is in memory from here on.
             await bid_us(bench, way, side)

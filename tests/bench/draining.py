@@ -32,14 +32,14 @@ async def measured(bench: Bench) -> AsyncIterator[Figure]:
     if NAME not in bench.wanted:
         return
     users = bench.scale.drained_users
-    async with Cluster(None, port_base=None) as cluster, Market(cluster.router) as market:
-        with bench.progress.stage(f"{users:,} users in {HOME}", users) as stage:
+    async with Cluster(None) as cluster, Market(cluster.router) as market:
+        with bench.stage(f"{users:,} users in {HOME}", users) as stage:
             people = await at_home(market, cluster.router, users, stage.advance)
         watched = [Watched(address=cluster.router, user_id=each.user_id, pause_s=PAUSE_S) for each in people[:WATCHED]]
         living = [asyncio.create_task(each.live()) for each in watched]
         began_s = time.monotonic()
         async with peak_memory(cluster.members[1:]) as peaks_mib:
-            with bench.progress.stage(NAME, users) as stage:
+            with bench.stage(NAME, users) as stage:
                 await drained(cluster.router, stage.advance)
         took_s = time.monotonic() - began_s
         for each in watched:

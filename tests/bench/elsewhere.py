@@ -39,13 +39,13 @@ async def checked_side(bench: Bench, checkout: Path) -> AsyncIterator[Side]:
     async with bench.ground.postgres("other") as postgres:
         dsn = postgres.dsn(DATABASE)
         total = commands_of(users=users, auctions=auctions + 1)
-        with bench.progress.stage(f"a town of {checkout}", total):
+        with bench.stage(f"a town of {checkout}", total):
             hot, *names = json.loads(await python(checkout, FOUND, CELL, dsn, str(users), str(auctions + 1)))
         town = Town(users=users, auctions=tuple(names), hot=hot)
         runner = ("sh", "-c", RUNNER, str(checkout))
         async with bench.ground.server("other-cell", postgres, runner=runner) as server:
             yield Side(town=town, server=server, postgres=postgres)
-            with bench.progress.stage(f"checking the books of {checkout}", 1):
+            with bench.stage(f"checking the books of {checkout}", 1):
                 await python(checkout, CHECK, dsn, str(town.bids))
 
 

@@ -36,7 +36,7 @@ async def town(engine: str, temporal_address: str) -> AsyncIterator[Town]:
             member.settings |= {"saga_engine": engine, "temporal_address": temporal_address}
         return members
 
-    async with Cluster(None, port_base=None, plan=plan) as cluster, Market(cluster.router) as market:
+    async with Cluster(None, plan=plan) as cluster, Market(cluster.router) as market:
         cells = cluster.members[1:]
         people = {cell.name: await settled_people(market, cell.name) for cell in cells}
         yield Town(market=market, cells=cells, people=people)
@@ -55,7 +55,7 @@ async def measured(bench: Bench) -> AsyncIterator[Figure]:
     async with AsyncExitStack() as stack:
         address = address_of(await stack.enter_async_context(temporal_server()))
         towns = {engine: await stack.enter_async_context(town(engine, address)) for engine in ENGINES}
-        with bench.progress.stage(NAME, bench.scale.rounds) as stage:
+        with bench.stage(NAME, bench.scale.rounds) as stage:
             for round_ in range(1, bench.scale.rounds + 1):
                 for engine in ENGINES:
                     rates[engine].append(await rate(towns[engine], bench.scale.engine_settlements_each))

@@ -33,7 +33,7 @@ async def measured(bench: Bench) -> AsyncIterator[Figure]:
         return
     scale = bench.scale
     async with bench.ground.postgres("grown") as postgres:
-        town = await settled(postgres, bench.progress, users=scale.grown_users, auctions=scale.auctions)
+        town = await settled(postgres, bench.console, users=scale.grown_users, auctions=scale.auctions)
         async with bench.ground.server("grown-cell", postgres) as server:
             before_mib = resident_mib(server)
             events = await grow(bench, town, server, postgres)
@@ -45,7 +45,7 @@ async def measured(bench: Bench) -> AsyncIterator[Figure]:
                 yield await grown_store(bench, town, server, note)
             if past.NAME in bench.wanted:
                 yield await past.figure(bench, server, note)
-            with bench.progress.stage("checking the books", 1):
+            with bench.stage("checking the books", 1):
                 await check(postgres, town)
         if "takeover" in bench.wanted:
             took_s = await takeover.measured_s(bench, town, postgres)
@@ -56,7 +56,7 @@ async def grow(bench: Bench, town: Town, server: Member, postgres: EmbeddedPostg
     """Has all users bid, in turn, until the store is large enough; returns how many events it has then."""
     events, wanted = await last_position(postgres), bench.scale.grown_events
     bids = town.spread(BATCH_ITEMS, turn=1)
-    with bench.progress.stage(f"{wanted:,} events: bids of {town.users:,} users", wanted) as stage:
+    with bench.stage(f"{wanted:,} events: bids of {town.users:,} users", wanted) as stage:
         while bids.first * BATCHES_IN_FLIGHT < town.users or events < wanted:
             plan = Plan(address=server.address, bids=bids, in_flight=BATCHES_IN_FLIGHT, bids_each=STRETCH_BIDS_EACH)
             town.bids += (await bench.generator.run(plan)).placed
@@ -80,7 +80,7 @@ async def grown_store(bench: Bench, town: Town, server: Member, note: dict[str, 
     bidders_each = bench.scale.users // bench.scale.auctions
     async with AsyncExitStack() as stack:
         postgres = await stack.enter_async_context(bench.ground.postgres("empty"))
-        small = await settled(postgres, bench.progress, users=bench.scale.users, auctions=bench.scale.auctions)
+        small = await settled(postgres, bench.console, users=bench.scale.users, auctions=bench.scale.auctions)
         empty = await stack.enter_async_context(bench.ground.server("empty-cell", postgres))
 
         async def grown_per_s() -> float:

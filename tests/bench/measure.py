@@ -1,12 +1,14 @@
 """Rounds of measurements that take turns, shown as they come."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 
-from server.cli.progress import Progress, Stage
+from server.cli import report
+from server.cli.report import Stage
 from tests.bench.calls import Bids
 from tests.bench.cluster import Ground, Town
 from tests.bench.load import Plan, Result
@@ -26,11 +28,14 @@ class Bench:
     ground: Ground
     generator: Generator
     console: Console
-    progress: Progress
     # Another checkout, whose cell is measured in turns with ours.
     against: Path | None = None
     # Those that are done.
     figures: list[Figure] = field(default_factory=list)
+
+    def stage(self, title: str, total: int) -> AbstractContextManager[Stage]:
+        """Shows the progress between the results."""
+        return report.stage(title, total, self.console)
 
     async def load(self, address: str, bids: Bids, *, in_flight: int) -> Result:
         """So many calls in flight for the time of one measurement."""
@@ -48,7 +53,7 @@ class Bench:
     async def in_turns(self, name: str, ours: Measure, yardstick: Measure) -> tuple[list[float], list[float]]:
         """What both measure, round by round: whatever the machine does meanwhile, it does to both."""
         values, yardsticks = [], []
-        with self.progress.stage(name, 2 * self.scale.rounds) as stage:
+        with self.stage(name, 2 * self.scale.rounds) as stage:
             for round_ in range(1, self.scale.rounds + 1):
                 yardsticks.append(await self._one(yardstick, stage))
                 values.append(await self._one(ours, stage))

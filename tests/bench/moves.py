@@ -80,11 +80,11 @@ async def measured(bench: Bench) -> AsyncIterator[Figure]:
     """The longest that a deposit had to wait during a move, in seconds; each round is a move to the next cell."""
     if NAME not in bench.wanted:
         return
-    async with Cluster(None, port_base=None) as cluster, Market(cluster.router) as market:
+    async with Cluster(None) as cluster, Market(cluster.router) as market:
         address = next(member.address for member in cluster.members if member.name == HOME)
         large, small = [await market.register(label, HOME) for label in ("large", "small")]
         events = bench.scale.moved_events
-        with bench.progress.stage(f"a user with {events:,} events", events) as stage:
+        with bench.stage(f"a user with {events:,} events", events) as stage:
             async for done in bids(market, address, large, events):
                 stage.advance(done)
         cells = {person.user_id: cycle(("eu-west", "ap-tokyo", HOME)) for person in (large, small)}

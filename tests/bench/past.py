@@ -73,7 +73,7 @@ async def lived(bench: Bench, address: str) -> Person:
         opening = ledger_pb2.OpenAccountRequest(command_id=new_command_id(), user_id=person.user_id, home_epoch=1)
         await ledger.OpenAccount(opening, metadata=OPERATOR, timeout=CALL_S)
         person.began_ms = time.time_ns() // 1_000_000
-        with bench.progress.stage(f"a user with {events:,} events", events) as stage:
+        with bench.stage(f"a user with {events:,} events", events) as stage:
             for first in range(0, events, BATCH):
                 items = [deposit(person.user_id, number) for number in range(first, min(first + BATCH, events))]
                 request = ledger_pb2.BatchDepositRequest(items=items)

@@ -7,8 +7,7 @@ from itertools import cycle
 
 import asyncpg
 
-from lab.chaos.links import FAR, NEAR
-from lab.chaos.proxy import ProxyLink
+from lab.chaos.links import FAR, NEAR, ProxyLink
 from lab.cluster import Cluster
 from lab.market import Market, OpenAuction
 from lab.play import side_by_side
@@ -33,7 +32,7 @@ async def measured(bench: Bench) -> AsyncIterator[Figure]:
     """Each on a town of its own: what is measured is not the size of a store."""
     for count, name in NAMES.items():
         if name in bench.wanted and count <= bench.scale.stranded_max:
-            with bench.progress.stage(name, 1) as stage:
+            with bench.stage(name, 1) as stage:
                 seconds = await recovery_s(count)
                 stage.advance()
             bench.say(f"{name}: {seconds:.1f} s, {count / seconds:,.0f} settlements/s")
@@ -45,7 +44,7 @@ async def recovery_s(count: int) -> float:
     link = ProxyLink()
     await link.prepare()
     try:
-        async with Cluster(None, port_base=None, plan=link.plan) as cluster, Market(cluster.router) as market:
+        async with Cluster(None, plan=link.plan) as cluster, Market(cluster.router) as market:
             cells = cluster.members[1:]
             people = {name: await settled_people(market, name) for name in (NEAR, FAR)}
             town = Town(market=market, cells=cells, people=people)
@@ -93,5 +92,5 @@ async def won_across(town: Town, count: int) -> list[OpenAuction]:
 
 async def stranded(connections: "Sequence[asyncpg.Connection[asyncpg.Record]]") -> int:
     """Settlements that have begun, and got nowhere."""
-    query = "SELECT count(*) FROM sagas WHERE status = 'RUNNING' AND state::jsonb->'facts' ? 'winner_id'"
+    query = "SELECT count(*) FROM sagas WHERE status = 'RUNNING' AND state->'facts' ? 'winner_id'"
     return sum([await connection.fetchval(query) for connection in connections])

@@ -38,9 +38,9 @@ class Town:
 async def measured(bench: Bench) -> AsyncIterator[Figure]:
     if NAME not in bench.wanted:
         return
-    async with Cluster(None, port_base=None) as cluster, Market(cluster.router) as market:
+    async with Cluster(None) as cluster, Market(cluster.router) as market:
         cells = cluster.members[1:]
-        with bench.progress.stage("a router and three cells", PEOPLE_EACH * len(CELLS)) as stage:
+        with bench.stage("a router and three cells", PEOPLE_EACH * len(CELLS)) as stage:
             people = {cell.name: await settled_people(market, cell.name) for cell in cells}
             stage.left(0)
         town = Town(market=market, cells=cells, people=people)
@@ -58,7 +58,7 @@ async def settled_people(market: Market, cell: str) -> list[Person]:
 
 async def rounds(bench: Bench, town: Town) -> list[float]:
     rates = []
-    with bench.progress.stage(NAME, bench.scale.rounds) as stage:
+    with bench.stage(NAME, bench.scale.rounds) as stage:
         for round_ in range(1, bench.scale.rounds + 1):
             won = await won_auctions(town, bench.scale.settlements_each)
             rates.append(len(won) / await settle_s(town, won))

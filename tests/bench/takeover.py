@@ -25,7 +25,7 @@ async def measured_s(bench: Bench, town: Town, postgres: EmbeddedPostgres) -> li
     took_s = []
     async with AsyncExitStack() as stack:
         leader = await stack.enter_async_context(bench.ground.server("leader-0", postgres))
-        with bench.progress.stage("takeover", bench.scale.takeovers) as stage:
+        with bench.stage("takeover", bench.scale.takeovers) as stage:
             for number in range(1, bench.scale.takeovers + 1):
                 standby = await stack.enter_async_context(bench.ground.server(f"leader-{number}", postgres))
                 bids = town.spread(BATCH_ITEMS, turn=TURN)

@@ -29,7 +29,7 @@ async def measured(bench: Bench) -> AsyncIterator[Figure]:
     """Calls a second with many in flight, and how much longer a lone one takes."""
     if NAME not in bench.wanted:
         return
-    async with Cluster(None, port_base=None) as cluster, Market(cluster.router) as market:
+    async with Cluster(None) as cluster, Market(cluster.router) as market:
         person = await market.register("reader", CELL)
         direct = next(member.address for member in cluster.members if member.name == CELL)
         proxied = cluster.router

@@ -28,7 +28,7 @@ async def measured(bench: Bench) -> AsyncIterator[Figure]:
     if not bench.wanted & set(NAMES):
         return
     async with bench.ground.postgres("writes") as postgres:
-        town = await settled(postgres, bench.progress, users=bench.scale.users, auctions=bench.scale.auctions)
+        town = await settled(postgres, bench.console, users=bench.scale.users, auctions=bench.scale.auctions)
         async with bench.ground.server("cell", postgres) as server:
             if "batch_bids" in bench.wanted:
                 yield await batch_bids(bench, town, server.address, postgres)
@@ -43,12 +43,12 @@ async def measured(bench: Bench) -> AsyncIterator[Figure]:
                 yield await hot_auction(bench, town, server.address)
             if subscribers.NAME in bench.wanted:
                 yield await subscribers.figure(bench, town, server.address, postgres)
-            with bench.progress.stage("checking the books", 1):
+            with bench.stage("checking the books", 1):
                 await check(postgres, town)
 
 
 async def batch_bids(bench: Bench, town: Town, address: str, postgres: EmbeddedPostgres) -> Figure:
-    with bench.progress.stage("pgbench's tables", 1):
+    with bench.stage("pgbench's tables", 1):
         await pgbench.prepare(postgres)
     results: list[Result] = []
 
@@ -88,7 +88,7 @@ async def unary_grouped(bench: Bench, town: Town, address: str) -> Figure:
     users, auctions = bench.scale.users // 10, bench.scale.auctions // 10
     results: list[Result] = []
     async with bench.ground.postgres("ungrouped") as postgres:
-        ones = await settled(postgres, bench.progress, users=users, auctions=auctions)
+        ones = await settled(postgres, bench.console, users=users, auctions=auctions)
         async with bench.ground.server("one-by-one", postgres, batch_max="1") as server:
 
             async def grouped_per_s() -> float:

@@ -9,6 +9,7 @@ from lab.cluster import CELLS, Cluster, four
 from lab.market import Market, Person, Won
 from lab.member import Member
 from server.cli.client import MARKET, new_command_id
+from tests.doubles.cell import set_failpoints
 from tests.e2e.cellbook_command import SECURE
 from tests.invariants import CellBooks, check_all
 from tests.local_cells import until_async
@@ -36,7 +37,7 @@ class Town:
     def start(self, name: str, *failpoints: str) -> None:
         """Starts a process that has died. It may die again before it is ready: whoever needs it waits for it."""
         member = self.member(name)
-        member.set_failpoints(*failpoints)
+        set_failpoints(member, *failpoints)
         member.start()
 
     async def dies(self, name: str) -> None:
@@ -119,11 +120,11 @@ async def town(
             if member.name in {cell.name for cell in CELLS}:
                 member.settings.update(settings or {})
             if failpoints and member.name in failpoints:
-                member.set_failpoints(*failpoints[member.name])
+                set_failpoints(member, *failpoints[member.name])
         return members
 
     async with (
-        Cluster(folder, port_base=None, plan=plan, secure=SECURE) as cluster,
+        Cluster(folder, plan=plan, secure=SECURE) as cluster,
         Market(cluster.router, cluster.access) as market,
     ):
         yield Town(cluster, market)

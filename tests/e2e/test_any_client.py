@@ -25,8 +25,7 @@ from cellbook.v1.settlement_pb2_grpc import SettlementServiceStub
 from cells.domain.commands import CreditPending
 from cells.domain.values import Direction, LegId, Money
 from cells.store.ports import LegCall
-from server.cli.keys.authority import HOSTS, Authority
-from server.cli.keys.cluster import Settings, make_keys, settings_of
+from server.cli.keys.authority import HOSTS, Authority, Settings, make_keys, settings_of
 from server.shell.calls.statuses import refusal_in
 from server.shell.channels.client import OWN_CONNECTIONS, SERVICE_CONFIG
 from server.shell.channels.forwarding import ANSWER_HERE_KEY

@@ -95,7 +95,7 @@ async def test_a_second_start_finds_everything_as_it_was(tmp_path: Path) -> None
     async with Market(second.router, second.access) as market:
         assert (await market.balances(person.cell, person.user_id))["EUR"].available_minor == 12_50
         assert await market.home(person.user_id) == person.cell == "eu-west"
-        events = (await market.log())["eu-west"]
+        events = (await market.logs())["eu-west"]
         assert [event.event_type for event in events] == ["ACCOUNT_OPENED", "DEPOSITED"]
     assert await stopped(second, signal.SIGINT) == 130
 

@@ -14,10 +14,11 @@ import asyncpg
 
 from cellbook.v1 import auction_pb2, saga_pb2
 from cells.domain.sagas.settlement import SETTLEMENT_LEGS
-from lab.chaos.proxy import Mesh
+from lab.chaos.links import Mesh
 from lab.cluster import CELLS, Cluster
 from lab.market import Market, Person, Won
 from lab.member import Member
+from tests.doubles.cell import set_failpoints
 from tests.e2e.cluster import AUCTION_CELL, FUNDS_MINOR, SELLER_CELL, WINNER_CELL, Town
 from tests.faults.rig import POWER_CUT, START_S
 from tests.local_cells import until, until_async
@@ -206,11 +207,11 @@ async def matrix(folder: Path, settings: Mapping[str, str] | None = None) -> Asy
         members = mesh.plan(data, ports)
         for member in members[1:]:
             member.settings.update(settings or {})
-            member.set_failpoints(f"@{_failpoints(member)}")
+            set_failpoints(member, f"@{_failpoints(member)}")
         return members
 
     try:
-        async with Cluster(folder, port_base=None, plan=plan) as cluster, Market(cluster.router) as market:
+        async with Cluster(folder, plan=plan) as cluster, Market(cluster.router) as market:
             yield Matrix(cluster, market, mesh)
     finally:
         await mesh.close()

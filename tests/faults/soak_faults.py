@@ -12,7 +12,7 @@ from pathlib import Path
 
 import asyncpg
 
-from server.cli.keys.cluster import ROUTER
+from server.cli.keys.authority import ROUTER
 from server.shell.settings.addresses import parse_address
 from tests.faults.soak_rig import BEYOND_PROXY, NAMES, ON_SMALL_DISK, SoakCluster
 

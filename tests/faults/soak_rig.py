@@ -14,11 +14,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.chaos.proxy import Mesh, Way
+from lab.chaos.links import Mesh, Way
 from lab.cluster import CELLS, Cluster
 from lab.market import Market
 from lab.member import DATABASE, Member
-from server.cli.keys.cluster import ROUTER
+from server.cli.keys.authority import ROUTER
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.e2e.cluster import Town
 from tests.faults.rig import tell_processes
@@ -125,7 +125,7 @@ async def soak_cluster(folder: Path) -> AsyncIterator[SoakCluster]:
         for way in ways.values():
             stack.push_async_callback(way.close)
             await way.listen()
-        cluster = await stack.enter_async_context(Cluster(folder, port_base=None, plan=_Plan(mesh, ways, dsn)))
+        cluster = await stack.enter_async_context(Cluster(folder, plan=_Plan(mesh, ways, dsn)))
         market = await stack.enter_async_context(Market(cluster.router))
         yield SoakCluster(
             town=Town(cluster, market), mesh=mesh, router_ways=ways, wire=wire, small_disk=disk if small else None

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from lab.failpoints import GARBAGE, TROUBLES
+from tests.doubles.failpoints import GARBAGE, TROUBLES
 from tests.e2e.cluster import AUCTION_CELL, SELLER_CELL, WINNER_CELL
 from tests.faults.matrix import LEGS, PIVOT, REMOTE, SHORT_MS, UNDONE, Matrix, Place, matrix
 from tests.local_cells import until

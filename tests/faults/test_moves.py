@@ -18,7 +18,7 @@ from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, move_pb2, router_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cellbook.v1.move_pb2_grpc import MoveServiceStub
 from cells.domain.moves.home import Home
-from lab.chaos.proxy import Way
+from lab.chaos.links import Way
 from lab.market import OpenAuction, Person
 from router.client import Client
 from tests.e2e.cluster import Town, town

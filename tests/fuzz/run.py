@@ -99,7 +99,7 @@ async def town(folder: Path, *, secure: bool) -> AsyncIterator[Cluster]:
             member.settings["user_calls_per_s"] = "0"
         return members
 
-    async with Cluster(folder, port_base=None, plan=plan, secure=secure) as cluster:
+    async with Cluster(folder, plan=plan, secure=secure) as cluster:
         if cluster.keys is not None:
             Authority(cluster.keys).certify(STRANGER, Principal(role=Role.PEER, name=STRANGER))
         yield cluster

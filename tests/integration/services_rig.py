@@ -37,9 +37,8 @@ from cellbook.v1.settlement_pb2_grpc import (
 )
 from cells.audit.export.exporter import Exporter
 from cells.audit.proofs.checkpoint_signer import CheckpointSigner
-from cells.audit.proofs.keys import new_keys
+from cells.audit.proofs.keys import new_keys, origin_of
 from cells.audit.proofs.prover import Prover
-from cells.audit.verify.note import origin_of
 from cells.audit.witness.cosigner import Cosignatures, Witness
 from cells.domain.refusals import Refused
 from server.audit.build import audit_of
@@ -61,7 +60,7 @@ from server.shell.identity.principal import Role
 from tests.doubles.history import MemoryHistoryLookups, MemoryTraceLookups
 from tests.doubles.proofs import MemoryProofs
 from tests.doubles.store import MemoryStore
-from tests.integration.no_tables import reconciliation_of
+from tests.integration.no_tables import no_books
 from tests.local_cells import DirectAuditPeers, DirectPeers, FixedDirectory, LocalCell, build_cell, leading, open_user
 
 if TYPE_CHECKING:
@@ -224,7 +223,7 @@ def audit_parts(cell: LocalCell, store: MemoryStore, peers: DirectPeers) -> Audi
         MemoryHistoryLookups(store),
         DirectAuditPeers(cell.name, peers),
         proofs=proofs_of(cell, store),
-        reconciliation=reconciliation_of(cell),
+        books=no_books(cell),
     )
 
 
@@ -238,7 +237,7 @@ def proofs_of(cell: LocalCell, store: MemoryStore) -> Proofs:
     keys = [str(KEYS.log.verifier), str(KEYS.witness.verifier)]
     return Proofs(
         prover=Prover(cell=cell.name, store=store, proofs=memory),
-        exporter=Exporter(cell=cell.name, origin=origin_of(cell.name), keys=keys, proofs=memory),
+        exporter=Exporter(cell=cell.name, origin=origin_of(cell.name), keys=keys, source=memory, proofs=memory),
         witness=Witness(cell=cell.name, key=KEYS.witness, proofs=memory, clock=clock),
         cosignatures=Cosignatures(cell=cell.name, keys=(), proofs=memory, clock=clock),
     )

@@ -41,7 +41,7 @@ from cells.notices import Notice
 from cells.requests import Outcome
 from cells.sagas.native import NativeEngine
 from cells.store.ports import LegAnswer, LegCall, PeerUnknown, Store
-from lab.failpoints import Failpoints
+from tests.doubles.failpoints import Failpoints
 from tests.local_cells import (
     DirectPeers,
     FixedDirectory,

@@ -3,7 +3,6 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -12,10 +11,13 @@ from typer.testing import CliRunner
 
 from cellbook.v1 import saga_pb2
 from cells.sagas import circuit_breaker, steps
+from server.cli import command
 from server.cli.client import Client, ClientError, LedgerRefusal
 from server.cli.main import app
 from server.cli.reach import Reach
-from server.cli.saga import ask, command, show
+from server.cli.saga import command as ask
+from server.cli.saga import show
+from server.cli.texts import span_text, time_text
 from tests.integration.services.test_services_sagas import stranded
 from tests.integration.services_rig import HERE, THERE, Rig, serving
 from tests.local_cells import until_async
@@ -39,7 +41,8 @@ async def reach(rig: Rig) -> AsyncIterator[Reach]:
     """Two cells: one that serves, and one where nobody is."""
     async with Client(NOWHERE) as client:
         there = client.cell(name=THERE, region="eu", address=NOWHERE)
-        here = replace(there, name=HERE, region="us", sagas=rig.sagas)
+        here = client.cell(name=HERE, region="us", address=NOWHERE)
+        here.sagas = rig.sagas
         yield Reach(client=client, cells=[here, there], listed=[THERE, HERE])
 
 
@@ -56,7 +59,7 @@ async def test_a_cell_that_does_not_answer_is_named(rig: Rig, reach: Reach) -> N
     listed = await ask.listed(reach, OPEN, 10)
     assert [(cell, saga.saga_id) for cell, saga in listed.sagas] == [(HERE, saga_id)]
     assert list(listed.silent) == [THERE]
-    assert "does not answer, its sagas are missing" in ask.silent_lines(listed.silent)[0]
+    assert "does not answer, its sagas are missing" in listed.silent_lines[0]
 
 
 async def test_a_list_goes_over_pages_up_to_its_limit(rig: Rig, reach: Reach, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +89,7 @@ async def test_orders_reach_the_cell_that_drives_the_saga(rig: Rig, reach: Reach
     rig.peers.cut.clear()
 
     async def over() -> bool:
-        return (await ask.found(reach, saga_id))[1].saga.state == saga_pb2.SAGA_STATE_COMPENSATED
+        return (await ask.found_saga(reach, saga_id))[1].saga.state == saga_pb2.SAGA_STATE_COMPENSATED
 
     await until_async(over)
     with pytest.raises(LedgerRefusal, match="SAGA_HAS_ENDED"):
@@ -101,10 +104,10 @@ async def test_one_saga_is_shown_with_all_that_an_operator_needs(rig: Rig, reach
     saga_id = await stranded(rig)
 
     async def waits() -> bool:
-        return (await ask.found(reach, saga_id))[1].saga.waits_for_cell == THERE
+        return (await ask.found_saga(reach, saga_id))[1].saga.waits_for_cell == THERE
 
     await until_async(waits)
-    cells, reply = await ask.found(reach, saga_id)
+    cells, reply = await ask.found_saga(reach, saga_id)
     console = Console(width=200, highlight=False)
     with console.capture() as captured:
         show.tell_saga(console, cells.name, reply.saga, reply.saga.start_time_ms + 90_500)
@@ -121,7 +124,7 @@ async def test_one_saga_is_shown_with_all_that_an_operator_needs(rig: Rig, reach
 async def test_a_saga_that_nobody_knows_is_told(reach: Reach) -> None:
     """And that one cell could not be asked."""
     with pytest.raises(ClientError, match=f"not all do: {THERE}"):
-        await ask.found(reach, "0198c0de-0000-7000-8000-000000000001")
+        await ask.found_saga(reach, "0198c0de-0000-7000-8000-000000000001")
 
 
 @pytest.mark.parametrize(
@@ -130,13 +133,13 @@ async def test_a_saga_that_nobody_knows_is_told(reach: Reach) -> None:
 )
 def test_spans_are_told_in_their_two_largest_units(milliseconds: int, text: str) -> None:
     """A unit of none is left out."""
-    assert show.span_text(milliseconds) == text
+    assert span_text(milliseconds) == text
 
 
 def test_times_are_told_in_utc_to_the_millisecond() -> None:
     """As ISO 8601 has it, with the zone."""
     at = datetime(2026, 3, 1, 12, 30, 5, tzinfo=UTC)
-    assert show.time_text(int(at.timestamp()) * 1_000 + 7) == "2026-03-01 12:30:05.007 UTC"
+    assert time_text(int(at.timestamp()) * 1_000 + 7) == "2026-03-01 12:30:05.007 UTC"
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,6 @@ from cells.time.celltime import CellTime
 from cells.writer.leadership import Leadership, Task
 from cells.writer.timers import Timers
 from cells.writer.writer import Writer
-from lab.failpoints import Failpoints
 from router.directory.registration import Accounts, Registration, open_command_id
 from router.directory.topology import Cell as ListedCell
 from router.directory.users import Directory, UserEntry, UserState
@@ -48,6 +47,7 @@ from server.process.clock import CellClock
 from server.shell.identity.principal import Principal
 from server.shell.rpc import Metadata
 from tests.doubles.clocks import SeededIds
+from tests.doubles.failpoints import Failpoints
 from tests.local_cells import NothingWrong, request
 from tests.simulation.abuse import BATCH_MAX, WatchedQueue
 from tests.simulation.network import NO_CLOCK, SimulatedDirectory, SimulatedPeers, Unanswered

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from lab.chaos import netns
-from lab.chaos.command import NoSuchLink, chosen
-from lab.chaos.links import FAR, NEAR, LinkKind
+from lab.chaos.links import FAR, NEAR, LinkKind, ProxyLink, Way
 from lab.chaos.netns import CABLES, NetnsLink
-from lab.chaos.proxy import ProxyLink, Way
+from lab.command import NoSuchLink, chosen
 
 # How long the test listens for silence.
 SILENCE_S = 0.2

@@ -21,10 +21,9 @@ class Logs:
 
     def __init__(self) -> None:
         self.cells = {HERE: HERE, THERE: THERE}
-        self.client = self
         self.written: dict[str, list[event_pb2.Event]] = defaultdict(list)
 
-    async def log(self, cell: str, _: event_pb2.EventFilter, *, from_position: int) -> list[event_pb2.Event]:
+    async def log(self, cell: str, from_position: int) -> list[event_pb2.Event]:
         return self.written[cell][from_position - 1 :]
 
     def write(

@@ -11,13 +11,12 @@ import pytest
 from rich.console import Console
 
 from cellbook.v1 import saga_pb2
-from lab.chaos.load import BIDS_PER_S, Bid, LocalLoad, Stall
+from lab.books import Check
+from lab.chaos.bids import BIDS_PER_S, Bid, LocalLoad, RemoteBids
 from lab.chaos.observations import Bookkeeper, Observation
-from lab.chaos.remote_bids import RemoteBids
 from lab.chaos.scenario import Scenario, Timeline, _during
 from lab.chaos.settlements import CAUGHT, DOOMED, Fleet, Settlement, shapes
 from lab.chaos.verdict import Verdict
-from lab.checks import Check
 from lab.cluster import CELLS
 
 CUT_S, MENDED_S = 100, 130
@@ -39,10 +38,9 @@ def good() -> Scenario:
         remote=RemoteBids(market),
         keeper=Bookkeeper(market),
     )
-    people = cast("Any", None)
+    won = cast("Any", None)
     scenario.fleet.settlements = [
-        Settlement(shape=shape, auction=people, winner=people, seller=people, price_minor=1, saga_id=str(number))
-        for number, shape in enumerate(shapes())
+        Settlement(shape=shape, won=won, saga_id=str(number)) for number, shape in enumerate(shapes())
     ]
     scenario.spread = Counter(CAUGHT) + Counter({"pin": DOOMED})
     scenario.stranded = Counter({"pin": 44, "back": 3})
@@ -52,7 +50,7 @@ def good() -> Scenario:
         Bid(sent_s=at, answered_s=at + 0.01, answered=True)
         for at in (LOADED_S + number / BIDS_PER_S for number in range((MENDED_S - LOADED_S) * BIDS_PER_S))
     ]
-    scenario.load._stalls["us-east"] = Stall([], [], bids)
+    scenario.load.bids += bids
     scenario.keeper.observations.append(Observation(movements=0, in_transit_minor=0, wrong=()))
     return scenario
 
@@ -98,13 +96,13 @@ def no_recovery(scenario: Scenario) -> None:
 
 
 def a_bid_without_an_answer(scenario: Scenario) -> None:
-    scenario.load._stalls["us-east"].bids[-1].answered = False
+    scenario.load.bids[-1].answered = False
 
 
 def slow_bids(scenario: Scenario) -> None:
-    stall = scenario.load._stalls["us-east"]
-    during = [replace(bid) for bid in stall.bids if bid.sent_s >= CUT_S]
-    stall.bids[:] = [*(bid for bid in stall.bids if bid.sent_s < CUT_S), *during[::2]]
+    bids = scenario.load.bids
+    during = [replace(bid) for bid in bids if bid.sent_s >= CUT_S]
+    bids[:] = [*(bid for bid in bids if bid.sent_s < CUT_S), *during[::2]]
 
 
 @pytest.mark.parametrize(

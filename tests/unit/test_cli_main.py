@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lab import command as commands
-from lab.checks import Check
+from lab.books import Check
 from lab.cluster import Cluster
 from lab.demo import SAMPLE, Run
 from lab.market import Market
@@ -16,7 +16,6 @@ from lab.member import ClusterError
 from lab.play import Cast
 from server.cli import client
 from server.cli.main import app
-from server.cli.progress import Progress
 
 RUN = CliRunner()
 
@@ -90,7 +89,7 @@ async def _entered(market: Market) -> Market:
 
 
 def _run_with(check: Check) -> object:
-    async def play(_: Market, __: Progress) -> Run:
+    async def play(_: Market) -> Run:
         return Run(cast=Cast(bidders={}, sellers=[]), sales=[], featured=None, checks=[check])
 
     return play

@@ -11,7 +11,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from cellbook.v1 import auction_pb2, audit_pb2, ledger_pb2, router_pb2, saga_pb2
-from server.cli import ending, moving, report, router
+from server.cli import command, report, router
 from server.cli.audit import balances, books, past, statement, trace
 from server.cli.saga import show
 from server.cli.screen import Screen, literal
@@ -72,7 +72,7 @@ TOLD: dict[str, Callable[[Screen], None]] = {
     "statement": lambda screen: statement.tell(screen, statement_of(hostile(audit_pb2.GetStatementResponse))),
     "reconciled": lambda screen: books.tell_reconciled(screen, reconciled()),
     "rebuilt": lambda screen: books.tell_rebuilt(screen, hostile(audit_pb2.RebuildSummary), []),
-    "balances": lambda screen: balances.tell(screen, balances_of()),
+    "balances": lambda screen: balances.tell_all(screen, [balances_of()]),
     "account": lambda screen: past.tell_account(screen, HOSTILE, HOSTILE, hostile(ledger_pb2.GetAccountResponse), ""),
     "auction": lambda screen: past.tell_auction(screen, HOSTILE, hostile(auction_pb2.GetAuctionResponse), ""),
     "asset": lambda screen: past.tell_asset(screen, HOSTILE, hostile(auction_pb2.GetAssetResponse), ""),
@@ -84,8 +84,8 @@ TOLD: dict[str, Callable[[Screen], None]] = {
     "no news": lambda screen: screen.print(show.news_line(saga_pb2.WatchSagaResponse(saga=hostile(saga_pb2.Saga)))),
     "cells": lambda screen: screen.print(router.cells_table([hostile(router_pb2.Cell)])),
     "home": lambda screen: screen.print(router.home_line(hostile(router_pb2.ResolveUserResponse))),
-    "move": lambda screen: screen.print(moving.move_line(hostile(router_pb2.Move))),
-    "failure": lambda screen: screen.print(ending.failure_text(shown(HOSTILE))),
+    "move": lambda screen: screen.print(router.move_line(hostile(router_pb2.Move))),
+    "failure": lambda screen: screen.print(command.failure_text(shown(HOSTILE))),
 }  # fmt: skip
 
 
@@ -111,7 +111,7 @@ def test_no_text_leaves_its_place(what: str) -> None:
 def test_further_lines_of_a_failure_are_indented() -> None:
     """A message that quotes a log has several lines; none of them looks like a message of ours."""
     terminal = Terminal()
-    Screen(file=terminal, width=200).print(ending.failure_text("first\ncellbook: forged\n    third"))
+    Screen(file=terminal, width=200).print(command.failure_text("first\ncellbook: forged\n    third"))
     assert list(lines_of(terminal.getvalue())) == ["cellbook: first", "  cellbook: forged", "  third"]
 
 

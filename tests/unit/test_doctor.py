@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,7 +36,8 @@ STANDBY = Process(cell="us-east", endpoint="10.0.0.2:7400", took_ms=2.0, version
 LOOPBACK = "127.0.0.1:7400"
 
 
-def bad(findings: list[Finding]) -> dict[str, State]:
+def bad(found: Iterable[Finding]) -> dict[str, State]:
+    findings = list(found)
     assert all(each.advice for each in findings if each.state in {State.WARN, State.FAIL})
     return {each.check: each.state for each in findings if each.state is not State.OK}
 

@@ -9,19 +9,18 @@ import pytest
 from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
-from cells.audit.proofs.keys import SEED_BYTES, CellKeys, SigningKey, checkpoint_body, new_keys
+from cells.audit.proofs.keys import SEED_BYTES, CellKeys, SigningKey, checkpoint_body, new_keys, origin_of
 from cells.audit.proofs.ports import SignedCheckpoint
 from cells.audit.proofs.tree import consistency_spans
-from cells.audit.verify.note import WITNESS_KEY, checkpoint_in, origin_of
+from cells.audit.verify.note import WITNESS_KEY, checkpoint_in
 from cells.audit.verify.tree import leaf_hash, tree_root
 from cells.audit.witness.cosigner import Cosignatures, Witness
 from cells.audit.witness.follower import Follower
 from cells.domain.audit.refusals import CheckpointNotFound, NotSignedYet
 from cells.domain.refusals import FieldInvalid
 from cells.store.ports import PeerUnknown
-from cells.store.unusable import CannotServe
 from cells.time.clocks import SystemClock
-from server.audit.memory import FileMemory
+from server.audit.memory import FileMemory, MemoryInvalid
 from server.cli.access import PLAIN
 from server.cli.client import ClientError
 from server.cli.main import app
@@ -324,7 +323,7 @@ async def test_a_cell_takes_what_a_known_witness_has_signed_alone(log: Log) -> N
 async def test_without_its_memory_it_does_not_begin(log: Log, memory: FileMemory) -> None:
     """Missing, cut, changed, or of another log's key: the message says what to do. Only one process uses it."""
     await follower_of(log, memory).round()
-    with pytest.raises(CannotServe, match="in use by another process"):
+    with pytest.raises(MemoryInvalid, match="in use by another process"):
         memory_at(memory.path)
     memory.close()
     whole = memory.path.read_text()
@@ -336,15 +335,15 @@ async def test_without_its_memory_it_does_not_begin(log: Log, memory: FileMemory
         ('{"cellbook": "witness/1", "seen": []}', "has nothing of cellbook/us-east: --new begins"),
     ):
         memory.path.write_text(content)
-        with pytest.raises(CannotServe, match=said):
+        with pytest.raises(MemoryInvalid, match=said):
             memory_at(memory.path, new=False)
     memory.path.write_text(whole[:-20])
-    with pytest.raises(CannotServe, match="is damaged"):
+    with pytest.raises(MemoryInvalid, match="is damaged"):
         memory_at(memory.path, new=True)
     memory.path.unlink()
-    with pytest.raises(CannotServe, match="has nothing of"):
+    with pytest.raises(MemoryInvalid, match="has nothing of"):
         memory_at(memory.path, new=False)
     memory.path.write_text(whole)
     other = FileMemory(path=memory.path, keys={origin_of(HERE): new_keys(HERE, os.urandom).log.verifier})
-    with pytest.raises(CannotServe, match="by another key"):
+    with pytest.raises(MemoryInvalid, match="by another key"):
         other.load(new=True)

@@ -15,7 +15,7 @@ from router.moves.evacuation import Evacuation
 from router.moves.moves import Began
 from router.moves.progress import move_to_proto
 from router.moves.store import Move, MoveRequest
-from server.cli.moving import move_line
+from server.cli.router import move_line
 
 USER = UUID(int=7)
 MOVE = Move(MoveRequest(USER, "eu-west", None, "operator/test", UUID(int=8)), "us-east", 1, "")

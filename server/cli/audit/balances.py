@@ -1,30 +1,20 @@
 """`cellbook audit balances`: lists all accounts of the cells at one moment and checks that they add up."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
 
 from cellbook.v1 import audit_pb2, types_pb2
-from server.cli.audit.ask import (
-    At,
-    Json,
-    answer_of,
-    pages,
-    parse_moment,
-    plain,
-    point_text,
-    show,
-    table,
-    tell_verdict,
-)
 from server.cli.audit.past import balances_table
-from server.cli.audit.statement import BUCKETS, buckets
+from server.cli.audit.statement import BUCKETS, At, buckets, pages
 from server.cli.client import CellStubs, ClientError
 from server.cli.reach import Reach
+from server.cli.report import plain, show, table, tell_verdict
 from server.cli.screen import literal
-from server.cli.texts import amount_text
+from server.cli.texts import amount_text, parse_moment, point_text
 
 PAGE = 1_000
 SHOWN_MAX = 40
@@ -57,7 +47,7 @@ class CellBalances:
         ]
 
 
-async def run_balances(reach: Reach, at: At = "", *, as_json: Json = False) -> None:
+async def run_balances(reach: Reach, at: At = "") -> None:
     """Show the balances of all users and the house, and check that they add up."""
     moment, told, silent = parse_moment(at), [], []
     for cell in reach.cells:
@@ -65,16 +55,10 @@ async def run_balances(reach: Reach, at: At = "", *, as_json: Json = False) -> N
             told.append(await fetched(cell, moment))
         except ClientError as error:
             silent.append(f"{cell.name} is missing ({error})")
-
-    def tell_all(console: Console) -> None:
-        for each in told:
-            tell(console, each)
-
     show(
         lambda: {"cells": [_json(each) for each in told], "missing": silent},
-        tell_all,
+        lambda console: tell_all(console, told),
         [*silent, *(problem for each in told for problem in each.problems())],
-        as_json=as_json,
     )
 
 
@@ -84,7 +68,7 @@ async def fetched(cell: CellStubs, moment: types_pb2.AsOf | None) -> CellBalance
     listed = [page async for page in pages(cell, cell.audit.ListBalances, request)]
     point = listed[0].as_of
     same = audit_pb2.GetTrialBalanceRequest(as_of=types_pb2.AsOf(position=point.position))
-    trial = await answer_of(cell, cell.audit.GetTrialBalance, same)
+    trial = await cell.ask(cell.audit.GetTrialBalance, same)
     users = [balance for page in listed for balance in page.balances]
     return CellBalances(cell=cell.name, point=point, users=users, trial=trial)
 
@@ -99,20 +83,21 @@ def _json(each: CellBalances) -> dict[str, Any]:
     }
 
 
-def tell(console: Console, each: CellBalances) -> None:
-    console.print(f"[bold]{literal(each.cell)}[/bold], {literal(point_text(each.point))}", soft_wrap=True)
-    if not each.trial.accounts:
-        console.print("no money had come in yet")
-        return
-    console.print()
-    console.print(balances_table((user.user_id, user.balance) for user in each.users[:SHOWN_MAX]))
-    if len(each.users) > SHOWN_MAX:
-        console.print(f"... and {len(each.users) - SHOWN_MAX:,} more; --json lists all")
-    console.print()
-    postings = table("account", "all postings", right={"all postings"})
-    for line in each.trial.accounts:
-        postings.add_row(literal(line.account), literal(amount_text(line.amount_minor, line.currency)))
-    console.print(postings)
-    proven = f"{each.cell}: postings sum to zero, and users' balances are what theirs come to"
-    tell_verdict(console, each.problems(), [proven])
-    console.print()
+def tell_all(console: Console, told: Sequence[CellBalances]) -> None:
+    for each in told:
+        console.print(f"[bold]{literal(each.cell)}[/bold], {literal(point_text(each.point))}", soft_wrap=True)
+        if not each.trial.accounts:
+            console.print("no money had come in yet")
+            continue
+        console.print()
+        console.print(balances_table((user.user_id, user.balance) for user in each.users[:SHOWN_MAX]))
+        if len(each.users) > SHOWN_MAX:
+            console.print(f"... and {len(each.users) - SHOWN_MAX:,} more; --json lists all")
+        console.print()
+        postings = table("account", "all postings", right={"all postings"})
+        for line in each.trial.accounts:
+            postings.add_row(literal(line.account), literal(amount_text(line.amount_minor, line.currency)))
+        console.print(postings)
+        proven = f"{each.cell}: postings sum to zero, and users' balances are what theirs come to"
+        tell_verdict(console, each.problems(), [proven])
+        console.print()

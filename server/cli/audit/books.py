@@ -10,11 +10,9 @@ from google.protobuf.message import Message
 from rich.console import Console
 
 from cellbook.v1 import audit_pb2
-from server.cli import report
-from server.cli.audit.ask import AUDITOR, Json, items, plain, show, table
-from server.cli.client import CellStubs, ClientError, LedgerRefusal
-from server.cli.progress import Progress
-from server.cli.reach import OPERATOR, Reach
+from server.cli.client import AUDITOR, OPERATOR, CellStubs, ClientError, LedgerRefusal
+from server.cli.reach import Reach
+from server.cli.report import plain, show, stage, table
 from server.cli.screen import literal
 from server.cli.texts import stamp_text
 
@@ -53,18 +51,13 @@ Rate = Annotated[int, typer.Option("--events-per-s", min=0, help="The maximum ra
 Note = Annotated[str, typer.Option("--note", help="The reason, for the log: at most 200 characters.")]
 
 
-async def run_reconcile(reach: Reach, *, full: Full = False, events_per_s: Rate = 0, as_json: Json = False) -> None:
+async def run_reconcile(reach: Reach, *, full: Full = False, events_per_s: Rate = 0) -> None:
     """Compare the tables of all cells with their logs, and their movements with each other, while they serve.
 
     Exit code 1 if anything is wrong, or a cell is missing.
     """
     done = await reconciled(reach, audit_pb2.ReconcileRequest(full=full, events_per_s=events_per_s))
-    show(
-        lambda: reconciled_json(done),
-        lambda console: tell_reconciled(console, done),
-        done.problems(),
-        as_json=as_json,
-    )
+    show(lambda: reconciled_json(done), lambda console: tell_reconciled(console, done), done.problems())
 
 
 async def reconciled(reach: Reach, request: audit_pb2.ReconcileRequest) -> Reconciled:
@@ -87,14 +80,12 @@ async def _reconciled(cell: CellStubs, request: audit_pb2.ReconcileRequest, done
             done.summaries[cell.name], done.findings[cell.name] = told.summary, findings
 
 
-async def run_rebuild(reach: Reach, note: Note = "", *, as_json: Json = False) -> None:
+async def run_rebuild(reach: Reach, note: Note = "") -> None:
     """Repair the tables of a cell from its log, while it serves. For operators.
 
     Exit code 1 if something is wrong that a rebuild cannot repair.
     """
-    if len(reach.cells) != 1:
-        raise ClientError(f"name the cell by --cell: one of {', '.join(cell.name for cell in reach.cells)}")
-    [cell] = reach.cells
+    cell = reach.only
     request, left, summary = audit_pb2.RebuildRequest(note=note), list[Finding](), audit_pb2.RebuildSummary()
     async for told in _told(cell, cell.audit.Rebuild, request, OPERATOR):
         if told.HasField("left"):
@@ -110,7 +101,6 @@ async def run_rebuild(reach: Reach, note: Note = "", *, as_json: Json = False) -
         lambda: {**plain(summary), "left": [plain(each) for each in left]},
         lambda console: tell_rebuilt(console, summary, left),
         wrong,
-        as_json=as_json,
     )
 
 
@@ -118,19 +108,18 @@ async def _told(
     cell: CellStubs, method: "Callable[..., aio.UnaryStreamCall[Any, Reply]]", request: Message, principal: str
 ) -> AsyncIterator[Reply]:
     """The cell's result; its progress is displayed. Raises ClientError, LedgerRefusal."""
-    progress, stage, name = Progress(report.stderr()), None, ""
-    async with aclosing(items(cell, method, request, principal)) as stream:
+    name, counted = "", None
+    async with aclosing(cell.items(method, request, principal)) as stream:
         with ExitStack() as shown:
             async for told in stream:
                 if not told.HasField("progress"):
                     yield told
                     continue
-                if told.progress.stage != name:
+                if counted is None or told.progress.stage != name:
                     shown.close()
                     name = told.progress.stage
-                    stage = shown.enter_context(progress.stage(f"{cell.name}: {name}", told.progress.total))
-                if stage is not None:
-                    stage.left(told.progress.total - told.progress.done)
+                    counted = shown.enter_context(stage(f"{cell.name}: {name}", told.progress.total))
+                counted.left(told.progress.total - told.progress.done)
 
 
 # --- for programs -------------------------------------------------------------------------------------------------
@@ -151,16 +140,10 @@ def tell_reconciled(console: Console, done: Reconciled) -> None:
     counts = ("events replayed", "as at position", "took", "mismatches")
     made = table("cell", *counts, "movements compared with", "open", right={*counts, "open"})
     for cell, summary in done.summaries.items():
+        replayed = f"{summary.position - summary.from_position:,}{' (all)' if summary.full else ''}"
         wrong = f"[red bold]{summary.finding_count:,}[/]" if summary.finding_count else "[green]0[/]"
-        made.add_row(
-            literal(cell),
-            f"{summary.position - summary.from_position:,}{' (all)' if summary.full else ''}",
-            f"{summary.position:,}",
-            f"{summary.took_ms / 1_000:.1f} s",
-            wrong,
-            _compared(summary),
-            f"{summary.open_movement_count:,}",
-        )
+        numbers = (replayed, f"{summary.position:,}", f"{summary.took_ms / 1_000:.1f} s", wrong)
+        made.add_row(literal(cell), *numbers, _compared(summary), f"{summary.open_movement_count:,}")
     console.print(made)
     for problem in done.problems():
         console.print(f"[red bold]not well:[/] {literal(problem)}", soft_wrap=True)
@@ -171,7 +154,7 @@ def tell_reconciled(console: Console, done: Reconciled) -> None:
 def _compared(summary: audit_pb2.ReconcileSummary) -> str:
     if not summary.clearing_cells:
         return "[red]nobody[/]"
-    return f"{literal(', '.join(summary.clearing_cells))} at {stamp_text(summary.cut.physical_ms, summary.cut.logical)}"
+    return f"{literal(', '.join(summary.clearing_cells))} at {stamp_text(summary.cut)}"
 
 
 def tell_findings(console: Console, cell: str, findings: Sequence[Finding]) -> None:

@@ -32,11 +32,11 @@ from cells.audit.verify.note import LOG_KEY, Checkpoint, Malformed, checkpoint_i
 from cells.audit.verify.proof import positions
 from server.cli import report
 from server.cli.audit import books, statement, trial
-from server.cli.audit.ask import At, answer_of
 from server.cli.audit.export import pulled
+from server.cli.audit.statement import At
 from server.cli.client import CellStubs, ClientError, LedgerRefusal
-from server.cli.progress import Progress
 from server.cli.reach import Reach
+from server.cli.report import stage
 
 # How long a cell may take to sign the events before the cut.
 SIGNED_WITHIN_S = 60.0
@@ -102,7 +102,7 @@ async def run_evidence(reach: Reach, folder: Path, wanted: Wanted) -> None:
         draft.rename(folder)
     except OSError as error:
         raise ClientError(f"{error.filename}: {error.strerror}") from None
-    report.line(f"{folder}: the evidence of {', '.join(cell.name for cell in reach.cells)}")
+    report.line(f"{folder}: the evidence of {reach.names}")
     report.line(f"check it by: cellbook audit verify --key KEYS --seed {wanted.seed!r} {folder}")
     if problems:
         raise ClientError("; ".join(problems))
@@ -149,22 +149,22 @@ class _Collecting:
 
     async def _samples(self, cell: CellStubs, checkpoint: Checkpoint) -> bytes:
         wanted, parts = positions(self.wanted.seed, checkpoint, self.wanted.samples), []
-        with Progress(report.stderr()).stage(f"{cell.name}: proofs", len(wanted)) as stage:
+        with stage(f"{cell.name}: proofs", len(wanted)) as counted:
             for position in wanted:
                 request = audit_pb2.GetInclusionProofRequest(position=position, size=checkpoint.size)
-                proof = await answer_of(cell, cell.audit.GetInclusionProof, request)
+                proof = await cell.ask(cell.audit.GetInclusionProof, request)
                 parts.append(proof_lines(proof.checkpoint, proof.size, proof.path, proof.event_json, proof.leaf_hash))
-                stage.advance()
+                counted.advance()
         return b"".join(parts)
 
     async def _statements(self, cell: CellStubs, users: Sequence[str], checkpoint: Checkpoint) -> None:
         until = types_pb2.AsOf(position=checkpoint.size)
-        with Progress(report.stderr()).stage(f"{cell.name}: statements", len(users)) as stage:
+        with stage(f"{cell.name}: statements", len(users)) as counted:
             for user_id in users:
                 request = audit_pb2.GetStatementRequest(user_id=user_id, to=until)
                 found = await statement.fetched(cell, request, MOVEMENTS_MAX)
                 self._write(paths_of(cell.name).statement(user_id), _json(statement.statement_json(found)))
-                stage.advance()
+                counted.advance()
 
     def _finish(self, content: dict[str, Any]) -> None:
         wanted, files = self.wanted, sorted(path for path in self.folder.rglob("*") if path.is_file())
@@ -202,7 +202,7 @@ async def _covering(cell: CellStubs, position: int) -> audit_pb2.GetCheckpointRe
     while True:
         passed_s = time.monotonic() - started_s
         try:
-            reply = await answer_of(cell, cell.audit.GetCheckpoint, audit_pb2.GetCheckpointRequest(size=size))
+            reply = await cell.ask(cell.audit.GetCheckpoint, audit_pb2.GetCheckpointRequest(size=size))
             if reply.checkpoint.count(SIGNATURE) > 1 or passed_s > WITNESSED_WITHIN_S:
                 return reply
         except LedgerRefusal as refusal:

@@ -3,9 +3,9 @@
 import asyncio
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,19 +14,15 @@ import typer
 
 from cellbook.v1 import audit_pb2
 from cells.audit.export.restore import Restored, RestoreRefused
-from cells.audit.verify.note import Malformed, VerifierKey, verifier_key
+from cells.audit.verify.note import VerifierKey
 from cells.store.ports import StoreError
-from server.audit.keys import verifier_keys
 from server.audit.restore import Where, put_back
 from server.cli import report
-from server.cli.audit.ask import Json, items
-from server.cli.audit.proof import keys_in, one_cell
 from server.cli.client import CellStubs, ClientError
-from server.cli.progress import Progress, Stage
 from server.cli.reach import Reach
+from server.cli.report import Stage, stage
 from server.shell.hosting.failures import CannotServe
 
-KEY_FILE = "checkpoint.key"
 # The end of a file of this size holds at least one line of the longest kind.
 TAIL_BYTES = 4 * 1024 * 1024
 # The beginning of a line with an event.
@@ -103,15 +99,13 @@ async def run_export(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A new file; an existing FILE.part is resumed.")],
     first: Annotated[int, typer.Option("--from", min=1, help="The first position.")] = 1,
     last: Annotated[int, typer.Option("--to", min=0, help="The last position; by default the log's head.")] = 0,
-    *,
-    as_json: Json = False,
 ) -> None:
     """Write a cell's log to a file that `cellbook verify` checks and `cellbook audit import` restores."""
-    await pulled(one_cell(reach), out, first, last, as_json=as_json)
-    _tell(out, as_json=as_json)
+    await pulled(reach.only, out, first, last)
+    _tell(out)
 
 
-async def pulled(cell: CellStubs, out: Path, first: int = 1, last: int = 0, *, as_json: bool = False) -> None:
+async def pulled(cell: CellStubs, out: Path, first: int = 1, last: int = 0) -> None:
     """Raises ClientError, LedgerRefusal."""
     path = out.with_name(f"{out.name}.part")
     if out.exists():  # noqa: ASYNC240 - nothing else runs here
@@ -122,12 +116,12 @@ async def pulled(cell: CellStubs, out: Path, first: int = 1, last: int = 0, *, a
         raise ClientError(f"{path} is of {part.header['cell']}, not of {cell.name}: move it away")
     if part is None:
         path.unlink(missing_ok=True)
-    elif not as_json:
+    elif not report.AS_JSON.get():
         report.stderr().print(f"going on behind position {part.position:,} of {path}")
-    with Progress(report.stderr()).stage(f"export of {cell.name}", 0) as stage:
+    with stage(f"export of {cell.name}") as counted:
         for attempt in range(ATTEMPTS):
             try:
-                await _pull(cell, part.request if part is not None else request, path, stage)
+                await _pull(cell, part.request if part is not None else request, path, counted)
                 break
             except ClientError as error:
                 if attempt + 1 == ATTEMPTS:
@@ -137,10 +131,10 @@ async def pulled(cell: CellStubs, out: Path, first: int = 1, last: int = 0, *, a
     path.rename(out)
 
 
-async def _pull(cell: CellStubs, request: audit_pb2.ExportRequest, path: Path, stage: Stage) -> None:
+async def _pull(cell: CellStubs, request: audit_pb2.ExportRequest, path: Path, counted: Stage) -> None:
     """Appends what it receives. Raises ClientError if the stream breaks off, LedgerRefusal if the cell refuses."""
     try:
-        async with aclosing(items(cell, cell.audit.Export, request)) as replies:
+        async with aclosing(cell.items(cell.audit.Export, request)) as replies:
             with path.open("ab") as file:
                 while True:
                     async with asyncio.timeout(SILENCE_S):
@@ -148,7 +142,7 @@ async def _pull(cell: CellStubs, request: audit_pb2.ExportRequest, path: Path, s
                     if reply is None:
                         break
                     file.write(reply.lines)
-                    stage.reached(reply.position, reply.to_position)
+                    counted.reached(reply.position, reply.to_position)
                 file.flush()
                 os.fsync(file.fileno())
     except TimeoutError:
@@ -157,7 +151,7 @@ async def _pull(cell: CellStubs, request: audit_pb2.ExportRequest, path: Path, s
         raise SystemExit(f"cellbook: {path}: {error.strerror}") from None
 
 
-def _tell(out: Path, *, as_json: bool) -> None:
+def _tell(out: Path) -> None:
     """Raises ClientError for an export of a damaged log."""
     with out.open("rb") as file:
         header = json.loads(file.readline())
@@ -165,23 +159,21 @@ def _tell(out: Path, *, as_json: bool) -> None:
         file.seek(max(0, out.stat().st_size - TAIL_BYTES))
         end = json.loads(file.read().splitlines()[-1])["end"]
     told = {"file": str(out), "cell": header["cell"], "from": header["from"], **end, "keys": header["keys"]}
-    if as_json:
-        print(json.dumps(told, indent=2))
+    problem = ""
     if not end["root"]:
-        raise ClientError(
-            f"{out}: the log of {header['cell']} is damaged: its signed tree is not complete, so the export has no "
-            "root and proves nothing; cellbook verify says what is missing"
+        problem = (
+            "its signed tree is not complete, so the export has no root and proves nothing; cellbook verify says what "
+            "is missing"
         )
-    if events_count != end["position"] - header["from"] + 1:
-        gaps = _gaps(out, header["from"], end["position"])
-        raise ClientError(f"{out}: the log of {header['cell']} is damaged: it has no event at position {gaps}")
-    if as_json:
-        return
-    report.line(
-        f"{out}: positions {header['from']:,} to {end['position']:,} of {header['cell']}, root {end['root']}"
-        f"{'' if end['whole'] else ' (a part of the log)'}"
+    elif events_count != end["position"] - header["from"] + 1:
+        problem = f"it has no event at position {_gaps(out, header['from'], end['position'])}"
+    whole = "" if end["whole"] else " (a part of the log)"
+    said = (
+        f"{out}: positions {header['from']:,} to {end['position']:,} of {header['cell']}, root {end['root']}{whole}\n"
+        f"check it by: cellbook verify --key KEY {out}"
     )
-    report.line(f"check it by: cellbook verify --key KEY {out}")
+    problems = [f"{out}: the log of {header['cell']} is damaged: {problem}"] * bool(problem)
+    report.show(lambda: told, lambda console: None if problem else console.print(said, soft_wrap=True), problems)
 
 
 def _gaps(out: Path, first: int, last: int) -> str:
@@ -195,48 +187,23 @@ def _gaps(out: Path, first: int, last: int) -> str:
 # --- import ---------------------------------------------------------------------------------------------------------
 
 
-def keys_from(texts: Sequence[str], data: Path | None) -> list[VerifierKey]:
-    """The given keys, each a key or a file of keys; otherwise those in the cell's folder. Raises ClientError."""
-    own = data / KEY_FILE if data is not None else None
-    try:
-        if texts:
-            return [key for text in texts for key in _keys(text)]
-        if own is not None and own.exists():
-            return [verifier_key(text) for text in keys_in(own, "")]
-    except (Malformed, CannotServe) as error:
-        raise ClientError(str(error)) from None
-    raise ClientError(
-        f"by which key are its checkpoints to be checked? Name it by --key, or put {KEY_FILE} back into the folder"
-    )
-
-
-def _keys(text: str) -> list[VerifierKey]:
-    path = Path(text)
-    return verifier_keys(path) if path.exists() or "+" not in text else [verifier_key(text)]
-
-
-async def run_import(file: Path, where: Where, keys: Sequence[VerifierKey], *, as_json: bool) -> None:
+async def run_import(file: Path, where: Where, keys: Sequence[VerifierKey]) -> None:
     """Raises ClientError."""
     try:
-        with Progress(report.stderr()).stage(f"import of {file.name}", 0) as stage:
-            done = await put_back(file, where, keys, stage.reached)
+        with stage(f"import of {file.name}") as counted:
+            done = await put_back(file, where, keys, counted.reached)
     except (RestoreRefused, StoreError, CannotServe, asyncpg.PostgresError, OSError) as error:
         raise ClientError(f"{file} was not put back: {error}") from error
-    _tell_restored(done, as_json=as_json)
+    report.show(done._asdict, "\n".join(_restored_lines(done)))
 
 
-def _tell_restored(done: Restored, *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(asdict(done), indent=2))
-        return
-    report.line(
+def _restored_lines(done: Restored) -> Iterator[str]:
+    yield (
         f"{done.cell} is put back up to position {done.events:,}, root {done.root}: {done.outcomes:,} outcomes of "
         f"commands, {done.checkpoints:,} checkpoints"
     )
     if done.signed < done.events:
-        report.line(f"not signed: positions {done.signed + 1:,} to {done.events:,}")
+        yield f"not signed: positions {done.signed + 1:,} to {done.events:,}"
     if done.outcomes_too_old:
-        report.line(f"{done.outcomes_too_old:,} outcomes are older than they are kept, and were left out")
-    report.line(
-        "names, addresses and mail are in no export: put vault.key, its list of erasures and their backup back, too"
-    )
+        yield f"{done.outcomes_too_old:,} outcomes are older than they are kept, and were left out"
+    yield "names, addresses and mail are in no export: put vault.key, its list of erasures and their backup back, too"

@@ -4,34 +4,19 @@ import json
 import re
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from cellbook.v1 import auction_pb2, audit_pb2, event_pb2, ledger_pb2, router_pb2
-from server.cli import report
-from server.cli.audit.ask import (
-    AUDITOR,
-    At,
-    Json,
-    User,
-    amount,
-    answer_of,
-    items,
-    parse_moment,
-    plain,
-    point_text,
-    show,
-    table,
-)
+from cellbook.v1 import auction_pb2, audit_pb2, event_pb2, ledger_pb2
+from server.cli.audit.statement import BUCKETS, At, User, amounts
 from server.cli.client import CellStubs, ClientError, LedgerRefusal
 from server.cli.reach import Reach
-from server.cli.saga.show import span_text, time_text
+from server.cli.report import plain, show, show_line, table, tell_facts
 from server.cli.screen import literal
-from server.cli.texts import amount_text
+from server.cli.texts import amount_text, enum_text, parse_moment, point_text, span_text, time_text, utc
 
 _NAME = re.compile(r"cells/([a-z0-9-]{1,32})/")
 _ELSEWHERE = "AT_HOME_ELSEWHERE"
@@ -47,74 +32,57 @@ Aggregate = Annotated[str, typer.Argument(metavar="ID", help="Id of an account, 
 OneUser = Annotated[str, typer.Option("--user", metavar="USER", help="Only reads of this user, or of all users.")]
 
 
-async def home_of(reach: Reach, user_id: str) -> CellStubs:
-    """The user's home, or the only cell if just one is addressed. Raises ClientError."""
-    if len(reach.cells) == 1:
-        return reach.cells[0]
-    request = router_pb2.ResolveUserRequest(user_id=user_id)
-    home = (await reach.client.call(reach.client.router.ResolveUser, request, AUDITOR)).cell.name
-    return cell_named(reach, home)
-
-
-def cell_named(reach: Reach, name: str) -> CellStubs:
-    for cell in reach.cells:
-        if cell.name == name:
-            return cell
-    raise ClientError(f"{name} is not among the cells to ask: {', '.join(cell.name for cell in reach.cells)}")
-
-
 def cell_in_name(reach: Reach, name: str, collection: str) -> CellStubs:
     found = _NAME.match(name)
     if found is None:
         raise ClientError(f"{name!r} is no name: expected cells/CELL/{collection}/UUID")
-    return cell_named(reach, found[1])
+    return reach.named(found[1])
 
 
-async def run_balance(reach: Reach, user_id: User, at: At = "", *, as_json: Json = False) -> None:
+async def run_balance(reach: Reach, user_id: User, at: At = "") -> None:
     """Show a user's balance and the holds behind it."""
     # Two sources of the same balance: buckets from the index, and buckets with their holds from the events.
-    moment, cell = parse_moment(at), await home_of(reach, user_id)
+    moment, cell = parse_moment(at), await reach.home_of(user_id)
     request = ledger_pb2.GetBalanceRequest(user_id=user_id, as_of=moment)
     for _ in reach.cells:
         try:
-            balance = await answer_of(cell, cell.ledger.GetBalance, request)
+            balance = await cell.ask(cell.ledger.GetBalance, request)
             break
         except LedgerRefusal as refusal:
             # A position belongs to one log; with a time, ask the cell where the user lived then.
             if refusal.reason != _ELSEWHERE or request.as_of.WhichOneof("moment") == "position":
                 raise
-            cell = cell_named(reach, refusal.facts["home"])
+            cell = reach.named(refusal.facts["home"])
     else:
         raise ClientError(f"no cell says that {user_id} was at home there then")
     # Use the same moment again, even if it was "now".
     same = parse_moment(f"@{balance.as_of.position}") if moment is not None else None
-    account = await answer_of(cell, cell.ledger.GetAccount, ledger_pb2.GetAccountRequest(user_id=user_id, as_of=same))
+    account = await cell.ask(cell.ledger.GetAccount, ledger_pb2.GetAccountRequest(user_id=user_id, as_of=same))
     wrong = "the index of entries and the events do not say the same: run cellbook audit stream"
     show(
         lambda: {"cell": cell.name, **plain(account)},
         lambda console: tell_account(console, cell.name, user_id, account, at),
         [wrong] * (moment is not None and list(balance.balances) != list(account.balances)),
-        as_json=as_json,
     )
 
 
-async def run_auction(reach: Reach, name: Auction, at: At = "", *, as_json: Json = False) -> None:
+async def run_auction(reach: Reach, name: Auction, at: At = "") -> None:
     """Show the state of an auction at a moment."""
     cell = cell_in_name(reach, name, "auctions")
     request = auction_pb2.GetAuctionRequest(name=name, as_of=parse_moment(at))
-    reply = await answer_of(cell, cell.auctions.GetAuction, request)
-    show(lambda: plain(reply), lambda console: tell_auction(console, name, reply, at), as_json=as_json)
+    reply = await cell.ask(cell.auctions.GetAuction, request)
+    show(lambda: plain(reply), lambda console: tell_auction(console, name, reply, at))
 
 
-async def run_asset(reach: Reach, name: Asset, at: At = "", *, as_json: Json = False) -> None:
+async def run_asset(reach: Reach, name: Asset, at: At = "") -> None:
     """Show the owner of an asset at a moment."""
     cell = cell_in_name(reach, name, "assets")
     request = auction_pb2.GetAssetRequest(name=name, as_of=parse_moment(at))
-    reply = await answer_of(cell, cell.auctions.GetAsset, request)
-    show(lambda: plain(reply), lambda console: tell_asset(console, name, reply, at), as_json=as_json)
+    reply = await cell.ask(cell.auctions.GetAsset, request)
+    show(lambda: plain(reply), lambda console: tell_asset(console, name, reply, at))
 
 
-async def run_stream(reach: Reach, aggregate_id: Aggregate, at: At = "", *, as_json: Json = False) -> None:
+async def run_stream(reach: Reach, aggregate_id: Aggregate, at: At = "") -> None:
     """Replay all events of one account, asset, auction or saga, and compare the cell's stored state with them."""
     request = audit_pb2.CheckStreamRequest(aggregate_id=aggregate_id, as_of=parse_moment(at))
     cell, reply = await _wherever(reach, request)
@@ -124,12 +92,8 @@ async def run_stream(reach: Reach, aggregate_id: Aggregate, at: At = "", *, as_j
         return {"cell": cell, **found, "state": json.loads(found.pop("state_json") or "null")}
 
     count = len(reply.problems)
-    show(
-        content,
-        lambda console: tell_stream(console, cell, aggregate_id, reply),
-        [f"{count} of what is kept is not what the events say"] * bool(count),
-        as_json=as_json,
-    )
+    problems = [f"{count} of what is kept is not what the events say"] * bool(count)
+    show(content, lambda console: tell_stream(console, cell, aggregate_id, reply), problems)
 
 
 async def _wherever(reach: Reach, request: audit_pb2.CheckStreamRequest) -> tuple[str, audit_pb2.CheckStreamResponse]:
@@ -137,7 +101,7 @@ async def _wherever(reach: Reach, request: audit_pb2.CheckStreamRequest) -> tupl
     silent = []
     for cell in reach.cells:
         try:
-            return cell.name, await answer_of(cell, cell.audit.CheckStream, request)
+            return cell.name, await cell.ask(cell.audit.CheckStream, request)
         except LedgerRefusal as refusal:
             if refusal.reason not in _NOWHERE:
                 raise
@@ -145,25 +109,21 @@ async def _wherever(reach: Reach, request: audit_pb2.CheckStreamRequest) -> tupl
             silent.append(str(error))
     if silent:
         raise ClientError(f"no cell that answers has {request.aggregate_id}, and not all do: {'; '.join(silent)}")
-    raise ClientError(f"no stream {request.aggregate_id} in {', '.join(cell.name for cell in reach.cells)}")
+    raise ClientError(f"no stream {request.aggregate_id} in {reach.names}")
 
 
-# --- accesses -------------------------------------------------------------------------------------------------------
-
-
-async def run_accesses(reach: Reach, user_id: OneUser = "", *, as_json: Json = False) -> None:
+async def run_accesses(reach: Reach, user_id: OneUser = "") -> None:
     """List the reads of accounts, contacts and logs by staff, by the minute."""
     for cell in reach.cells:
         async for access in accesses_of(cell):
-            if user_id and access["subject"] not in {user_id, *SAID}:
-                continue
-            report_one(access, as_json=as_json)
+            if not user_id or access["subject"] in {user_id, *SAID}:
+                show_line(access, literal(_access_text(access)))
 
 
 async def accesses_of(cell: CellStubs) -> AsyncIterator[dict[str, Any]]:
     """Accesses up to the end of the log at the time of the call."""
     request = event_pb2.SubscribeRequest(filter=event_pb2.EventFilter(event_types=[ACCESSES]))
-    async with aclosing(items(cell, cell.events.Subscribe, request)) as stream:
+    async with aclosing(cell.items(cell.events.Subscribe, request)) as stream:
         async for item in stream:
             if item.HasField("caught_up"):
                 return
@@ -171,66 +131,54 @@ async def accesses_of(cell: CellStubs) -> AsyncIterator[dict[str, Any]]:
                 yield {"cell": cell.name, "position": item.event.position, **access}
 
 
-def report_one(access: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(access))
-        return
-    minute = f"{datetime.fromtimestamp(access['minute_ms'] / 1_000, UTC):%Y-%m-%d %H:%M}"
+# --- for people -----------------------------------------------------------------------------------------------------
+
+
+def _access_text(access: dict[str, Any]) -> str:
+    minute = f"{utc(access['minute_ms'] * 1_000):%Y-%m-%d %H:%M}"
     who, what, subject = access["principal"], access["method"], SAID.get(access["subject"], access["subject"])
-    report.line(f"{minute}  {who:32}  {what:18}  {subject:36}  {access['cell']}/{access['position']}")
-
-
-# --- how it looks ---------------------------------------------------------------------------------------------
+    return f"{minute}  {who:32}  {what:18}  {subject:36}  {access['cell']}/{access['position']}"
 
 
 def balances_table(balances: Iterable[tuple[str, ledger_pb2.Balance]]) -> Table:
     """A table for one user, or for several users with their names."""
     rows = list(balances)
     named = ["user"] * any(whose for whose, _ in rows)
-    buckets = ("available", "reserved", "pending")
-    made = table(*named, "currency", *buckets, right=buckets)
+    made = table(*named, "currency", *BUCKETS, right=BUCKETS)
     for whose, each in rows:
-        amounts = (each.available_minor, each.reserved_minor, each.pending_minor)
-        texts = (amount(amount_minor, each.currency) for amount_minor in amounts)
-        made.add_row(*[literal(whose)] * len(named), literal(each.currency), *texts)
-    return made
-
-
-def _holds(holds: Iterable[ledger_pb2.Hold]) -> Table:
-    made = table("hold", "amount", "expires", "settlement")
-    for hold in holds:
-        expires = time_text(hold.expire_time_ms) if hold.expire_time_ms else "never"
-        held = literal(amount_text(hold.amount.amount_minor, hold.amount.currency))
-        made.add_row(literal(hold.hold_id), held, expires, literal(hold.saga_id or "-"))
+        made.add_row(*[literal(whose)] * len(named), literal(each.currency), *amounts(each))
     return made
 
 
 def tell_account(console: Console, cell: str, user_id: str, account: ledger_pb2.GetAccountResponse, at: str) -> None:
-    title = f"[bold]{literal(user_id)}[/bold] in {literal(cell)}, {_when(account, at)}"
-    console.print(title, soft_wrap=True)
+    console.print(f"[bold]{literal(user_id)}[/bold] in {literal(cell)}, {_when(account, at)}", soft_wrap=True)
     console.print(balances_table(("", each) for each in account.balances))
-    if account.holds:
-        console.print(_holds(account.holds))
+    if not account.holds:
+        return
+    made = table("hold", "amount", "expires", "settlement")
+    for hold in account.holds:
+        expires = time_text(hold.expire_time_ms) if hold.expire_time_ms else "never"
+        held = amount_text(hold.amount.amount_minor, hold.amount.currency)
+        made.add_row(literal(hold.hold_id), literal(held), expires, literal(hold.saga_id or "-"))
+    console.print(made)
 
 
 def tell_auction(console: Console, name: str, reply: auction_pb2.GetAuctionResponse, at: str) -> None:
     auction, currency = reply.auction, reply.auction.opening_price.currency
     bid = auction.highest_bid
-    state = auction_pb2.AuctionState.Name(auction.state).removeprefix("AUCTION_STATE_").lower().replace("_", " ")
-    _tell(
+    highest = f"{amount_text(bid.amount.amount_minor, currency)} by {bid.bidder_user_id} ({bid.bidder_cell})"
+    tell_facts(
         console,
         f"[bold]{literal(name)}[/bold], {_when(reply, at)}",
         [
-            ("state", state),
+            ("state", enum_text(auction_pb2.AuctionState, auction.state)),
             ("asset", auction.asset),
             ("seller", f"{auction.seller_user_id} ({auction.seller_cell})"),
             ("ends", time_text(auction.end_time_ms)),
             ("extends by", span_text(auction.extension_ms) if auction.extension_ms else "nothing"),
             ("settles in", span_text(auction.settlement_timeout_ms)),
             ("bids", str(auction.bids_accepted)),
-            ("highest", f"{amount_text(bid.amount.amount_minor, currency)} by {bid.bidder_user_id} ({bid.bidder_cell})")
-            if bid.bid_id
-            else ("highest", "none"),
+            ("highest", highest if bid.bid_id else "none"),
             ("in escrow", amount_text(auction.escrow_minor, currency)),
             ("settlement", auction.saga_id or "none"),
         ],
@@ -238,20 +186,14 @@ def tell_auction(console: Console, name: str, reply: auction_pb2.GetAuctionRespo
 
 
 def tell_asset(console: Console, name: str, reply: auction_pb2.GetAssetResponse, at: str) -> None:
-    _tell(
-        console,
-        f"[bold]{literal(name)}[/bold], {_when(reply, at)}",
-        [
-            ("owner", f"{reply.asset.owner_user_id} ({reply.asset.owner_cell})"),
-            ("what", reply.asset.description),
-            ("locked by", reply.asset.locked_by or "none"),
-        ],
-    )
+    owner = f"{reply.asset.owner_user_id} ({reply.asset.owner_cell})"
+    facts = [("owner", owner), ("what", reply.asset.description), ("locked by", reply.asset.locked_by or "none")]
+    tell_facts(console, f"[bold]{literal(name)}[/bold], {_when(reply, at)}", facts)
 
 
 def tell_stream(console: Console, cell: str, aggregate_id: str, reply: audit_pb2.CheckStreamResponse) -> None:
     present = "the state that the cell works with" if reply.present_compared else "no present state: it has gone on"
-    _tell(
+    tell_facts(
         console,
         f"[bold]{literal(f'{reply.kind} {aggregate_id}')}[/bold] in {literal(f'{cell}, {point_text(reply.as_of)}')}",
         [
@@ -261,14 +203,6 @@ def tell_stream(console: Console, cell: str, aggregate_id: str, reply: audit_pb2
             ("state", json.dumps(json.loads(reply.state_json or "null"))),
         ],
     )
-
-
-def _tell(console: Console, title: str, facts: Iterable[tuple[str, str]]) -> None:
-    console.print(title, soft_wrap=True)
-    made = Table(box=None, show_header=False, pad_edge=False)
-    for name, said in facts:
-        made.add_row(f"[dim]{name}[/dim]", literal(said))
-    console.print(made)
 
 
 def _when(

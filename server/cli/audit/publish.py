@@ -3,7 +3,6 @@
 It publishes only hashes and the checkpoint. Events name users and amounts, so they are not published.
 """
 
-import json
 import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
@@ -15,11 +14,9 @@ from cells.audit.verify.export import ExportCheck, Findings
 from cells.audit.verify.note import Checkpoint, Malformed, VerifierKey, any_of, checkpoint_in, unbase64
 from cells.audit.verify.proof import CHECKPOINT, tile_path
 from cells.audit.verify.tree import HASH_BYTES, TILE_LEVELS, TILE_WIDTH, Frontier, Tile, root_of
-from server.cli import report
-from server.cli.audit.ask import answer_of, items
-from server.cli.audit.proof import one_cell
 from server.cli.client import CellStubs, ClientError
 from server.cli.reach import Reach
+from server.cli.report import show_line
 from server.shell.files import write_durably
 
 
@@ -104,16 +101,14 @@ class Published:
             raise ClientError(f"{path} is not what the log gives: a tile that was published is never written over")
 
 
-async def run_publish(
-    reach: Reach, folder: Path, keys: Sequence[VerifierKey], witnesses: int, *, as_json: bool
-) -> None:
+async def run_publish(reach: Reach, folder: Path, keys: Sequence[VerifierKey], witnesses: int) -> None:
     """Raises ClientError, LedgerRefusal."""
-    cell = one_cell(reach)
+    cell = reach.only
     try:
         quorum = any_of(witnesses, keys)
         published = Published(folder=folder, keys=keys)
         published.open()
-        now = await answer_of(cell, cell.audit.GetCheckpoint, audit_pb2.GetCheckpointRequest())
+        now = await cell.ask(cell.audit.GetCheckpoint, audit_pb2.GetCheckpointRequest())
         request = audit_pb2.ExportRequest(from_position=published.first, to_position=now.last_size)
         held = [published.last] if published.last is not None else []
         if held and held[0].size > now.last_size:
@@ -136,15 +131,11 @@ async def run_publish(
     except (Malformed, OSError) as error:
         raise ClientError(str(error)) from error
     told = {"folder": str(folder), "cell": cell.name, "size": size, "tiles_written": published.written}
-    report.line(
-        json.dumps(told)
-        if as_json
-        else f"{folder}: the first {size:,} events of {cell.name}, {published.written} tiles"
-    )
+    show_line(told, f"{folder}: the first {size:,} events of {cell.name}, {published.written} tiles")
 
 
 async def _lines(cell: CellStubs, request: audit_pb2.ExportRequest) -> AsyncIterator[bytes]:
-    async with aclosing(items(cell, cell.audit.Export, request)) as replies:
+    async with aclosing(cell.items(cell.audit.Export, request)) as replies:
         async for reply in replies:
             for line in reply.lines.splitlines(keepends=True):
                 yield line

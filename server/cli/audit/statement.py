@@ -3,35 +3,21 @@
 import csv
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from cellbook.v1 import audit_pb2, ledger_pb2, types_pb2
-from server.cli.audit.ask import (
-    MOMENT,
-    Json,
-    User,
-    amount,
-    pages,
-    parse_moment,
-    plain,
-    point_text,
-    show,
-    table,
-    tell_verdict,
-)
-from server.cli.audit.past import home_of
-from server.cli.client import CellStubs, ClientError
+from server.cli.client import CellStubs
 from server.cli.reach import Reach
+from server.cli.report import plain, show, table, tell_verdict
 from server.cli.screen import literal
-from server.cli.texts import account_text, stamp_text
+from server.cli.texts import MOMENT, account_text, amount, parse_moment, point_text, stamp_text, utc
 from server.shell.fields.texts import shown
 
 PAGE = 1_000
@@ -44,6 +30,10 @@ CSV_COLUMNS = (
     *(f"{bucket}_{side}" for bucket in BUCKETS for side in ("before", "change", "after")),
     *("counter_postings", "causation_id", "cause_event_type", "correlation_id", "command_id", "principal"),
 )
+
+At = Annotated[str, typer.Option("--at", metavar="MOMENT", help=MOMENT)]
+User = Annotated[str, typer.Argument(metavar="USER", help="The user's id.")]
+PageReply = TypeVar("PageReply", audit_pb2.ListBalancesResponse, audit_pb2.GetStatementResponse)
 
 
 class Form(StrEnum):
@@ -95,22 +85,18 @@ async def run_statement(  # noqa: PLR0917 - as many options
     limit: Annotated[
         int, typer.Option("--limit", min=1, max=10_000_000, help="The maximum number of movements.")
     ] = 100_000,
-    as_json: Json = False,
 ) -> None:
     """Show each movement of an account with the balance before and after it. Exit code 0 only if it adds up."""
     request = audit_pb2.GetStatementRequest(user_id=user_id, to=parse_moment(until), currency=currency)
     if (begun := parse_moment(after)) is not None:
         getattr(request, "from").CopyFrom(begun)
-    statement = await fetched(await home_of(reach, user_id), request, limit)
+    statement = await fetched(await reach.home_of(user_id), request, limit)
     wrong = "; ".join(statement.problems())
     problems = [f"this statement is not proved: {wrong}"] * bool(wrong)
-    if form is Form.CSV and not as_json:
-        write_csv(statement)
-        if problems:
-            raise ClientError(problems[0])
-        return
-    as_json = as_json or form is Form.JSON
-    show(lambda: statement_json(statement), lambda console: tell(console, statement), problems, as_json=as_json)
+    told: Callable[[Console], None] = (
+        (lambda _: write_csv(statement)) if form is Form.CSV else lambda console: tell(console, statement)
+    )
+    show(lambda: statement_json(statement), told, problems, as_json=form is Form.JSON)
 
 
 async def fetched(cell: CellStubs, request: audit_pb2.GetStatementRequest, limit: int) -> Statement:
@@ -126,16 +112,30 @@ async def fetched(cell: CellStubs, request: audit_pb2.GetStatementRequest, limit
     return Statement(cell=cell.name, user_id=request.user_id, head=head, movements=movements[:limit], more=more)
 
 
+async def pages(
+    cell: CellStubs,
+    method: Callable[..., Awaitable[PageReply]],
+    request: audit_pb2.ListBalancesRequest | audit_pb2.GetStatementRequest,
+) -> AsyncIterator[PageReply]:
+    """The pages of an answer, one after the other. Raises ClientError, LedgerRefusal."""
+    while True:
+        page = await cell.ask(method, request)
+        yield page
+        if not page.next_page_token:
+            return
+        request.page_token = page.next_page_token
+
+
 def buckets(balance: ledger_pb2.Balance) -> tuple[int, ...]:
     return balance.available_minor, balance.reserved_minor, balance.pending_minor
 
 
-def start_of(statement: Statement) -> types_pb2.AsOfPoint:
-    start: types_pb2.AsOfPoint = getattr(statement.head, "from")
-    return start
+def amounts(balance: ledger_pb2.Balance) -> list[str]:
+    """The buckets without the currency."""
+    return [amount(each, balance.currency) for each in buckets(balance)]
 
 
-# --- for programs ---------------------------------------------------------------------------------------------
+# --- for programs ---------------------------------------------------------------------------------------------------
 
 
 def statement_json(statement: Statement) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def _csv_row(each: audit_pb2.Movement) -> list[str]:
     against = (f"{line.account} {decimal_text(line.amount_minor, currency)}" for line in each.counter_postings)
     cells = [
         str(each.position),
-        _wall(each.recorded_at_us),
+        f"{utc(each.recorded_at_us):%Y-%m-%dT%H:%M:%S.%fZ}",
         f"{each.hlc.physical_ms}+{each.hlc.logical}",
         each.event_id,
         each.event_type,
@@ -191,46 +191,38 @@ def decimal_text(amount_minor: int, currency: str) -> str:
     return amount(amount_minor, currency).replace(",", "")
 
 
-def _wall(passed_us: int) -> str:
-    at = datetime.fromtimestamp(passed_us // 1_000_000, UTC)
-    return f"{at:%Y-%m-%dT%H:%M:%S}.{passed_us % 1_000_000:06}Z"
-
-
-# --- for people -----------------------------------------------------------------------------------------------
+# --- for people -----------------------------------------------------------------------------------------------------
 
 
 def tell(console: Console, statement: Statement) -> None:
+    start: types_pb2.AsOfPoint = getattr(statement.head, "from")
     console.print(f"[bold]{literal(statement.user_id)}[/bold] in {literal(statement.cell)}", soft_wrap=True)
-    console.print(f"from {literal(point_text(start_of(statement)))}", soft_wrap=True)
+    console.print(f"from {literal(point_text(start))}", soft_wrap=True)
     console.print(f"to   {literal(point_text(statement.head.to))}", soft_wrap=True)
     for total in statement.head.totals:
-        currency = total.closing.currency
-        of_it = [each for each in statement.movements if each.after.currency == currency]
+        of_it = [each for each in statement.movements if each.after.currency == total.closing.currency]
         console.print()
         console.print(_table(total, of_it))
     if not statement.head.totals:
         console.print("no movement in all that time, and nothing before it")
-    tell_verdict(console, list(statement.problems()), _proofs(statement.head.totals))
+    tell_verdict(console, list(statement.problems()), map(_proof, statement.head.totals))
 
 
-def _proofs(totals: Sequence[audit_pb2.StatementTotal]) -> Iterator[str]:
-    for total in totals:
-        currency = total.closing.currency
-        parts = (
-            f"{bucket} {amount(had, currency)} {'-' if change < 0 else '+'} {amount(abs(change), currency)}"
-            f" = {amount(left, currency)}"
-            for bucket, had, change, left in zip(
-                BUCKETS, buckets(total.opening), buckets(total.change), buckets(total.closing), strict=True
-            )
-        )
-        yield f"{currency}: opening + {total.movements:,} movements = closing: {', '.join(parts)}"
+def _proof(total: audit_pb2.StatementTotal) -> str:
+    currency, columns = total.closing.currency, (total.opening, total.change, total.closing)
+    parts = (
+        f"{bucket} {amount(had, currency)} {'-' if change < 0 else '+'} {amount(abs(change), currency)}"
+        f" = {amount(left, currency)}"
+        for bucket, had, change, left in zip(BUCKETS, *map(buckets, columns), strict=True)
+    )
+    return f"{currency}: opening + {total.movements:,} movements = closing: {', '.join(parts)}"
 
 
 def _table(total: audit_pb2.StatementTotal, movements: Sequence[audit_pb2.Movement]) -> Table:
     currency = total.closing.currency
     columns = ("position", "HLC (UTC)", "what", "against", "change", *BUCKETS)
     made = table(*columns, right={"position", *BUCKETS}, no_wrap={"HLC (UTC)"})
-    made.add_row("", "", f"[bold]opening, {literal(currency)}[/bold]", "", "", *_amounts(total.opening))
+    made.add_row("", "", f"[bold]opening, {literal(currency)}[/bold]", "", "", *amounts(total.opening))
     for each in movements:
         cause = f"\n[dim]by {literal(each.cause_event_type)}[/dim]" if each.cause_event_type else ""
         against = "\n".join(
@@ -242,13 +234,7 @@ def _table(total: audit_pb2.StatementTotal, movements: Sequence[audit_pb2.Moveme
             for bucket, changed in zip(BUCKETS, buckets(each.change), strict=True)
             if changed
         )
-        stamp = stamp_text(each.hlc.physical_ms, each.hlc.logical)
-        made.add_row(
-            str(each.position), stamp, f"{literal(each.event_type)}{cause}", against, change, *_amounts(each.after)
-        )
-    made.add_row("", "", f"[bold]closing, {literal(currency)}[/bold]", "", "", *_amounts(total.closing))
+        what = f"{literal(each.event_type)}{cause}"
+        made.add_row(str(each.position), stamp_text(each.hlc), what, against, change, *amounts(each.after))
+    made.add_row("", "", f"[bold]closing, {literal(currency)}[/bold]", "", "", *amounts(total.closing))
     return made
-
-
-def _amounts(balance: ledger_pb2.Balance) -> list[str]:
-    return [amount(each, balance.currency) for each in buckets(balance)]

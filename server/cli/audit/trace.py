@@ -1,6 +1,7 @@
 """`cellbook audit trace`: prints the tree of causes and effects, for people and programs."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
@@ -9,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from cellbook.v1 import audit_pb2, event_pb2
-from server.cli.audit.ask import Json, first_answer, plain, show, table
+from server.cli.client import ClientError
 from server.cli.reach import Reach
+from server.cli.report import plain, show, table
 from server.cli.screen import literal
-from server.cli.texts import account_text, amount_text, stamp_text, wall_text
+from server.cli.texts import posting_text, stamp_text, utc
 
 # The maximum indentation: chains of causes may be of any length.
 INDENT_MAX = 8
@@ -22,20 +24,29 @@ Subject = Annotated[str, typer.Argument(help="Id of an event, command, saga, auc
 Limit = Annotated[int, typer.Option("--limit", min=1, max=2_000, help="The maximum number of events.")]
 
 
-async def run_trace(reach: Reach, subject: Subject, limit: Limit = 500, *, as_json: Json = False) -> None:
+async def run_trace(reach: Reach, subject: Subject, limit: Limit = 500) -> None:
     """Follow an object up to its causes and down to its effects, across all cells.
 
     Exit code 1 if the answer is incomplete: a cell is missing, an event was changed, or the limit was reached.
     """
-    request = audit_pb2.TraceRequest(subject=subject, event_max=limit)
-    asked, reply = await first_answer(reach, lambda cell: cell.audit.Trace, request)
+    asked, reply = await _first_answer(reach, audit_pb2.TraceRequest(subject=subject, event_max=limit))
     wrong = "; ".join(problems(reply))
     show(
         lambda: trace_json(reply),
         lambda console: tell_trace(console, subject, asked, reply),
         [f"this trace is not whole: {wrong}"] * bool(wrong),
-        as_json=as_json,
     )
+
+
+async def _first_answer(reach: Reach, request: audit_pb2.TraceRequest) -> tuple[str, audit_pb2.TraceResponse]:
+    """Of the first cell in order that answers, as any cell can, with its name. Raises LedgerRefusal, ClientError."""
+    silent = []
+    for cell in reach.cells:
+        try:
+            return cell.name, await cell.ask(cell.audit.Trace, request)
+        except ClientError as error:
+            silent.append(str(error))
+    raise ClientError("; ".join(silent) or "there is no cell to ask")
 
 
 def problems(reply: audit_pb2.TraceResponse) -> Iterator[str]:
@@ -55,9 +66,15 @@ def trace_json(reply: audit_pb2.TraceResponse) -> dict[str, Any]:
     """The message by field names, with payload and metadata as JSON; `whole`: nothing is missing."""
     content = plain(reply)
     for traced in content["events"]:
-        for name in ("payload", "metadata"):
-            traced["event"][name] = _parsed(traced["event"].pop(f"{name}_json"))
+        with_parsed_json(traced["event"])
     return {"whole": not list(problems(reply)), **content}
+
+
+def with_parsed_json(event: dict[str, Any]) -> dict[str, Any]:
+    """Replaces an event's texts of payload and metadata by what they hold."""
+    for name in ("payload", "metadata"):
+        event[name] = _parsed(event.pop(f"{name}_json"))
+    return event
 
 
 def _parsed(text: str) -> object:
@@ -81,9 +98,8 @@ def tell_trace(console: Console, subject: str, asked: str, reply: audit_pb2.Trac
     for said in problems(reply):
         console.print(f"[red bold]not whole:[/red bold] {literal(said)}", soft_wrap=True)
     for refused in reply.refused:
-        at = stamp_text(refused.hlc.physical_ms, refused.hlc.logical)
-        said = literal(refused.refusal.message)
-        console.print(f"{literal(refused.cell)} refused this command at {at} UTC: {said}", soft_wrap=True)
+        said = f"refused this command at {stamp_text(refused.hlc)} UTC: {literal(refused.refusal.message)}"
+        console.print(f"{literal(refused.cell)} {said}", soft_wrap=True)
     if reply.events:
         console.print()
         console.print(_table(reply.events))
@@ -96,17 +112,13 @@ def _table(events: Sequence[audit_pb2.TracedEvent]) -> Table:
     for number, (traced, indent) in enumerate(zip(events, _indents(events), strict=True), 1):
         event = traced.event
         where = literal(f"{event.cell}/{event.position}")
-        stamp = stamp_text(event.hlc.physical_ms, event.hlc.logical)
-        made.add_row(str(number), stamp, where, _cause(traced, numbers), _what(traced, "  " * indent))
+        made.add_row(str(number), stamp_text(event.hlc), where, _cause(traced, numbers), _what(traced, "  " * indent))
     return made
 
 
 def _indents(events: Sequence[audit_pb2.TracedEvent]) -> list[int]:
     """Indents effects only if a cause has several: a single effect stands directly under its cause."""
-    effects: dict[str, int] = {}
-    for traced in events:
-        if traced.depth:
-            effects[traced.event.causation_id] = effects.get(traced.event.causation_id, 0) + 1
+    effects = Counter(traced.event.causation_id for traced in events if traced.depth)
     indents: dict[str, int] = {}
     for traced in events:
         cause = traced.event.causation_id
@@ -129,10 +141,7 @@ def _what(traced: audit_pb2.TracedEvent, indent: str) -> str:
     event_type = literal(event.event_type)
     name = f"[bold]{event_type}[/bold]" if subject else event_type
     lines = [f"{name}{_leg(event)}", *(f"[dim]{literal(said)}[/dim]" for said in _who(traced))]
-    lines += [
-        literal(f"{account_text(line.account, {})} {amount_text(line.amount_minor, line.currency, signed=True)}")
-        for line in event.postings
-    ]
+    lines += [literal(posting_text(line)) for line in event.postings]
     if traced.problem:
         lines.append(f"[red bold]{literal(traced.problem)}[/red bold]")
     return "\n".join(f"{indent}{line}" for line in lines)
@@ -143,7 +152,7 @@ def _who(traced: audit_pb2.TracedEvent) -> tuple[str, str]:
     person = f" for user {event.user_id}" if event.user_id else ""
     return (
         f"{traced.principal or 'nobody known'}{person}",
-        f"written {wall_text(event.recorded_at_us)}, id {event.event_id}",
+        f"written {utc(event.recorded_at_us):%H:%M:%S.%f}, id {event.event_id}",
     )
 
 

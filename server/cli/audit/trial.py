@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
@@ -17,13 +17,12 @@ from cells.audit.reconcile.clearing import Cut, Side, matched
 from cells.audit.reconcile.cuts import SidesWanted
 from cells.audit.verify.books import CLEARING, CellBooks, Consolidated, InTransit, consolidated
 from cells.domain.time.hlc import LOGICAL_MAX, Stamp
-from server.cli import report
-from server.cli.audit.ask import At, Json, amount, answer_of, parse_moment, plain, show, table, tell_verdict
+from server.cli.audit.statement import At
 from server.cli.client import CellStubs, ClientError, LedgerRefusal
-from server.cli.progress import Progress, Stage
 from server.cli.reach import Reach
+from server.cli.report import Stage, plain, show, stage, table, tell_verdict
 from server.cli.screen import literal
-from server.cli.texts import stamp_text
+from server.cli.texts import amount, parse_moment, stamp_text
 from server.wire import audit as wire
 
 # How long to keep asking a cell whose clock has not reached the cut.
@@ -47,14 +46,12 @@ class CellAtCut:
         return CellBooks(
             cell=self.trial.as_of.cell,
             position=self.trial.as_of.position,
-            sums=Counter({(line.account, line.currency): line.amount_minor for line in self.trial.accounts}),
-            movements=Counter(
-                {
-                    (peer, str(side.clearing_id), side.currency): side.amount_minor
-                    for peer, sides in self.sides.items()
-                    for side in sides.values()
-                }
-            ),
+            sums={(line.account, line.currency): line.amount_minor for line in self.trial.accounts},
+            movements={
+                (peer, str(side.clearing_id), side.currency): side.amount_minor
+                for peer, sides in self.sides.items()
+                for side in sides.values()
+            },
         )
 
 
@@ -80,22 +77,22 @@ class TrialOfAll:
         return next((str(each.saga_id) for each in sides if each and each.saga_id), "")
 
 
-async def run_trial(reach: Reach, at: At = "", *, as_json: Json = False) -> None:
+async def run_trial(reach: Reach, at: At = "") -> None:
     """Add up all cells at one moment as one ledger: clearing is eliminated, money in transit is listed.
 
     Exit code 1 if a cell is missing or has not reached the moment, or something does not add up.
     """
     found = await fetched(reach, at)
-    show(lambda: trial_json(found), lambda console: tell(console, found), found.problems(), as_json=as_json)
+    show(lambda: trial_json(found), lambda console: tell(console, found), found.problems())
 
 
 async def fetched(reach: Reach, at: str) -> TrialOfAll:
     """Raises ClientError, LedgerRefusal: the answer needs every cell."""
     until = await _cut(reach, at)
     names, cells = [cell.name for cell in reach.cells], {}
-    with Progress(report.stderr()).stage("trial balance", 0) as stage:
+    with stage("trial balance") as counted:
         for cell in reach.cells:
-            cells[cell.name] = await _cell_at(cell, names, until, stage)
+            cells[cell.name] = await _cell_at(cell, names, until, counted)
         whole = consolidated([each.books for each in cells.values()])
         for movement in whole.in_transit:
             await _ask_for_saga(reach, cells, movement)
@@ -113,7 +110,7 @@ async def _cut(reach: Reach, at: str) -> Stamp:
         return Stamp(moment.time_ms, LOGICAL_MAX)
     last = Stamp(0, 0)
     for cell in reach.cells:
-        page = await answer_of(cell, cell.audit.ListBalances, audit_pb2.ListBalancesRequest(page_size=1))
+        page = await cell.ask(cell.audit.ListBalances, audit_pb2.ListBalancesRequest(page_size=1))
         last = max(last, Stamp(page.as_of.hlc.physical_ms, page.as_of.hlc.logical))
     return last
 
@@ -125,7 +122,7 @@ async def _ask_for_saga(reach: Reach, cells: Mapping[str, CellAtCut], movement: 
     own = {name: cells[name].sides.get(peer, {}) for name, peer in pair.items() if name in cells}
     known = [sides[clearing_id] for sides in own.values() if clearing_id in sides]
     saga_id = next((each.saga_id for each in known if each.saga_id), None)
-    if saga_id is None or any(each.saga_ended is not None for each in known):
+    if saga_id is None or any(each.ended is not None for each in known):
         return
     for cell in reach.cells:
         if cell.name not in own or clearing_id in own[cell.name]:
@@ -133,31 +130,31 @@ async def _ask_for_saga(reach: Reach, cells: Mapping[str, CellAtCut], movement: 
         as_of = types_pb2.AsOf(position=cells[cell.name].trial.as_of.position)
         try:
             request = saga_pb2.GetSagaRequest(saga_id=str(saga_id), as_of=as_of)
-            ended = (await answer_of(cell, cell.sagas.GetSaga, request)).saga.state in ENDED
+            ended = (await cell.ask(cell.sagas.GetSaga, request)).saga.state in ENDED
         except LedgerRefusal:
             continue
         own[cell.name][clearing_id] = Side(clearing_id, movement.currency, 0, 0, saga_id, ended)
 
 
-async def _cell_at(cell: CellStubs, names: Sequence[str], until: Stamp, stage: Stage) -> CellAtCut:
+async def _cell_at(cell: CellStubs, names: Sequence[str], until: Stamp, counted: Stage) -> CellAtCut:
     """Reads a cell at the cut. With each list of movements it promises to write nothing more at or below the cut."""
-    position, with_itself = await _sides(cell, cell.name, until, stage)
+    position, with_itself = await _sides(cell, cell.name, until, counted)
     as_of = types_pb2.AsOf(position=position)
-    trial = await answer_of(cell, cell.audit.GetTrialBalance, audit_pb2.GetTrialBalanceRequest(as_of=as_of))
+    trial = await cell.ask(cell.audit.GetTrialBalance, audit_pb2.GetTrialBalanceRequest(as_of=as_of))
     peers = {line.account.removeprefix(CLEARING) for line in trial.accounts if line.account.startswith(CLEARING)}
     sides = {cell.name: with_itself}
     for peer in sorted({*names, *peers} - {cell.name}):
-        _, sides[peer] = await _sides(cell, peer, until, stage)
+        _, sides[peer] = await _sides(cell, peer, until, counted)
     return CellAtCut(trial=trial, sides=sides)
 
 
-async def _sides(cell: CellStubs, peer: str, until: Stamp, stage: Stage) -> tuple[int, dict[UUID, Side]]:
+async def _sides(cell: CellStubs, peer: str, until: Stamp, counted: Stage) -> tuple[int, dict[UUID, Side]]:
     sides: dict[UUID, Side] = {}
     wanted = SidesWanted(peer, until)
     while True:
         page = wire.parse_sides(await _promised(cell, wire.sides_wanted_to_proto(wanted)))
         sides |= {side.clearing_id: side for side in page.sides}
-        stage.advance(len(page.sides))
+        counted.advance(len(page.sides))
         if not page.more:
             return page.position, sides
         wanted = wanted._replace(after_id=page.sides[-1].clearing_id)
@@ -168,12 +165,12 @@ async def _promised(cell: CellStubs, request: audit_pb2.ListClearingRequest) -> 
     give_up_s = time.monotonic() + PATIENCE_S
     while True:
         try:
-            return await answer_of(cell, cell.audit.ListClearing, request)
+            return await cell.ask(cell.audit.ListClearing, request)
         except LedgerRefusal as refusal:
             if refusal.reason != "STAMP_IN_FUTURE":
                 raise
             if time.monotonic() > give_up_s:
-                cut = stamp_text(request.until.physical_ms, request.until.logical)
+                cut = stamp_text(request.until)
                 raise ClientError(f"{cell.name} has not come to the cut, {cut}: {refusal.message}") from None
         await asyncio.sleep(PAUSE_S)
 
@@ -215,9 +212,9 @@ def trial_json(found: TrialOfAll) -> dict[str, Any]:
 
 
 def tell(console: Console, found: TrialOfAll) -> None:
-    cut = stamp_text(found.until.physical_ms, found.until.logical)
     positions = ", ".join(f"{name}/{each.trial.as_of.position}" for name, each in found.cells.items())
-    console.print(f"[bold]all cells[/bold] at {cut} UTC, after events {literal(positions)}", soft_wrap=True)
+    title = f"[bold]all cells[/bold] at {stamp_text(found.until)} UTC, after events {literal(positions)}"
+    console.print(title, soft_wrap=True)
     console.print()
     console.print(_accounts(found))
     if found.whole.in_transit:

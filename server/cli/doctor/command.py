@@ -1,13 +1,18 @@
 """`cellbook doctor`: finds present and coming problems, and says what to do."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
 
 from server.audit.memory import CheckpointFile
 from server.cli import report
-from server.cli.access import Access
+from server.cli.access import Access, chosen_access
+from server.cli.command import EXIT_FAILED, HERE, Json, router_option, run
 from server.cli.doctor import database, files, processes
 from server.cli.doctor.findings import Examined, Finding, State
 from server.cli.screen import literal
@@ -17,6 +22,30 @@ from server.shell.settings.host import HostSettings
 
 DATABASE = "cellbook"
 _COLOURS = {State.OK: "green", State.NOTE: "cyan", State.WARN: "yellow", State.FAIL: "red bold"}
+
+
+def doctor(
+    router: Annotated[str, router_option("Ask this router, and every process that it lists.")] = "",
+    config: Annotated[
+        list[Path] | None,
+        typer.Option("--config", metavar="FILE", help="A process's settings, its keys, disk and database; repeatable."),
+    ] = None,
+    _json: Json = False,
+) -> None:
+    """Examine processes, clocks, certificates, settings and databases; report problems and what to do.
+
+    Without options it examines the router at its usual port. Exit code 1: something is wrong.
+    """
+
+    async def work() -> None:
+        asked = router or ("" if config else HERE)
+        findings = await examined(asked, config or (), chosen_access())
+        listed = [asdict(each) for each in findings]
+        report.show(lambda: {"healthy": healthy(findings), "findings": listed}, partial(tell, findings))
+        if not healthy(findings):
+            raise typer.Exit(EXIT_FAILED)
+
+    run(work())
 
 
 async def examined(router: str, configs: Sequence[Path], access: Access) -> list[Finding]:
@@ -44,18 +73,14 @@ async def _database(settings: HostSettings, checkpoint_file: CheckpointFile | No
     return await database.examine(postgres.dsn(DATABASE), where=where, cell=cell, checkpoint_file=checkpoint_file)
 
 
-def tell(findings: Sequence[Finding], *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"healthy": healthy(findings), "findings": [asdict(each) for each in findings]}, indent=2))
-        return
+def tell(findings: Sequence[Finding], console: Console) -> None:
     table = report.table("", "where", "check", "found")
     for each in findings:
         mark = f"[{_COLOURS[each.state]}]{each.state}[/]"
         advice = f"\n[dim]{literal(each.advice)}[/dim]" if each.advice else ""
         table.add_row(mark, literal(each.where), literal(each.check), f"{literal(each.detail)}{advice}")
-    with report.stdout() as console:
-        console.print(table)
-        console.print(_verdict(findings), soft_wrap=True)
+    console.print(table)
+    console.print(_verdict(findings), soft_wrap=True)
 
 
 def healthy(findings: Sequence[Finding]) -> bool:

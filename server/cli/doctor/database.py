@@ -9,9 +9,8 @@ import asyncpg
 from cells.audit.checks.schema_check import schema_findings, schema_of, shipped_schema
 from cells.audit.reconcile.findings import Finding as Difference
 from cells.sql import queries
-from cells.store.unusable import CannotServe
-from server.audit.memory import CheckpointFile
-from server.cli.doctor.findings import Examined, Finding
+from server.audit.memory import CheckpointFile, LogShorter
+from server.cli.doctor.findings import Examined, Finding, State
 from server.shell.postgres.database import CONNECT_TIMEOUT_S, VERSION_MAX, VERSION_MIN, Connection, migrations_of
 
 CLOCK_WARN_S = 0.25
@@ -115,135 +114,106 @@ async def read(connection: Connection, *, of_cell: bool) -> Facts:
 def judged(facts: Facts, where: str, cell: str, checkpoint_file: CheckpointFile | None = None) -> Iterator[Finding]:
     at = Examined(where)
     yield from _server(at, facts)
-    yield from _durability(at, facts.settings)
-    yield from _replication(at, facts)
+    yield from _durability(at, facts)
     if cell:
-        yield from _roles(at, facts)
+        yield _role(at, facts)
         yield from _log(at, facts, cell)
     if checkpoint_file is not None:
         yield _age(at, facts, checkpoint_file)
 
 
 def _server(at: Examined, facts: Facts) -> Iterator[Finding]:
-    version, text = facts.server["version"], str(facts.server["version_text"])
+    version, read_only = int(str(facts.server["version"])) // 10_000, facts.settings["default_transaction_read_only"]
     size_mib = int(str(facts.server["size_bytes"])) / 2**20
-    told = f"PostgreSQL {text}, {size_mib:,.0f} MiB of data"
-    if isinstance(version, int) and version // 10_000 > VERSION_MAX:
-        yield at.note("version", told, f"{VERSION_MIN} to {VERSION_MAX} are what was tried")
-    else:
-        yield at.ok("version", told)
-    if facts.server["is_replica"] or facts.settings["default_transaction_read_only"] == "on":
-        yield at.fail("takes writes", "it is a replica, or read-only", "let dsn lead to the primary")
-    else:
-        yield at.ok("takes writes", "it is the primary")
-    ahead_ms = facts.clock_ahead_s * 1_000
-    if abs(facts.clock_ahead_s) > CLOCK_WARN_S:
-        yield at.warn(
-            "clock", f"this machine's is {ahead_ms:+.0f} ms from the server's", "keep both by NTP: chronyc tracking"
-        )
-    else:
-        yield at.ok("clock", f"{ahead_ms:+.0f} ms from this machine's")
-    connections = int(facts.settings["max_connections"])
-    if connections < 2 * CONNECTIONS_A_PROCESS:
-        advice = f"max_connections: {CONNECTIONS_A_PROCESS} for each process of the cell, standby included"
-        yield at.warn("connections", f"{connections} at most", advice)
-    else:
-        yield at.ok("connections", f"{connections} at most")
+    told = f"PostgreSQL {facts.server['version_text']}, {size_mib:,.0f} MiB of data"
+    untried = f"{VERSION_MIN} to {VERSION_MAX} are what was tried"
+    yield at.first("version", told, (version > VERSION_MAX, State.NOTE, told, untried))
+    replica = facts.server["is_replica"] or read_only == "on"
+    advice = "let dsn lead to the primary"
+    yield at.first("takes writes", "it is the primary", (replica, State.FAIL, "it is a replica, or read-only", advice))
+    ahead = f"{facts.clock_ahead_s * 1_000:+.0f} ms from"
+    off, told = abs(facts.clock_ahead_s) > CLOCK_WARN_S, f"this machine's is {ahead} the server's"
+    yield at.first("clock", f"{ahead} this machine's", (off, State.WARN, told, "keep both by NTP: chronyc tracking"))
+    connections, few = f"{facts.settings['max_connections']} at most", 2 * CONNECTIONS_A_PROCESS
+    advice = f"max_connections: {CONNECTIONS_A_PROCESS} for each process of the cell, standby included"
+    too_few = int(facts.settings["max_connections"]) < few
+    yield at.first("connections", connections, (too_few, State.WARN, connections, advice))
 
 
-def _durability(at: Examined, settings: Mapping[str, str]) -> Iterator[Finding]:
-    """With these settings a crash of the server loses nothing that was acknowledged."""
+def _durability(at: Examined, facts: Facts) -> Iterator[Finding]:
+    """With these settings a crash of the server, or its loss, loses nothing that was acknowledged."""
+    settings = facts.settings
     for name, why in (
         ("fsync", "a power cut would lose what was acknowledged, or the database"),
         ("full_page_writes", "a power cut could leave torn pages"),
     ):
-        if settings[name] == "on":
-            yield at.ok(name, "on")
-        else:
-            yield at.fail(name, f"{settings[name]}: {why}", f"set {name} = on")
-    commit = settings["synchronous_commit"]
-    if commit in DURABLE:
-        yield at.ok("synchronous_commit", commit)
-    else:
-        why = "COMMIT returns before it is safe"
-        yield at.fail("synchronous_commit", f"{commit}: {why}", "set it to on, for the role and the database, too")
-    if settings["data_checksums"] == "on":
-        yield at.ok("data_checksums", "on")
-    else:
-        yield at.warn("data_checksums", "off: a disk that rots is not noticed", "stop it, and: pg_checksums --enable")
+        off = settings[name] != "on"
+        yield at.first(name, "on", (off, State.FAIL, f"{settings[name]}: {why}", f"set {name} = on"))
+    commit, names = settings["synchronous_commit"], settings["synchronous_standby_names"]
+    told = f"{commit}: COMMIT returns before it is safe"
+    advice = "set it to on, for the role and the database, too"
+    yield at.first("synchronous_commit", commit, (commit not in DURABLE, State.FAIL, told, advice))
+    told = "off: a disk that rots is not noticed"
+    off = settings["data_checksums"] != "on"
+    yield at.first("data_checksums", "on", (off, State.WARN, told, "stop it, and: pg_checksums --enable"))
+    unseen = f"synchronous_standby_names = {names}; whether a replica streams is not to be seen"
+    yield at.first(
+        "survives the server's loss",
+        f"{facts.replicas['synchronous']} synchronous replica(s) of {names}",
+        (not names, State.WARN, "no synchronous replica: what the last backup lacks would be lost", REPLICATE),
+        (
+            commit not in DURABLE,
+            State.FAIL,
+            "synchronous_commit does not wait for the replica's disk",
+            "set synchronous_commit = on",
+        ),
+        (
+            facts.replicas["all"] > facts.replicas["seen"],
+            State.WARN,
+            unseen,
+            f"let it see them: GRANT pg_monitor TO {facts.server['login']}, and ask again",
+        ),
+        (
+            not facts.replicas["synchronous"],
+            State.FAIL,
+            f"synchronous_standby_names = {names}, and none streams",
+            "commits wait for a replica: bring one back; taking its name out gives the promise up",
+        ),
+    )
 
 
-def _replication(at: Examined, facts: Facts) -> Iterator[Finding]:
-    """With a synchronous replica the loss of the server loses nothing that was acknowledged."""
-    check, names = "survives the server's loss", facts.settings["synchronous_standby_names"]
-    if not names:
-        yield at.warn(check, "no synchronous replica: what the last backup lacks would be lost", REPLICATE)
-    elif facts.settings["synchronous_commit"] not in DURABLE:
-        yield at.fail(check, "synchronous_commit does not wait for the replica's disk", "set synchronous_commit = on")
-    elif facts.replicas["all"] > facts.replicas["seen"]:
-        advice = f"let it see them: GRANT pg_monitor TO {facts.server['login']}, and ask again"
-        yield at.warn(
-            check, f"synchronous_standby_names = {names}; whether a replica streams is not to be seen", advice
-        )
-    elif not facts.replicas["synchronous"]:
-        advice = "commits wait for a replica: bring one back; taking its name out gives the promise up"
-        yield at.fail(check, f"synchronous_standby_names = {names}, and none streams", advice)
-    else:
-        yield at.ok(check, f"{facts.replicas['synchronous']} synchronous replica(s) of {names}")
-
-
-def _roles(at: Examined, facts: Facts) -> Iterator[Finding]:
+def _role(at: Examined, facts: Facts) -> Finding:
     login = facts.server["login"]
-    if not facts.roles[CELL]:
-        yield at.fail(
-            "role", f"{login} may not become {CELL}", f"let it: GRANT {CELL} TO {login}; the migrations make the role"
-        )
-        return
-    if facts.server["is_superuser"]:
-        yield at.warn(
-            "role",
-            f"{login} is a superuser, and could rewrite the log",
-            f"give the cell a login in {CELL} and no other",
-        )
-    elif facts.roles[OWNER]:
-        yield at.warn(
-            "role", f"{login} may become {OWNER}, and change tables", "keep that for migrate_dsn: docs/security.md"
-        )
-    else:
-        yield at.ok("role", f"{login} is in {CELL} and does not own the tables")
+    grant = f"let it: GRANT {CELL} TO {login}; the migrations make the role"
+    superuser, advice = (
+        f"{login} is a superuser, and could rewrite the log",
+        f"give the cell a login in {CELL} and no other",
+    )
+    owner = f"{login} may become {OWNER}, and change tables"
+    return at.first(
+        "role",
+        f"{login} is in {CELL} and does not own the tables",
+        (not facts.roles[CELL], State.FAIL, f"{login} may not become {CELL}", grant),
+        (facts.server["is_superuser"], State.WARN, superuser, advice),
+        (facts.roles[OWNER], State.WARN, owner, "keep that for migrate_dsn: docs/security.md"),
+    )
 
 
 def _log(at: Examined, facts: Facts, cell: str) -> Iterator[Finding]:
     if facts.log is None:
         yield at.note("schema", "not there yet: the first start makes it")
         return
-    if facts.log["too_much"]:
-        yield at.fail(
-            "append-only",
-            f"{CELL} may {facts.log['too_much']}",
-            f"take that away: REVOKE .. ON event_store FROM {CELL}",
-        )
-    elif not facts.log["guarded"]:
-        yield at.fail("append-only", "the trigger is off", "turn it on, ENABLE ALWAYS, and ask who did it")
-    else:
-        yield at.ok("append-only", "no right to change the log, and the trigger stands")
+    too_much, off = facts.log["too_much"], not facts.log["guarded"]
+    yield at.first(
+        "append-only",
+        "no right to change the log, and the trigger stands",
+        (too_much, State.FAIL, f"{CELL} may {too_much}", f"take that away: REVOKE .. ON event_store FROM {CELL}"),
+        (off, State.FAIL, "the trigger is off", "turn it on, ENABLE ALWAYS, and ask who did it"),
+    )
     yield from _schema(at, facts)
-    if facts.cell and facts.cell != cell:
-        yield at.fail("cell", f"it is {facts.cell}'s", "let dsn lead to this cell's own database")
-    elif facts.cell:
-        yield at.ok("cell", facts.cell)
-
-
-def _age(at: Examined, facts: Facts, checkpoint_file: CheckpointFile) -> Finding:
-    """Whether it is the newest version of this database."""
-    last = checkpoint_file.last()
-    try:
-        checkpoint_file.check(facts.position)
-    except CannotServe as problem:
-        return at.fail("not an old one", str(problem), "docs/operations.md#restore")
-    if last is None:
-        return at.note("not an old one", f"not to be told: nothing is noted yet in {checkpoint_file.path}")
-    return at.ok("not an old one", f"it ends at position {facts.position}, and {last.size} events were signed")
+    if facts.cell:
+        told, advice = f"it is {facts.cell}'s", "let dsn lead to this cell's own database"
+        yield at.first("cell", facts.cell, (facts.cell != cell, State.FAIL, told, advice))
 
 
 def _schema(at: Examined, facts: Facts) -> Iterator[Finding]:
@@ -251,20 +221,31 @@ def _schema(at: Examined, facts: Facts) -> Iterator[Finding]:
     shipped = {each.version: each for each in migrations_of("cells.sql")}
     changed = [each.name for each in shipped.values() if applied.get(each.version, each.checksum) != each.checksum]
     missing, newer = shipped.keys() - applied.keys(), applied.keys() - shipped.keys()
-    if changed:
-        yield at.fail(
-            "schema", f"{', '.join(changed)} was applied with another content", "find the version that did it"
+    more = f"{len(newer)} migration(s) of a newer version, which may run beside this one; not compared"
+    other = f"{', '.join(changed)} was applied with another content"
+    if changed or missing or newer or not facts.drift:
+        yield at.first(
+            "schema",
+            f"{len(applied)} migrations, and nothing but what they make",
+            (changed, State.FAIL, other, "find the version that did it"),
+            (missing, State.NOTE, f"{len(missing)} migration(s) to be applied by the next start", ""),
+            (newer, State.NOTE, more, "ask the doctor of that version"),
         )
-    elif missing:
-        yield at.note("schema", f"{len(missing)} migration(s) to be applied by the next start")
-    elif newer:
-        told = f"{len(newer)} migration(s) of a newer version, which may run beside this one; not compared"
-        yield at.note("schema", told, "ask the doctor of that version")
-    elif facts.drift:
-        for each in facts.drift[:DRIFT_TOLD_MAX]:
-            told = f"{each.row}: {each.found}, where the migrations make: {each.expected}"
-            yield at.fail("schema", told, "ask who did it, and undo it: docs/operations.md#a-changed-schema")
-        if len(facts.drift) > DRIFT_TOLD_MAX:
-            yield at.fail("schema", f"and {len(facts.drift) - DRIFT_TOLD_MAX} more", "cellbook audit reconcile has all")
-    else:
-        yield at.ok("schema", f"{len(applied)} migrations, and nothing but what they make")
+        return
+    for each in facts.drift[:DRIFT_TOLD_MAX]:
+        told = f"{each.row}: {each.found}, where the migrations make: {each.expected}"
+        yield at.fail("schema", told, "ask who did it, and undo it: docs/operations.md#a-changed-schema")
+    if len(facts.drift) > DRIFT_TOLD_MAX:
+        yield at.fail("schema", f"and {len(facts.drift) - DRIFT_TOLD_MAX} more", "cellbook audit reconcile has all")
+
+
+def _age(at: Examined, facts: Facts, checkpoint_file: CheckpointFile) -> Finding:
+    """Whether it is the newest version of this database."""
+    last = checkpoint_file.last()
+    try:
+        checkpoint_file.check(facts.position)
+    except LogShorter as problem:
+        return at.fail("not an old one", str(problem), "docs/operations.md#restore")
+    if last is None:
+        return at.note("not an old one", f"not to be told: nothing is noted yet in {checkpoint_file.path}")
+    return at.ok("not an old one", f"it ends at position {facts.position}, and {last.size} events were signed")

@@ -9,13 +9,12 @@ from pathlib import Path
 
 from pydantic_settings import SettingsConfigDict
 
-from cells.store.unusable import CannotServe
 from server.audit.build import checkpoint_file_of
-from server.audit.keys import keys_of
-from server.audit.memory import CheckpointFile
-from server.cli.doctor.findings import Examined, Finding
+from server.audit.keys import SigningKeysInvalid, keys_of
+from server.audit.memory import CheckpointFile, CheckpointFileInvalid
+from server.cli.doctor.findings import Examined, Finding, State
 from server.process.settings import ServerSettings
-from server.shell.files import require_writable
+from server.shell.files import StateNotWritable, require_writable
 from server.shell.identity.tls import TlsFiles, TlsInvalid, expires_at, read_pem
 from server.shell.settings.host import HostSettings, SettingsInvalid, load_settings
 
@@ -77,7 +76,7 @@ def examine_checkpoint_file(settings: HostSettings, where: str) -> tuple[Checkpo
         checkpoint_file = checkpoint_file_of(settings, keys) if keys is not None else None
         if checkpoint_file is not None:
             require_writable(checkpoint_file.path.parent, "the last checkpoint that the cell has signed")
-    except CannotServe as problem:
+    except (SigningKeysInvalid, CheckpointFileInvalid, StateNotWritable) as problem:
         return None, [at.fail(check, str(problem), "docs/operations.md#what-a-cell-keeps-beside-its-database")]
     return checkpoint_file, [at.ok(check, str(checkpoint_file.path.parent))] if checkpoint_file is not None else []
 
@@ -101,10 +100,11 @@ def _tls(at: Examined, files: TlsFiles) -> Iterator[Finding]:
 
 def expiry(at: Examined, what: str, when: datetime) -> Finding:
     left = when - datetime.now(UTC)
-    told = f"good until {when:%Y-%m-%d}, {left.days} days"
-    if left < EXPIRES_WARN:
-        return at.warn(what, told, "replace the file: the process takes the new one by itself")
-    return at.ok(what, told)
+    told, advice = (
+        f"good until {when:%Y-%m-%d}, {left.days} days",
+        "replace the file: the process takes the new one by itself",
+    )
+    return at.first(what, told, (left < EXPIRES_WARN, State.WARN, told, advice))
 
 
 def _secret(at: Examined, name: str, path: Path) -> Iterator[Finding]:
@@ -113,18 +113,18 @@ def _secret(at: Examined, name: str, path: Path) -> Iterator[Finding]:
     except OSError as problem:
         yield at.fail(name, f"{path}: {problem.strerror}", f"put it there, or change {name}")
         return
-    if mode & (stat.S_IROTH | stat.S_IWOTH):
-        yield at.warn(name, f"{path} can be read by everybody here", f"chmod 600 {path}")
-    else:
-        yield at.ok(name, str(path))
+    open_to_all, told = mode & (stat.S_IROTH | stat.S_IWOTH), f"{path} can be read by everybody here"
+    yield at.first(name, str(path), (open_to_all, State.WARN, told, f"chmod 600 {path}"))
 
 
 def room(at: Examined, folder: Path) -> Finding:
     disk = shutil.disk_usage(folder)
     free = disk.free / disk.total
     told = f"{disk.free / 2**30:,.1f} GiB free of {disk.total / 2**30:,.1f}, {free:.0%}"
-    if free < FREE_FAIL:
-        return at.fail("disk", told, "make room now: docs/operations.md#full-disk")
-    if free < FREE_WARN:
-        return at.warn("disk", told, "make room: docs/operations.md#full-disk")
-    return at.ok("disk", told)
+    full, filling = free < FREE_FAIL, free < FREE_WARN
+    return at.first(
+        "disk",
+        told,
+        (full, State.FAIL, told, "make room now: docs/operations.md#full-disk"),
+        (filling, State.WARN, told, "make room: docs/operations.md#full-disk"),
+    )

@@ -31,6 +31,13 @@ class Examined:
 
     where: str
 
+    def first(self, check: str, in_order: str, *cases: tuple[object, State, str, str]) -> Finding:
+        """Of the first case that is true: its state, detail and advice. If none is, the check is in order."""
+        for case, state, detail, advice in cases:
+            if case:
+                return Finding(where=self.where, check=check, state=state, detail=detail, advice=advice)
+        return self.ok(check, in_order)
+
     def ok(self, check: str, detail: str) -> Finding:
         return Finding(where=self.where, check=check, state=State.OK, detail=detail)
 

@@ -14,16 +14,13 @@ from uuid import UUID
 import grpc.aio
 
 from cellbook.v1 import audit_pb2, router_pb2
-from server.cli import report
-from server.cli.client import Client
+from server.cli.client import ATTEMPT_S, OPERATOR, Client, status_text
 from server.cli.doctor.findings import Examined, Finding
-from server.cli.progress import Progress
-from server.cli.reach import OPERATOR
+from server.cli.report import stage
 
 if TYPE_CHECKING:
     from cellbook.v1.audit_pb2_grpc import AuditServiceAsyncStub
 
-ANSWER_S = 10.0
 PAGE = 1_000
 # Further users are not compared, which is reported.
 USERS_MAX = 1_000_000
@@ -164,7 +161,7 @@ async def examine(client: Client, listed: router_pb2.ListCellsResponse) -> list[
     async def directory(after: UUID, size: int) -> list[Home]:
         request = router_pb2.ListDirectoryRequest(after_user=_text(after), page_size=size)
         with _unknown_if_silent():
-            reply = await client.router.ListDirectory(request, timeout=ANSWER_S, metadata=metadata)
+            reply = await client.router.ListDirectory(request, timeout=ATTEMPT_S, metadata=metadata)
         homes = [(each.home, each.open) for each in reply.homes]
         return [Home(UUID(home.user_id), home.epoch, home.cell, is_open) for home, is_open in homes]
 
@@ -172,18 +169,15 @@ async def examine(client: Client, listed: router_pb2.ListCellsResponse) -> list[
         async def pages(after: UUID, size: int) -> list[Home]:
             request = audit_pb2.ListHomesRequest(after_user=_text(after), page_size=size)
             with _unknown_if_silent():
-                reply = await stub.ListHomes(request, timeout=ANSWER_S, metadata=metadata)
+                reply = await stub.ListHomes(request, timeout=ATTEMPT_S, metadata=metadata)
             return [Home(UUID(home.user_id), home.epoch, home.moving_to) for home in reply.homes]
 
         return pages
 
     metadata = client.access.metadata(OPERATOR)
-    cells = {
-        each.name: pages_of(client.cell(name=each.name, region="", address="+".join(each.endpoints)).audit)
-        for each in listed.cells
-    }
-    with Progress(report.stderr()).stage("homes of users", 0) as stage:
-        return await Comparison(directory=directory, cells=cells, advance=stage.advance).findings()
+    cells = {each.name: pages_of(client.cell_of(each).audit) for each in listed.cells}
+    with stage("homes of users") as counted:
+        return await Comparison(directory=directory, cells=cells, advance=counted.advance).findings()
 
 
 def _text(user_id: UUID) -> str:
@@ -195,4 +189,4 @@ def _unknown_if_silent() -> Iterator[None]:
     try:
         yield
     except grpc.aio.AioRpcError as error:
-        raise HomesUnknown(f"{error.code().name}: {error.details()}") from error
+        raise HomesUnknown(status_text(error)) from error

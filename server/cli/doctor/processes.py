@@ -5,7 +5,7 @@ import socket
 import ssl
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -18,17 +18,16 @@ from cellbook.v1 import ledger_pb2, router_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cells.domain.time.vector import parse_vector
 from server.cli.access import Access
-from server.cli.client import Client, new_command_id
+from server.cli.client import ANSWER_S, OPERATOR, Client, new_command_id, status_text
 from server.cli.doctor import homes
 from server.cli.doctor.files import expiry
-from server.cli.doctor.findings import Examined, Finding
-from server.cli.reach import OPERATOR
+from server.cli.doctor.findings import Examined, Finding, State
 from server.process.clock import STAMP_KEY, VECTOR_KEY
 from server.shell.calls.guard import TROUBLE_KEY, VERSION_KEY
 from server.shell.channels.forwarding import ANSWER_HERE_KEY
+from server.shell.identity.tls import TlsFiles
 from server.shell.settings.addresses import parse_address
 
-ANSWER_S = 5.0
 CLOCK_WARN_MS, CLOCK_FAIL_MS = 250.0, 500.0
 # The library's types do not cover grpc.aio.
 HEALTH: Any = health_pb2_grpc.HealthStub
@@ -60,7 +59,7 @@ async def examine(router: str, access: Access) -> list[Finding]:
             request, metadata = router_pb2.ListCellsRequest(), access.metadata(OPERATOR)
             listed = await client.router.ListCells(request, timeout=ANSWER_S, metadata=metadata)
         except aio.AioRpcError as error:
-            return [at.fail("answers", f"{error.code().name}: {error.details()}", "name another one by --router")]
+            return [at.fail("answers", status_text(error), "name another one by --router")]
         of_users = await homes.examine(client, listed)
     asked = [(cell.name, endpoint) for cell in listed.cells for endpoint in cell.endpoints]
     processes = await asyncio.gather(*(ask(cell, endpoint, access) for cell, endpoint in asked))
@@ -83,8 +82,8 @@ def _directory(at: Examined, listed: router_pb2.ListCellsResponse) -> Finding:
     if listed.read_only:
         return at.fail("directory", "its database is away: nobody can be registered", "bring it back")
     out = [cell.name for cell in listed.cells if cell.state != router_pb2.CELL_STATE_ACTIVE]
-    told = f"{len(listed.cells)} cells" + (f", {', '.join(out)} drained or down" if out else "")
-    return at.note("directory", told) if out else at.ok("directory", told)
+    cells = f"{len(listed.cells)} cells"
+    return at.first("directory", cells, (out, State.NOTE, f"{cells}, {', '.join(out)} drained or down", ""))
 
 
 async def ask(cell: str, endpoint: str, access: Access) -> Process:
@@ -94,9 +93,9 @@ async def ask(cell: str, endpoint: str, access: Access) -> Process:
         health = await HEALTH(channel).Check(health_pb2.HealthCheckRequest(), timeout=ANSWER_S)
         took_ms = (time.monotonic() - began_s) * 1_000
         leads = health.status == health_pb2.HealthCheckResponse.SERVING
-        told, ahead_ms = await _told(channel, access)
+        said, ahead_ms = await _metadata(channel, access)
     except aio.AioRpcError as error:
-        return Process(cell=cell, endpoint=endpoint, problem=f"{error.code().name}: {error.details()}")
+        return Process(cell=cell, endpoint=endpoint, problem=status_text(error))
     finally:
         await channel.close()
     return Process(
@@ -104,14 +103,14 @@ async def ask(cell: str, endpoint: str, access: Access) -> Process:
         endpoint=endpoint,
         leads=leads,
         took_ms=took_ms,
-        version=told.get(VERSION_KEY, ""),
+        version=said.get(VERSION_KEY, ""),
         ahead_ms=ahead_ms if leads else None,
-        known=parse_vector(told.get(VECTOR_KEY, ""), field=VECTOR_KEY) if leads else {},
-        trouble=told.get(TROUBLE_KEY, ""),
+        known=parse_vector(said.get(VECTOR_KEY, ""), field=VECTOR_KEY) if leads else {},
+        trouble=said.get(TROUBLE_KEY, ""),
     )
 
 
-async def _told(channel: aio.Channel, access: Access) -> tuple[dict[str, str], float | None]:
+async def _metadata(channel: aio.Channel, access: Access) -> tuple[dict[str, str], float | None]:
     """The metadata of the process's own answer to an operator, whatever that answer is."""
     request = ledger_pb2.GetCommandRequest(command_id=new_command_id())
     metadata = (*access.metadata(OPERATOR), (ANSWER_HERE_KEY, "1"))
@@ -121,62 +120,54 @@ async def _told(channel: aio.Channel, access: Access) -> tuple[dict[str, str], f
     between_ms = (asked_ms + time.time() * 1_000) / 2
     if await call.code() in {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}:
         await call
-    told = {key: value for key, value in trailing or () if isinstance(value, str)}
-    stamp = told.get(STAMP_KEY)
-    return told, (int(stamp) >> 16) - between_ms if stamp else None
+    said = {key: value for key, value in trailing or () if isinstance(value, str)}
+    stamp = said.get(STAMP_KEY)
+    return said, (int(stamp) >> 16) - between_ms if stamp else None
 
 
-def answered(process: Process) -> list[Finding]:
+def answered(process: Process) -> Iterator[Finding]:
     at = Examined(f"{process.cell} {process.endpoint}")
     if process.problem:
-        return [at.fail("answers", process.problem, "is it running? Its log, and docs/operations.md#a-process-is-down")]
+        yield at.fail("answers", process.problem, "is it running? Its log, and docs/operations.md#a-process-is-down")
+        return
     part = "leads" if process.leads else "stands by"
-    findings = [at.ok("answers", f"{part}, in {process.took_ms:.0f} ms, version {process.version or 'unknown'}")]
+    yield at.ok("answers", f"{part}, in {process.took_ms:.0f} ms, version {process.version or 'unknown'}")
     if process.trouble:
-        findings.append(at.fail("log", process.trouble, "docs/operations.md#lost-data"))
-    if process.ahead_ms is None:
-        return findings
-    told = f"{process.ahead_ms:+.0f} ms from this machine's"
-    advice = "put the wrong one right: docs/operations.md#a-clock-out-of-bounds"
-    if abs(process.ahead_ms) > CLOCK_FAIL_MS + process.took_ms:
-        findings.append(at.fail("clock", told, advice))
-    elif abs(process.ahead_ms) > CLOCK_WARN_MS + process.took_ms:
-        findings.append(at.warn("clock", told, advice))
-    else:
-        findings.append(at.ok("clock", told))
-    return findings
+        yield at.fail("log", process.trouble, "docs/operations.md#lost-data")
+    if process.ahead_ms is not None:
+        told, off_ms = f"{process.ahead_ms:+.0f} ms from this machine's", abs(process.ahead_ms) - process.took_ms
+        advice = "put the wrong one right: docs/operations.md#a-clock-out-of-bounds"
+        wrong, doubtful = off_ms > CLOCK_FAIL_MS, off_ms > CLOCK_WARN_MS
+        yield at.first("clock", told, (wrong, State.FAIL, told, advice), (doubtful, State.WARN, told, advice))
 
 
-def together(processes: Sequence[Process]) -> list[Finding]:
+def together(processes: Sequence[Process]) -> Iterator[Finding]:
     """Findings that need all processes together."""
-    findings = []
     cells: defaultdict[str, list[Process]] = defaultdict(list)
     for process in processes:
         cells[process.cell].append(process)
     for name, members in cells.items():
-        at, leaders = Examined(name), sum(member.leads for member in members)
-        if not leaders:
-            advice = "docs/operations.md#lost-database"
-            findings.append(at.fail("leader", "none: the cell takes no commands", advice))
-        elif sum(not member.problem for member in members) == 1:
-            advice = "start a second process on its database, and list it: cellbook router add"
-            findings.append(at.warn("leader", "one, and nobody stands by", advice))
-        else:
-            findings.append(at.ok("leader", f"one of {len(members)}"))
+        none = not any(member.leads for member in members)
+        alone = sum(not member.problem for member in members) == 1
+        advice = "start a second process on its database, and list it: cellbook router add"
+        yield Examined(name).first(
+            "leader",
+            f"one of {len(members)}",
+            (none, State.FAIL, "none: the cell takes no commands", "docs/operations.md#lost-database"),
+            (alone, State.WARN, "one, and nobody stands by", advice),
+        )
     versions = {process.version for process in processes if process.version}
     clocks = [process.ahead_ms for process in processes if process.ahead_ms is not None]
     at = Examined("all cells")
     if len(versions) > 1:
-        findings.append(at.note("version", " and ".join(sorted(versions)), "a rollout that has not ended?"))
+        yield at.note("version", " and ".join(sorted(versions)), "a rollout that has not ended?")
     if clocks and max(clocks) - min(clocks) > CLOCK_FAIL_MS:
         apart = f"{max(clocks) - min(clocks):.0f} ms apart: calls from the one ahead are refused"
-        findings.append(at.fail("clocks", apart, "docs/operations.md#a-clock-out-of-bounds"))
-    return findings
+        yield at.fail("clocks", apart, "docs/operations.md#a-clock-out-of-bounds")
 
 
-def logs(before: Sequence[Process], after: Sequence[Process]) -> list[Finding]:
+def logs(before: Sequence[Process], after: Sequence[Process]) -> Iterator[Finding]:
     """A log shorter than another cell has seen it is an old one. `after` are the leaders, asked later."""
-    findings = []
     for process in after:
         head = process.known.get(process.cell, 0)
         seen = {each.cell: each.known.get(process.cell, 0) for each in before if each.cell != process.cell}
@@ -184,8 +175,7 @@ def logs(before: Sequence[Process], after: Sequence[Process]) -> list[Finding]:
         if process.leads and furthest and seen[furthest] > head:
             told = f"it ends at position {head}, and {furthest} has seen position {seen[furthest]} of it"
             advice = "was it restored from an old backup? docs/operations.md#a-disputed-position"
-            findings.append(Examined(process.cell).fail("not an old one", told, advice))
-    return findings
+            yield Examined(process.cell).fail("not an old one", told, advice)
 
 
 async def _certificate(endpoint: str, access: Access) -> list[Finding]:
@@ -193,22 +183,19 @@ async def _certificate(endpoint: str, access: Access) -> list[Finding]:
     if access.tls is None:
         return []
     try:
-        when = await asyncio.to_thread(_shown, endpoint, access)
+        when = await asyncio.to_thread(_shown, endpoint, access.tls)
     except (OSError, ValueError):
         return []
     return [expiry(Examined(endpoint), "certificate", when)]
 
 
-def _shown(endpoint: str, access: Access) -> datetime:
-    if access.tls is None:
-        raise ValueError("plain text")
-    context = ssl.create_default_context(cafile=access.tls.ca)
+def _shown(endpoint: str, tls: TlsFiles) -> datetime:
+    context = ssl.create_default_context(cafile=tls.ca)
     context.check_hostname = False
-    context.load_cert_chain(access.tls.cert, access.tls.key)
+    context.load_cert_chain(tls.cert, tls.key)
     context.set_alpn_protocols(["h2"])
-    address = parse_address(endpoint)
     with (
-        socket.create_connection((address.host, address.port), timeout=ANSWER_S) as plain,
+        socket.create_connection(parse_address(endpoint)[:2], timeout=ANSWER_S) as plain,
         context.wrap_socket(plain) as secure,
     ):
         shown = secure.getpeercert() or {}

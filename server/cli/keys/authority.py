@@ -11,7 +11,7 @@ import base64
 import ipaddress
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -28,17 +28,24 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from server.shell.identity.callers import CERTIFICATE_ROLES, SCHEME
 from server.shell.identity.principal import Principal, Role
 from server.shell.identity.tls import TlsFiles
-from server.shell.identity.tokens import TOKEN_ROLES
+from server.shell.identity.tokens import BELOW, TOKEN_ROLES
 
 ISSUER = "cellbook-development"
 AUDIENCE = "cellbook"
 VALID_DAYS = 365
 HOSTS = ("127.0.0.1", "localhost", "::1")
+ROUTER = "router"
+# The cells of `cellbook up`.
+DEV_CELLS = ("us-east", "eu-west", "ap-tokyo")
+OPERATOR = "operator"
+# `make_keys` renews a certificate that has less time left.
+_RENEWED = timedelta(days=30)
 _OWNER_ONLY = 0o600
 _FOLDER_MODE = 0o700
 # Allows for clock differences.
 _BEFORE = timedelta(minutes=5)
 
+Settings = dict[str, str | dict[str, str] | list[str]]
 Key: TypeAlias = ec.EllipticCurvePrivateKey
 PrivateKey: TypeAlias = Key | ed25519.Ed25519PrivateKey
 
@@ -226,3 +233,41 @@ def _write(path: Path, content: bytes) -> None:
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
     draft.replace(path)
+
+
+# --- of a cluster ---------------------------------------------------------------------------------------------------
+
+
+def make_keys(authority: Authority, cells: Iterable[str], hosts: Sequence[str]) -> list[str]:
+    """Makes missing and expiring keys; returns the names of the certificates made. Raises KeysInvalid."""
+    authority.found()
+    principals = {
+        ROUTER: Principal(role=Role.ROUTER, name=ROUTER),
+        OPERATOR: Principal(role=Role.OPERATOR, name="cellbook"),
+        **{cell: Principal(role=Role.PEER, name=cell) for cell in cells},
+    }
+    made = [name for name in principals if not _is_good(authority, name)]
+    for name in made:
+        authority.certify(name, principals[name], hosts=() if name == OPERATOR else hosts)
+    return made
+
+
+def _is_good(authority: Authority, name: str) -> bool:
+    files = authority.tls(name)
+    if not files.cert.exists() or not files.key.exists():
+        return False
+    certificate = x509.load_pem_x509_certificate(files.cert.read_bytes())
+    return certificate.not_valid_after_utc > datetime.now(UTC) + _RENEWED
+
+
+def settings_of(authority: Authority, name: str) -> Settings:
+    """The settings that give the process `name` its keys."""
+    tls = authority.tls(name)
+    return {
+        "tls_cert": str(tls.cert),
+        "tls_key": str(tls.key),
+        "tls_ca": str(tls.ca),
+        "jwt_keys": str(authority.jwks),
+        "jwt_issuer": ISSUER,
+        "jwt_audience": [AUDIENCE, f"{AUDIENCE}{BELOW}{name}"],
+    }

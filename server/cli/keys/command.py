@@ -2,8 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -15,10 +13,8 @@ from cells.audit.proofs.keys import SEED_BYTES, SigningKey
 from cells.audit.verify.note import LOG_KEY
 from cells.domain.refusals import PrincipalInvalid
 from server.cli import report
-from server.cli.ending import EXIT_USAGE, failure
-from server.cli.keys.authority import AUDIENCE, HOSTS, ISSUER, Authority, KeysInvalid
-from server.cli.keys.cluster import DEV_CELLS, ROUTER, make_keys
-from server.cli.options import json_option
+from server.cli.command import EXIT_USAGE, Json, failure, wrong_usage
+from server.cli.keys.authority import AUDIENCE, DEV_CELLS, HOSTS, ISSUER, ROUTER, Authority, KeysInvalid, make_keys
 from server.shell.files import create_secret
 from server.shell.identity.principal import Principal, parse_principal
 
@@ -31,42 +27,33 @@ Who = Annotated[str, typer.Argument(metavar="ROLE/NAME", help="The principal: us
 Hosts = Annotated[list[str] | None, typer.Option("--host", help="A name or address of the server; may be repeated.")]
 
 
-@contextmanager
-def wrong_usage() -> Iterator[None]:
-    """Keys that cannot be made are wrong usage: exit code 2."""
-    try:
-        yield
-    except KeysInvalid as problem:
-        raise failure(str(problem), EXIT_USAGE) from problem
-
-
 @app.command()
 def dev(
     folder: Folder,
     cell: Annotated[list[str] | None, typer.Option("--cell", help="A cell's name; may be repeated.")] = None,
     host: Hosts = None,
-    as_json: Annotated[bool, json_option("Print JSON.")] = False,
+    _json: Json = False,
 ) -> None:
     """Make the keys of a cluster: a CA, a certificate for each process and for the operator, keys for tokens.
 
     Existing keys stay: run it again to add a cell.
     """
     authority = Authority(folder)
-    with wrong_usage():
+    with wrong_usage(KeysInvalid):
         made = make_keys(authority, cell or DEV_CELLS, host or HOSTS)
     settings = {"jwt_keys": str(authority.jwks), "jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
-    if as_json:
-        print(json.dumps({"folder": str(folder), "made": made, "settings": settings}))
-        return
-    report.line(f"{folder} has certificates for {ROUTER}, {', '.join(cell or DEV_CELLS)} and operator")
-    report.line(f"made now: {', '.join(made) or 'nothing, all were there'}")
-    report.line("settings of a cell: " + " ".join(f"{name}={value}" for name, value in settings.items()))
+    report.show_line(
+        {"folder": str(folder), "made": made, "settings": settings},
+        f"{folder} has certificates for {ROUTER}, {', '.join(cell or DEV_CELLS)} and operator\n"
+        f"made now: {', '.join(made) or 'nothing, all were there'}\n"
+        f"settings of a cell: {' '.join(f'{name}={value}' for name, value in settings.items())}",
+    )
 
 
 @app.command()
 def certificate(folder: Folder, name: str, who: Who, host: Hosts = None) -> None:
     """Sign another certificate, NAME.pem with NAME.key; --host makes it a server certificate."""
-    with wrong_usage():
+    with wrong_usage(KeysInvalid):
         Authority(folder).certify(name, _principal(who), hosts=host or ())
     report.line(f"{folder / name}.pem says cellbook://{who}")
 
@@ -85,14 +72,10 @@ def token(
     ] = AUDIENCE,
 ) -> None:
     """Print a token, to be sent as metadata `authorization: Bearer TOKEN`."""
-    with wrong_usage():
-        signed = Authority(folder).token(
-            _principal(who),
-            valid=timedelta(hours=hours),
-            users=[str(user) for user in users or ()],
-            audience=audience,
-        )
-    print(signed)
+    with wrong_usage(KeysInvalid):
+        acted_for = [str(user) for user in users or ()]
+        valid = timedelta(hours=hours)
+        print(Authority(folder).token(_principal(who), valid=valid, users=acted_for, audience=audience))
 
 
 @app.command()
@@ -102,7 +85,7 @@ def caller(
     """Make a key with which a caller signs its commands, and print the line for caller_keys_file."""
     if file.exists():
         raise failure(f"{file} is there already", EXIT_USAGE)
-    with wrong_usage():
+    with wrong_usage(KeysInvalid):
         key = SigningKey(name=str(_principal(who)), kind=LOG_KEY, seed=os.urandom(SEED_BYTES))
     create_secret(file, f"{key.text}\n")
     print(f"key {key.verifier}")
@@ -117,11 +100,8 @@ def rotate(
 ) -> None:
     """Sign tokens with a new key from now on; earlier tokens stay valid until --retire."""
     authority = Authority(folder)
-    with wrong_usage():
-        if retire:
-            authority.retire()
-        else:
-            authority.rotate()
+    with wrong_usage(KeysInvalid):
+        (authority.retire if retire else authority.rotate)()
     keys = json.loads(authority.jwks.read_text())["keys"]
     report.line(f"{authority.jwks} has {len(keys)} key(s); the newest is {keys[-1]['kid']}")
 

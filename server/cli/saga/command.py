@@ -1,195 +1,259 @@
-"""The command line of `cellbook saga`."""
+"""The command line of `cellbook saga`, and the calls behind it."""
 
-import json
-import re
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
 from typing import Annotated, Any
+from uuid import UUID
 
 import typer
+from google.protobuf.message import Message
+from rich.console import Console
 
 from cellbook.v1 import saga_pb2
 from server.cli import report
-from server.cli.access import chosen_access
-from server.cli.client import ClientError
-from server.cli.ending import run
-from server.cli.options import HERE, json_option, router_option
-from server.cli.reach import Reach, reached
-from server.cli.saga import ask, show
+from server.cli.client import OPERATOR, CellStubs, ClientError, NoAnswer, new_command_id
+from server.cli.command import for_cells
+from server.cli.reach import Reach
+from server.cli.saga import show
 from server.cli.screen import literal
+from server.cli.texts import enum_text, now_ms, parse_span_ms
 
-Work = Callable[[Reach], Awaitable[None]]
-
-_UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_STATES = {name.removeprefix("SAGA_STATE_").lower(): value for name, value in saga_pb2.SagaState.items() if value}
-_KINDS = {
-    name.removeprefix("SAGA_KIND_").lower().replace("_", "-"): value
-    for name, value in saga_pb2.SagaKind.items()
-    if value
+NOT_FOUND = "SAGA_NOT_FOUND"
+PAGE = 1_000
+ORDERS: dict[str, tuple[Callable[[CellStubs], Callable[..., Awaitable[Message]]], type[Message]]] = {
+    "pause": (lambda cell: cell.sagas.PauseSaga, saga_pb2.PauseSagaRequest),
+    "resume": (lambda cell: cell.sagas.ResumeSaga, saga_pb2.ResumeSagaRequest),
+    "compensate": (lambda cell: cell.sagas.CompensateSaga, saga_pb2.CompensateSagaRequest),
 }
+_STATES = {enum_text(saga_pb2.SagaState, each): each for each in saga_pb2.SagaState.values() if each}
+_KINDS = {enum_text(saga_pb2.SagaKind, each).replace(" ", "-"): each for each in saga_pb2.SagaKind.values() if each}
 # States of sagas that have not ended, which concern an operator.
 _OPEN = ("running", "committed", "compensating")
 
 app = typer.Typer(help="Show and control the sagas of all cells.", no_args_is_help=True, rich_markup_mode=None)
 
+
+def _one_of(known: Collection[str]) -> Callable[[list[str] | str | None], list[str] | str | None]:
+    def checked(given: list[str] | str | None) -> list[str] | str | None:
+        for text in [given] if isinstance(given, str) else given or ():
+            if text and text not in known:
+                raise typer.BadParameter(f"{text!r}: expected {', '.join(known)}")
+        return given
+
+    return checked
+
+
+def _span(text: str) -> str:
+    if text and parse_span_ms(text) is None:
+        raise typer.BadParameter(f"{text!r}: expected a number and s, m, h or d, as in 15m")
+    return text
+
+
 SagaId = Annotated[str, typer.Argument(metavar="SAGA", help="The saga's id.")]
-Router = Annotated[str, router_option("The router of the cells to ask.")]
-Cell = Annotated[str, typer.Option("--cell", help="Ask this cell alone.")]
-Json = Annotated[bool, json_option("Print JSON instead of tables.")]
 Note = Annotated[str, typer.Option("--note", help="The reason, for the log: at most 200 characters.")]
+States = Annotated[
+    list[str] | None,
+    typer.Option("--state", help=f"{', '.join(_STATES)}. May be repeated.", callback=_one_of(_STATES)),
+]
+Kind = Annotated[str, typer.Option("--kind", help=", ".join(_KINDS), callback=_one_of(_KINDS))]
+
+
+# --- commands -------------------------------------------------------------------------------------------------------
 
 
 @app.command("list")
-def list_sagas(  # noqa: PLR0917 - as many options
-    state: Annotated[list[str] | None, typer.Option("--state", help=f"{', '.join(_STATES)}. May be repeated.")] = None,
+@for_cells
+async def list_sagas(  # noqa: PLR0917 - as many options
+    reach: Reach,
+    state: States = None,
     every: Annotated[bool, typer.Option("--all", help="Also those that have ended.")] = False,
-    kind: Annotated[str, typer.Option("--kind", help=", ".join(_KINDS))] = "",
+    kind: Kind = "",
     with_cell: Annotated[str, typer.Option("--with", help="Only those that this cell takes part in.")] = "",
-    older: Annotated[str, typer.Option("--older-than", help="90s, 15m, 2h, 3d")] = "",
-    newer: Annotated[str, typer.Option("--newer-than", help="90s, 15m, 2h, 3d")] = "",
+    older: Annotated[str, typer.Option("--older-than", help="90s, 15m, 2h, 3d", callback=_span)] = "",
+    newer: Annotated[str, typer.Option("--newer-than", help="90s, 15m, 2h, 3d", callback=_span)] = "",
     stuck: Annotated[bool, typer.Option("--stuck", help="Only those that can neither proceed nor compensate.")] = False,
     paused: Annotated[bool, typer.Option("--paused", help="Only those that are paused.")] = False,
     limit: Annotated[
         int, typer.Option("--limit", min=1, max=100_000, help="The most sagas to list, oldest first.")
     ] = 100,
-    router: Router = HERE,
-    cell: Cell = "",
-    as_json: Json = False,
 ) -> None:
     """List the sagas of all cells, oldest first: those that have not ended, unless asked otherwise."""
-    now_ms = _now_ms()
+    if with_cell:
+        reach.require_listed(with_cell)
     request = saga_pb2.ListSagasRequest(
-        states=[] if every else [_one_of(_STATES, each, "--state") for each in state or _OPEN],
-        kind=_one_of(_KINDS, kind, "--kind") if kind else saga_pb2.SAGA_KIND_UNSPECIFIED,
+        states=[] if every else [_STATES[each] for each in state or _OPEN],
+        kind=_KINDS.get(kind, saga_pb2.SAGA_KIND_UNSPECIFIED),
         cell=with_cell,
-        started_from_ms=now_ms - _span_ms(newer, "--newer-than") if newer else 0,
-        started_before_ms=now_ms - _span_ms(older, "--older-than") if older else 0,
+        started_from_ms=now_ms() - (parse_span_ms(newer) or 0) if newer else 0,
+        started_before_ms=now_ms() - (parse_span_ms(older) or 0) if older else 0,
         stuck=stuck,
         paused=paused,
     )
+    found = await listed(reach, request, limit)
+    report.show(
+        lambda: {
+            "sagas": [show.saga_json(name, saga) for name, saga in found.sagas],
+            "more": found.more,
+            "silent": found.silent,
+        },
+        lambda console: _tell_list(console, found),
+        found.silent_lines,
+    )
 
-    async def work(reach: Reach) -> None:
-        if with_cell:
-            reach.require_listed(with_cell)
-        listed = await ask.listed(reach, request, limit)
-        _tell_list(listed, as_json=as_json)
-        if listed.silent:
-            raise ClientError("; ".join(ask.silent_lines(listed.silent)))
 
-    _with_reach(router, cell, work)
+def _tell_list(console: Console, found: "Listed") -> None:
+    if found.sagas:
+        console.print(show.list_table(found.sagas, now_ms()))
+    console.print(f"{len(found.sagas):,} sagas{', and there are more: --limit' if found.more else ''}")
+    for told in found.silent_lines:
+        console.print(f"[red]{literal(told)}[/red]")
 
 
 @app.command()
-def get(saga: SagaId, router: Router = HERE, cell: Cell = "", as_json: Json = False) -> None:
+@for_cells
+async def get(reach: Reach, saga: SagaId) -> None:
     """Show one saga: its legs, its attempts, its history."""
+    cell, reply = await found_saga(reach, saga_id_in(saga))
 
-    async def work(reach: Reach) -> None:
-        stubs, reply = await ask.found(reach, ask.saga_id_in(saga))
-        if as_json:
-            content = show.saga_json(stubs.name, reply.saga)
-            content["history"] = [show.event_json(event) for event in reply.history]
-            print(json.dumps(content, indent=2))
-            return
-        with report.stdout() as console:
-            show.tell_saga(console, stubs.name, reply.saga, _now_ms())
-            console.print()
-            show.tell_history(console, reply.history)
+    def tell(console: Console) -> None:
+        show.tell_saga(console, cell.name, reply.saga, now_ms())
+        console.print()
+        show.tell_history(console, reply.history)
 
-    _with_reach(router, cell, work)
+    def content() -> dict[str, Any]:
+        return {**show.saga_json(cell.name, reply.saga), "history": [*map(show.event_json, reply.history)]}
+
+    report.show(content, tell)
 
 
 @app.command()
-def watch(saga: SagaId, router: Router = HERE, cell: Cell = "", as_json: Json = False) -> None:
+@for_cells
+async def watch(reach: Reach, saga: SagaId) -> None:
     """Follow one saga to its end, a line an event or failed attempt."""
-
-    async def work(reach: Reach) -> None:
-        last = saga_pb2.Saga()
-        async for name, news in ask.watched(reach, ask.saga_id_in(saga)):
-            last = news.saga
-            if as_json:
-                event = show.event_json(news.event) if news.HasField("event") else None
-                print(json.dumps({"event": event, "saga": show.saga_json(name, last)}), flush=True)
-            else:
-                report.line(show.news_line(news))
-        if not as_json:
-            report.line(f"{show.kind_text(last)} {last.saga_id}: {show.state_text(last)}")
-
-    _with_reach(router, cell, work)
+    last = saga_pb2.Saga()
+    async for name, news in watched(reach, saga_id_in(saga)):
+        last = news.saga
+        event = show.event_json(news.event) if news.HasField("event") else None
+        report.show_line({"event": event, "saga": show.saga_json(name, last)}, show.news_line(news))
+    if not report.AS_JSON.get():
+        report.line(f"{show.kind_text(last)} {last.saga_id}: {show.state_text(last)}")
 
 
 @app.command()
-def retry(saga: SagaId, router: Router = HERE, cell: Cell = "", as_json: Json = False) -> None:
+@for_cells
+async def retry(reach: Reach, saga: SagaId) -> None:
     """Try the current leg at once."""
-    _order("retry", saga, "", router, cell, as_json=as_json)
+    await _order(reach, "retry", saga)
 
 
 @app.command()
-def pause(saga: SagaId, note: Note = "", router: Router = HERE, cell: Cell = "", as_json: Json = False) -> None:
+@for_cells
+async def pause(reach: Reach, saga: SagaId, note: Note = "") -> None:
     """Begin no further leg until the saga is resumed. Its deadline keeps running."""
-    _order("pause", saga, note, router, cell, as_json=as_json)
+    await _order(reach, "pause", saga, note)
 
 
 @app.command()
-def resume(saga: SagaId, note: Note = "", router: Router = HERE, cell: Cell = "", as_json: Json = False) -> None:
+@for_cells
+async def resume(reach: Reach, saga: SagaId, note: Note = "") -> None:
     """Let a paused saga continue."""
-    _order("resume", saga, note, router, cell, as_json=as_json)
+    await _order(reach, "resume", saga, note)
 
 
 @app.command()
-def compensate(saga: SagaId, note: Note = "", router: Router = HERE, cell: Cell = "", as_json: Json = False) -> None:
+@for_cells
+async def compensate(reach: Reach, saga: SagaId, note: Note = "") -> None:
     """Compensate a saga: undo its legs. Refused once its pivot is done."""
-    _order("compensate", saga, note, router, cell, as_json=as_json)
+    await _order(reach, "compensate", saga, note)
 
 
-def _order(order: str, saga: str, note: str, router: str, cell: str, *, as_json: bool) -> None:
-    async def work(reach: Reach) -> None:
-        name, after = await ask.ordered(reach, order, ask.saga_id_in(saga), note)
-        if as_json:
-            print(json.dumps(show.saga_json(name, after), indent=2))
-            return
-        with report.stdout() as console:
-            show.tell_saga(console, name, after, _now_ms())
-
-    _with_reach(router, cell, work)
+async def _order(reach: Reach, order: str, saga: str, note: str = "") -> None:
+    name, after = await ordered(reach, order, saga_id_in(saga), note)
+    report.show(lambda: show.saga_json(name, after), lambda console: show.tell_saga(console, name, after, now_ms()))
 
 
-def _with_reach(router: str, cell: str, work: Work) -> None:
-    async def reach_and_work() -> None:
-        async with reached(router, chosen_access(), cell) as reach:
-            await work(reach)
-
-    run(reach_and_work())
+# --- calls ----------------------------------------------------------------------------------------------------------
 
 
-def _tell_list(listed: ask.Listed, *, as_json: bool) -> None:
-    if as_json:
-        content: dict[str, Any] = {
-            "sagas": [show.saga_json(name, saga) for name, saga in listed.sagas],
-            "more": listed.more,
-            "silent": listed.silent,
-        }
-        print(json.dumps(content, indent=2))
-        return
-    with report.stdout() as console:
-        if listed.sagas:
-            console.print(show.list_table(listed.sagas, _now_ms()))
-        console.print(f"{len(listed.sagas):,} sagas{', and there are more: --limit' if listed.more else ''}")
-        for told in ask.silent_lines(listed.silent):
-            console.print(f"[red]{literal(told)}[/red]")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """Sagas with the cell that orchestrates each, oldest first. `more`: there are further ones beyond the limit."""
+
+    sagas: list[tuple[str, saga_pb2.Saga]] = field(default_factory=list)
+    silent: dict[str, str] = field(default_factory=dict)
+    more: bool = False
+
+    @property
+    def silent_lines(self) -> Sequence[str]:
+        return [f"{name} does not answer, its sagas are missing: {told}" for name, told in sorted(self.silent.items())]
 
 
-def _one_of(values: dict[str, Any], text: str, option: str) -> Any:  # noqa: ANN401 - a value of either enum
-    if text not in values:
-        raise typer.BadParameter(f"{text!r}: expected {', '.join(values)}", param_hint=option)
-    return values[text]
+def saga_id_in(text: str) -> str:
+    """Raises ClientError."""
+    try:
+        return str(UUID(text))
+    except ValueError:
+        raise ClientError(f"{text!r} is no id of a saga: expected a UUID, as `cellbook saga list` shows it") from None
 
 
-def _span_ms(text: str, option: str) -> int:
-    found = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
-    if found is None:
-        raise typer.BadParameter(f"{text!r}: expected a number and s, m, h or d, as in 15m", param_hint=option)
-    return int(found[1]) * _UNITS_MS[found[2]]
+async def listed(reach: Reach, request: saga_pb2.ListSagasRequest, limit: int) -> Listed:
+    """The `limit` oldest of all cells."""
+    first = saga_pb2.ListSagasRequest()
+    first.CopyFrom(request)
+    first.page_size = min(limit, PAGE)
+    answers = await reach.ask_all(lambda cell: cell.sagas.ListSagas, first)
+    for refusal in answers.refused.values():
+        raise refusal
+    sagas, more = [], False
+    for name, reply in answers.given.items():
+        found = [(name, saga) for saga in reply.sagas]
+        while reply.next_page_token and len(found) < limit:
+            first.page_token = reply.next_page_token
+            reply = await reach.client.call(reach.named(name).sagas.ListSagas, first, OPERATOR)  # noqa: PLW2901
+            found += [(name, saga) for saga in reply.sagas]
+        more = more or bool(reply.next_page_token)
+        sagas += found
+    sagas.sort(key=lambda pair: (pair[1].start_time_ms, pair[1].saga_id))
+    return Listed(sagas=sagas[:limit], silent=answers.silent, more=more or len(sagas) > limit)
 
 
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+async def found_saga(reach: Reach, saga_id: str) -> tuple[CellStubs, saga_pb2.GetSagaResponse]:
+    """The cell that orchestrates the saga, and its answer. Raises ClientError, LedgerRefusal."""
+    answers = await reach.ask_all(lambda cell: cell.sagas.GetSaga, saga_pb2.GetSagaRequest(saga_id=saga_id))
+    for cell in reach.cells:
+        if cell.name in answers.given:
+            return cell, answers.given[cell.name]
+    for refusal in answers.refused.values():
+        if refusal.reason != NOT_FOUND:
+            raise refusal
+    if answers.silent:
+        told = "; ".join(f"{name}: {problem}" for name, problem in sorted(answers.silent.items()))
+        raise ClientError(f"no cell that answers has saga {saga_id}, and not all do: {told}")
+    raise ClientError(f"no saga {saga_id} in {reach.names}")
+
+
+async def ordered(reach: Reach, order: str, saga_id: str, note: str) -> tuple[str, saga_pb2.Saga]:
+    """Pauses, resumes, compensates or retries a saga; returns the saga afterwards. Raises LedgerRefusal."""
+    cell, _ = await found_saga(reach, saga_id)
+    call, command_id = reach.client.call, new_command_id()
+    if order == "retry":
+        # Not a command: it leaves no event.
+        retried = await call(cell.sagas.RetrySaga, saga_pb2.RetrySagaRequest(saga_id=saga_id), OPERATOR)
+        return cell.name, retried.saga
+    method, request = ORDERS[order]
+    await call(method(cell), request(command_id=command_id, saga_id=saga_id, note=note), OPERATOR)
+    reply = await call(cell.sagas.GetSaga, saga_pb2.GetSagaRequest(saga_id=saga_id), OPERATOR)
+    return cell.name, reply.saga
+
+
+async def watched(reach: Reach, saga_id: str) -> AsyncIterator[tuple[str, saga_pb2.WatchSagaResponse]]:
+    """Everything that has happened to the saga, then what happens, up to its end. Raises ClientError."""
+    cell, _ = await found_saga(reach, saga_id)
+    request = saga_pb2.WatchSagaRequest(saga_id=saga_id)
+    try:
+        async with aclosing(cell.items(cell.sagas.WatchSaga, request, OPERATOR)) as stream:
+            async for news in stream:
+                yield cell.name, news
+    except NoAnswer as error:
+        raise ClientError(f"{error}: watch it again") from None

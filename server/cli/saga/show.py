@@ -2,19 +2,17 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
-from google.protobuf.json_format import MessageToDict
 from rich.console import Console
 from rich.table import Table
 
 from cellbook.v1 import event_pb2, saga_pb2
-from server.cli import report
+from server.cli.audit.trace import with_parsed_json
+from server.cli.report import plain, table, tell_facts
 from server.cli.screen import literal
-from server.cli.texts import account_text, amount_text, hlc_text
+from server.cli.texts import amount_text, enum_text, hlc_text, posting_text, span_text, time_text
 
-_KIND = saga_pb2.SagaKind
 _STATE = saga_pb2.SagaState
 _LEG = saga_pb2.LegState
 ENDED = frozenset({_STATE.SAGA_STATE_COMPLETED, _STATE.SAGA_STATE_COMPENSATED})
@@ -24,7 +22,6 @@ _COLOURS = {
     _STATE.SAGA_STATE_COMPENSATED: "magenta",
 }
 _ERROR_SHOWN_MAX = 60
-_SECOND, _MINUTE, _HOUR, _DAY = 1, 60, 3_600, 86_400
 
 
 # --- for programs -------------------------------------------------------------------------------------------
@@ -32,50 +29,27 @@ _SECOND, _MINUTE, _HOUR, _DAY = 1, 60, 3_600, 86_400
 
 def saga_json(cell: str, saga: saga_pb2.Saga) -> dict[str, Any]:
     """The message with its fields' names; `cell` orchestrates it."""
-    return {"cell": cell, **_plain(saga)}
+    return {"cell": cell, **plain(saga)}
 
 
 def event_json(event: event_pb2.Event) -> dict[str, Any]:
     """Payload and metadata as parsed JSON."""
-    content = _plain(event)
-    content["payload"] = json.loads(content.pop("payload_json"))
-    content["metadata"] = json.loads(content.pop("metadata_json"))
-    return content
-
-
-def _plain(message: saga_pb2.Saga | event_pb2.Event) -> dict[str, Any]:
-    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    return with_parsed_json(plain(event))
 
 
 # --- for people ---------------------------------------------------------------------------------------------
 
 
 def kind_text(saga: saga_pb2.Saga) -> str:
-    return _KIND.Name(saga.kind).removeprefix("SAGA_KIND_").replace("_", " ").lower()
+    return enum_text(saga_pb2.SagaKind, saga.kind)
 
 
 def state_text(saga: saga_pb2.Saga) -> str:
     """With everything that an operator must notice."""
-    name = _STATE.Name(saga.state).removeprefix("SAGA_STATE_").lower()
+    name = enum_text(_STATE, saga.state)
     text = f"[{_COLOURS[saga.state]}]{name}[/]" if saga.state in _COLOURS else name
     marks = ["[red bold]STUCK[/]"] * saga.stuck + ["[yellow bold]paused[/]"] * saga.paused
     return ", ".join([text, *marks])
-
-
-def span_text(milliseconds: int) -> str:
-    """The two largest units: "3 d 2 h", "4 min 10 s", "7 s"."""
-    seconds = max(milliseconds, 0) // 1_000
-    units = ((_DAY, "d"), (_HOUR, "h"), (_MINUTE, "min"), (_SECOND, "s"))
-    counted = []
-    for size, name in units:
-        count, seconds = divmod(seconds, size)
-        counted.append((count, name))
-    first = next((place for place, (count, _) in enumerate(counted) if count), len(counted) - 1)
-    return " ".join(f"{count} {name}" for count, name in counted[first : first + 2] if count) or "0 s"
-
-
-def time_text(milliseconds: int) -> str:
-    return f"{datetime.fromtimestamp(milliseconds // 1_000, UTC):%Y-%m-%d %H:%M:%S}.{milliseconds % 1_000:03} UTC"
 
 
 def current_leg(saga: saga_pb2.Saga) -> str:
@@ -90,12 +64,10 @@ def current_leg(saga: saga_pb2.Saga) -> str:
 
 
 def list_table(sagas: Sequence[tuple[str, saga_pb2.Saga]], now_ms: int) -> Table:
-    columns = ("saga", "kind", "cell", "state", "age", "deadline", "next leg", "attempts", "last error")
-    table = report.table(*columns, right=(4, 7))
-    for column in table.columns[:7]:
-        column.no_wrap = True
+    one_line = ("saga", "kind", "cell", "state", "age", "deadline", "next leg")
+    made = table(*one_line, "attempts", "last error", right={"age", "attempts"}, no_wrap=one_line)
     for cell, saga in sagas:
-        table.add_row(
+        made.add_row(
             literal(saga.saga_id),
             kind_text(saga),
             literal(cell),
@@ -106,31 +78,26 @@ def list_table(sagas: Sequence[tuple[str, saga_pb2.Saga]], now_ms: int) -> Table
             str(saga.attempts or ""),
             literal(_waiting(saga)[:_ERROR_SHOWN_MAX]),
         )
-    return table
+    return made
 
 
 def tell_saga(console: Console, cell: str, saga: saga_pb2.Saga, now_ms: int) -> None:
-    console.print(
-        f"[bold]{kind_text(saga)} {literal(saga.saga_id)}[/bold], driven by {literal(cell)}: {state_text(saga)}"
-    )
-    facts = Table(box=None, show_header=False, pad_edge=False)
-    for name, said in _facts(saga, now_ms):
-        facts.add_row(f"[dim]{literal(name)}[/dim]", literal(said))
-    console.print(facts)
+    title = f"[bold]{kind_text(saga)} {literal(saga.saga_id)}[/bold], driven by {literal(cell)}: {state_text(saga)}"
+    tell_facts(console, title, _facts(saga, now_ms))
     console.print()
-    legs = report.table("leg", "cell", "state", "leg id, as in its cell", "effect (event)")
+    legs = table("leg", "cell", "state", "leg id, as in its cell", "effect (event)")
     for leg in saga.legs:
         name = f"{leg.leg} (pivot)" if leg.pivot else leg.leg
-        state = _LEG.Name(leg.state).removeprefix("LEG_STATE_").lower()
+        state = enum_text(_LEG, leg.state)
         legs.add_row(literal(name), literal(leg.cell), state, literal(leg.leg_id), literal(leg.event_id or "-"))
     console.print(legs)
 
 
 def tell_history(console: Console, history: Iterable[event_pb2.Event]) -> None:
-    table = report.table("position", "HLC (UTC)", "event", "what", "postings", right=(0,))
+    made = table("position", "HLC (UTC)", "event", "what", "postings", right={"position"})
     for event in history:
-        table.add_row(str(event.position), *_event_cells(event))
-    console.print(table)
+        made.add_row(str(event.position), *_event_cells(event))
+    console.print(made)
 
 
 def news_line(news: saga_pb2.WatchSagaResponse) -> str:
@@ -144,18 +111,16 @@ def news_line(news: saga_pb2.WatchSagaResponse) -> str:
 def _event_cells(event: event_pb2.Event) -> tuple[str, str, str, str]:
     payload = json.loads(event.payload_json)
     said = (payload.get(name, "") for name in ("leg", "result", "failure_reason", "failure_message", "note"))
-    postings = (f"{account_text(p.account, {})} {amount_text(p.amount_minor, p.currency)}" for p in event.postings)
-    hlc = hlc_text(event.hlc.physical_ms, event.hlc.logical)
-    return hlc, literal(event.event_type), literal(" ".join(filter(None, map(str, said)))), literal(", ".join(postings))
+    postings = ", ".join(posting_text(each, signed=False) for each in event.postings)
+    what = " ".join(filter(None, map(str, said)))
+    return hlc_text(event.hlc), literal(event.event_type), literal(what), literal(postings)
 
 
 def _facts(saga: saga_pb2.Saga, now_ms: int) -> Iterable[tuple[str, str]]:
     yield "began", f"{time_text(saga.start_time_ms)}, {span_text(now_ms - saga.start_time_ms)} ago"
     if saga.deadline_ms:
-        yield (
-            "deadline",
-            f"{time_text(saga.deadline_ms)}{'' if saga.state in ENDED else f', {_deadline(saga, now_ms)}'}",
-        )
+        left = "" if saga.state in ENDED else f", {_deadline(saga, now_ms)}"
+        yield "deadline", f"{time_text(saga.deadline_ms)}{left}"
     if saga.HasField("amount"):
         yield "amount", amount_text(saga.amount.amount_minor, saga.amount.currency)
     for name, said in (("auction", saga.auction), ("asset", saga.asset), ("bid", saga.bid_id)):

@@ -1,18 +1,23 @@
 """`cellbook saga-worker`: a Temporal server's workflows in a process of their own, whose legs the cell executes."""
 
 import asyncio
-from dataclasses import dataclass, field
+import signal
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import structlog
+import typer
 from grpc import aio
 
 from cellbook.v1 import saga_pb2
 from cellbook.v1.saga_pb2_grpc import SagaServiceStub
-from server.cli.access import Access
+from server.cli.access import Access, chosen_access
 from server.cli.client import ClientError
+from server.cli.command import run
 from server.sagas import connect_temporal
 from server.shell.channels.client import OWN_CONNECTIONS, SERVICE_CONFIG, name_option
+from server.shell.observability.logging import configure_logging
 
 # Of an activity's 15 s: a call that the cell has not answered by then is repeated.
 ADVANCE_S = 14.0
@@ -30,11 +35,41 @@ class WorkerPlan:
     task_queue: str
     temporal_address: str
     temporal_namespace: str
-    temporal_tls: bool = False
-    temporal_tls_ca: Path | None = None
-    temporal_tls_cert: Path | None = None
-    temporal_tls_key: Path | None = None
-    access: Access = field(default_factory=Access)
+    temporal_tls: bool
+    temporal_tls_ca: Path | None
+    temporal_tls_cert: Path | None
+    temporal_tls_key: Path | None
+    access: Access
+
+
+def command(  # noqa: PLR0917 - as many options
+    cell: Annotated[str, typer.Option("--cell", metavar="HOST:PORT[,..]", help="The cell's processes.")],
+    task_queue: Annotated[
+        str, typer.Option("--task-queue", envvar="CELLBOOK_TEMPORAL_TASK_QUEUE", help="cellbook-NAME of the cell.")
+    ],
+    address: Annotated[
+        str, typer.Option("--temporal", metavar="HOST:PORT", envvar="CELLBOOK_TEMPORAL_ADDRESS")
+    ] = "127.0.0.1:7233",
+    namespace: Annotated[str, typer.Option("--namespace", envvar="CELLBOOK_TEMPORAL_NAMESPACE")] = "default",
+    tls: Annotated[bool, typer.Option("--tls", envvar="CELLBOOK_TEMPORAL_TLS")] = False,
+    tls_ca: Annotated[Path | None, typer.Option("--tls-ca", envvar="CELLBOOK_TEMPORAL_TLS_CA")] = None,
+    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", envvar="CELLBOOK_TEMPORAL_TLS_CERT")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", envvar="CELLBOOK_TEMPORAL_TLS_KEY")] = None,
+) -> None:
+    """Run a Temporal server's workflows for a cell with temporal_worker=apart, until Ctrl-C."""
+    configure_logging("info")
+    plan = WorkerPlan(
+        cell=cell,
+        task_queue=task_queue,
+        temporal_address=address,
+        temporal_namespace=namespace,
+        temporal_tls=tls,
+        temporal_tls_ca=tls_ca,
+        temporal_tls_cert=tls_cert,
+        temporal_tls_key=tls_key,
+        access=chosen_access(),
+    )
+    run(run_worker(plan), codes={signal.SIGTERM: 0})
 
 
 async def run_worker(plan: WorkerPlan) -> None:

@@ -7,6 +7,7 @@ from socket import SOCK_STREAM, gaierror, getaddrinfo
 from typing import NamedTuple
 
 PORT_MAX = 65535
+LOOPBACK = "127.0.0.1"
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9.-]{1,253}):(?P<port>[0-9]{1,5})")
 
 

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from server.__main__ import collect_garbage_seldom
-from server.cli.progress import Progress
+from server.cli.report import stage
 from server.shell.observability.logging import configure_logging
 from tests.bench.__main__ import FAILURES, WIDTH
 from tests.bench.cluster import Side, ground, settled
@@ -93,14 +93,13 @@ async def run(scale: Scale, console: Console, binary: str | None) -> list[Row]:
         raise PeerFailed(f"{PYTHON} is not there: `make bench-peers` installs the peers' packages")
     if binary and not shutil.which(binary):
         raise PeerFailed(f"TIGERBEETLE={binary} is no program")
-    progress = Progress(console)
     async with AsyncExitStack() as stack:
         place = await stack.enter_async_context(ground())
         postgres = await stack.enter_async_context(place.postgres("peers"))
-        ours = await settled(postgres, progress, users=SIZE.users, auctions=SIZE.auctions)
+        ours = await settled(postgres, console, users=SIZE.users, auctions=SIZE.auctions)
         server = await stack.enter_async_context(place.server("cell", postgres))
         side = Side(town=ours, server=server, postgres=postgres)
-        with progress.stage("the peers' accounts and auctions", 1):
+        with stage("the peers' accounts and auctions", 1, console):
             programs: dict[str, Peer] = {
                 CELLBOOK: CellbookPeer(side=side, generator=await stack.enter_async_context(generator())),
                 PLPGSQL: await stack.enter_async_context(plpgsql(postgres, SIZE)),
@@ -111,13 +110,13 @@ async def run(scale: Scale, console: Console, binary: str | None) -> list[Row]:
         rows = [
             Row(peer=peer, program=program, mode=mode) for peer, program in programs.items() for mode in MODES[peer]
         ]
-        with progress.stage("rounds", scale.rounds * len(rows)) as stage:
+        with stage("rounds", scale.rounds * len(rows), console) as rounds:
             for _ in range(scale.rounds):
                 for row in rows:
                     await row.measure(scale)
-                    stage.advance()
+                    rounds.advance()
         for peer, program in programs.items():
-            with progress.stage(f"checking {peer}", 1):
+            with stage(f"checking {peer}", 1, console):
                 await program.check()
     return rows
 

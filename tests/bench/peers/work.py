@@ -114,8 +114,7 @@ class Worker:
 
     async def client(self, own: Iterator[Bid], items: int, end_s: float) -> int:
         placed = 0
-        # Once at least, however late it comes to it.
-        while placed == 0 or time.monotonic() < end_s:
+        while time.monotonic() < end_s:
             await self.accepted(list(islice(own, items)))
             placed += items
         return placed

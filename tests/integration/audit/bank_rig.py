@@ -24,8 +24,7 @@ from cells.audit.proofs.checkpoint_signer import CheckpointSigner
 from cells.audit.proofs.keys import SEED_BYTES, SigningKey
 from cells.audit.verify.note import LOG_KEY
 from server.audit.signatures import caller_signatures
-from server.cli.keys.authority import HOSTS, ISSUER, Authority
-from server.cli.keys.cluster import make_keys, settings_of
+from server.cli.keys.authority import HOSTS, ISSUER, Authority, make_keys, settings_of
 from server.process.policies import POLICIES
 from server.services.audit_parts import Proofs
 from server.services.ledger import LedgerServicer

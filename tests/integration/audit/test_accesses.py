@@ -27,6 +27,7 @@ from server.services.contacts import ContactServicer
 from server.shell.calls.call import enter_call
 from server.shell.identity.principal import Principal, Role
 from server.wire.audit import accesses_to_proto
+from tests.integration.json_output import as_json
 from tests.integration.mail.contact_rig import ANN
 from tests.integration.services_rig import AUDITOR, BANK, HERE, OPERATOR, PEER, SHOP, Rig, refusal_of, serving
 from tests.local_cells import until
@@ -268,9 +269,10 @@ async def test_the_command_lists_who_has_read(rig: Rig, capsys: pytest.CaptureFi
     async with Client(rig.address) as client:
         here = client.cell(name=HERE, region="", address=rig.address)
         reach = Reach(client=client, cells=[here], listed=[HERE])
-        await command.run_accesses(reach, str(rig.ann), as_json=True)
+        with as_json():
+            await command.run_accesses(reach, str(rig.ann))
         found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-        await command.run_accesses(reach, "", as_json=False)
+        await command.run_accesses(reach, "")
         text = capsys.readouterr().out
     assert [(each["principal"], each["subject"]) for each in found] == [
         ("operator/olga", str(rig.ann)),

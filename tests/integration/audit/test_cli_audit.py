@@ -18,6 +18,7 @@ from server.cli.client import ClientError, LedgerRefusal
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.audit_rig import CELLS, Sale, Served, Town, town
 from tests.integration.database import ask
+from tests.integration.json_output import as_json
 from tests.local_cells import deposit, request
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -101,18 +102,19 @@ async def test_a_balance_is_shown_as_it_was_with_its_holds(rig: Rig, capsys: Out
         rig.served().dsn, "SELECT position FROM account_entries WHERE account_id = $1 LIMIT 1", rig.sale.winner
     )
     async with rig.town.reach(CELLS[0]) as reach:
-        await past.run_balance(reach, rig.winner, f"@{first}", as_json=False)
+        await past.run_balance(reach, rig.winner, f"@{first}")
         assert "1,000.00" in capsys.readouterr().out
-        await past.run_balance(reach, rig.winner, "", as_json=False)
+        await past.run_balance(reach, rig.winner, "")
         now = capsys.readouterr().out
         assert "961.34" in now
         assert "1.00 USD  never" in now
-        await past.run_balance(reach, rig.winner, f"@{first}", as_json=True)
+        with as_json():
+            await past.run_balance(reach, rig.winner, f"@{first}")
         content = json.loads(capsys.readouterr().out)
         assert content["balances"][0]["available_minor"] == "100000"
         assert content["as_of"]["position"] == str(first)
         with pytest.raises(LedgerRefusal, match="NOT_THERE_YET"):
-            await past.run_balance(reach, rig.winner, "@0", as_json=False)
+            await past.run_balance(reach, rig.winner, "@0")
 
 
 async def test_who_owned_what_and_how_an_auction_stood(rig: Rig, capsys: Out) -> None:
@@ -127,21 +129,22 @@ async def test_who_owned_what_and_how_an_auction_stood(rig: Rig, capsys: Out) ->
     auction_name, asset_name = f"cells/{cell}/auctions/{sale.auction_id}", f"cells/{cell}/assets/{asset}"
     async with rig.town.reach() as reach:
         for at, state, owner in ((f"@{closed - 1}", "active", sale.seller), ("", "settled", sale.winner)):
-            await past.run_auction(reach, auction_name, at, as_json=False)
+            await past.run_auction(reach, auction_name, at)
             assert f"state       {state}" in capsys.readouterr().out
-            await past.run_asset(reach, asset_name, at, as_json=False)
+            await past.run_asset(reach, asset_name, at)
             assert f"owner      {owner}" in capsys.readouterr().out
         with pytest.raises(ClientError, match="is no name"):
-            await past.run_asset(reach, str(asset), "", as_json=False)
+            await past.run_asset(reach, str(asset), "")
 
 
 async def test_all_balances_add_up_to_the_postings(rig: Rig, capsys: Out) -> None:
     """Of all cells; a user's balance that was changed in the index is found by what the postings come to."""
     async with rig.town.reach() as reach:
-        await balances.run_balances(reach, "", as_json=False)
+        await balances.run_balances(reach, "")
         text = capsys.readouterr().out
         assert text.count("postings sum to zero") == len(CELLS)
-        await balances.run_balances(reach, "@2", as_json=True)
+        with as_json():
+            await balances.run_balances(reach, "@2")
         content = json.loads(capsys.readouterr().out)
         assert [each["as_of"]["position"] for each in content["cells"]] == ["2"] * len(CELLS)
         dsn = rig.served().dsn
@@ -149,7 +152,7 @@ async def test_all_balances_add_up_to_the_postings(rig: Rig, capsys: Out) -> Non
         await ask(dsn, "ALTER TABLE account_entries DISABLE TRIGGER ALL")
         await ask(dsn, f"UPDATE account_entries SET available_after = available_after + 7 WHERE {last}")  # noqa: S608
         with pytest.raises(ClientError, match="us-east: users/available in USD is by -7 more"):
-            await balances.run_balances(reach, "", as_json=False)
+            await balances.run_balances(reach, "")
         await ask(dsn, f"UPDATE account_entries SET available_after = available_after - 7 WHERE {last}")  # noqa: S608
         await ask(dsn, "ALTER TABLE account_entries ENABLE ALWAYS TRIGGER append_only")
 
@@ -157,14 +160,14 @@ async def test_all_balances_add_up_to_the_postings(rig: Rig, capsys: Out) -> Non
 async def test_a_stream_is_replayed_wherever_it_is(rig: Rig, capsys: Out) -> None:
     """Found without being told the cell; a state that was changed makes the command fail."""
     async with rig.town.reach() as reach:
-        await past.run_stream(reach, str(rig.sale.auction_id), "", as_json=False)
+        await past.run_stream(reach, str(rig.sale.auction_id), "")
         text = capsys.readouterr().out
         assert f"auction {rig.sale.auction_id} in {CELLS[1]}" in text
         assert "each with its leaf hash checked" in text
         change = "UPDATE auctions SET state = jsonb_set(state::jsonb, '{bids_accepted}', '7') WHERE id = $1"
         await ask(rig.served(CELLS[1]).dsn, change, rig.sale.auction_id)
-        with pytest.raises(ClientError, match="1 of what is kept is not what the events say"):
-            await past.run_stream(reach, str(rig.sale.auction_id), "", as_json=True)
+        with as_json(), pytest.raises(ClientError, match="1 of what is kept is not what the events say"):
+            await past.run_stream(reach, str(rig.sale.auction_id), "")
         assert "the state that the cell works with" in capsys.readouterr().out
-        with pytest.raises(ClientError, match=f"no stream {rig.winner[:-1]}"):
-            await past.run_stream(reach, rig.winner[:-1] + ("0" if rig.winner[-1] != "0" else "1"), "", as_json=True)
+        with as_json(), pytest.raises(ClientError, match=f"no stream {rig.winner[:-1]}"):
+            await past.run_stream(reach, rig.winner[:-1] + ("0" if rig.winner[-1] != "0" else "1"), "")

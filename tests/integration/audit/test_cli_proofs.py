@@ -29,6 +29,7 @@ from tests.integration.audit.proof_rig import until_signed
 from tests.integration.audit.superuser import unguard
 from tests.integration.audit_rig import CELLS, Served, Town, town
 from tests.integration.database import another, ask
+from tests.integration.json_output import as_json
 from tests.local_cells import open_user, until_async
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -82,9 +83,10 @@ async def test_a_checkpoint_is_signed_by_all(rig: Rig, tmp_path: Path, capsys: O
     """What the command writes is what the verifier takes; the witnesses are named, and the keys are told."""
     size = await rig.witnessed()
     async with rig.town.reach(HERE) as reach:
-        await proof.run_checkpoint(reach, 0, tmp_path / "note", as_json=False)
+        await proof.run_checkpoint(reach, 0, tmp_path / "note")
         assert f"the first {size} events of {HERE}" in capsys.readouterr().err
-        await proof.run_checkpoint(reach, 0, None, as_json=True)
+        with as_json():
+            await proof.run_checkpoint(reach, 0, None)
         told = json.loads(capsys.readouterr().out)
         assert (told["size"], told["last_size"], told["position"]) == (size, size, size)
         await proof.run_keys(reach)
@@ -128,9 +130,9 @@ async def test_an_auditor_requires_witnesses(rig: Rig, tmp_path: Path, capsys: O
     await rig.witnessed()
     note, one, whole = tmp_path / "note", tmp_path / "one", tmp_path / "whole"
     async with rig.town.reach(HERE) as reach:
-        await proof.run_checkpoint(reach, 0, note, as_json=False)
+        await proof.run_checkpoint(reach, 0, note)
         await proof.run_proof(reach, 3, 0, one)
-        await export.run_export(reach, whole, 1, 0, as_json=True)
+        await export.run_export(reach, whole, 1, 0)
 
     def judged(file: Path, *options: str) -> tuple[int, str]:
         capsys.readouterr()
@@ -173,23 +175,25 @@ async def test_an_export_survives_broken_connections(
     monkeypatch.setattr(export, "PAUSE_FIRST_S", 0.0)
     out = tmp_path / "us-east.jsonl"
     async with rig.town.reach(HERE) as reach:
-        await export.run_export(reach, out, 1, 0, as_json=True)
+        with as_json():
+            await export.run_export(reach, out, 1, 0)
         told = json.loads(capsys.readouterr().out)
         assert (told["position"], told["whole"]) == (size, True)
         assert pieces >= 5
         with pytest.raises(ClientError, match="is there already"):
-            await export.run_export(reach, out, 1, 0, as_json=True)
+            await export.run_export(reach, out, 1, 0)
     assert [each.name for each in tmp_path.iterdir()] == [out.name]
     assert verify(["--key", rig.keys, "--json", str(out)], program="verify") == GOOD
     assert json.loads(capsys.readouterr().out)["signed"] == size
     async with another(cluster, template) as dsn:
-        keys = export.keys_from([rig.keys], None)
-        await export.run_import(out, Where(dsn, None), keys, as_json=True)
+        keys = proof.keys_from([rig.keys], None)
+        with as_json():
+            await export.run_import(out, Where(dsn, None), keys)
         put_back = json.loads(capsys.readouterr().out)
         assert (put_back["events"], put_back["root"]) == (size, told["root"])
         assert await ask(dsn, "SELECT cell, position, importing FROM head") == [(HERE, size, False)]
         with pytest.raises(ClientError, match="into an empty database"):
-            await export.run_import(out, Where(dsn, None), keys, as_json=True)
+            await export.run_import(out, Where(dsn, None), keys)
 
 
 @pytest.mark.parametrize(
@@ -222,8 +226,8 @@ async def test_an_export_of_a_damaged_log_fails(
         await ask(dsn, "ALTER TABLE event_store DISABLE TRIGGER ALL")
         await ask(dsn, "DELETE FROM event_store WHERE position = (SELECT position - $1 FROM head)", behind_head)
         capsys.readouterr()
-        with pytest.raises(ClientError, match=f"is damaged: {problem}"):
-            await export.run_export(reach, tmp_path / "damaged.jsonl", 1, 0, as_json=True)
+        with as_json(), pytest.raises(ClientError, match=f"is damaged: {problem}"):
+            await export.run_export(reach, tmp_path / "damaged.jsonl", 1, 0)
         assert bool(json.loads(capsys.readouterr().out)["root"]) is has_root
 
 
@@ -234,21 +238,21 @@ async def test_what_is_there_of_an_export_is_looked_at(
     size = await rig.witnessed()
     out, part = tmp_path / "x", tmp_path / "x.part"
     async with rig.town.reach(HERE) as reach:
-        await export.run_export(reach, tmp_path / "whole", 1, 0, as_json=True)
+        await export.run_export(reach, tmp_path / "whole", 1, 0)
         whole = (tmp_path / "whole").read_bytes()
         monkeypatch.setattr(export, "TAIL_BYTES", 100_000)
         for cut in (50, 5_000, len(whole) // 2, len(whole) - 10):
             part.write_bytes(whole[:cut])
-            await export.run_export(reach, out, 1, 0, as_json=True)
+            await export.run_export(reach, out, 1, 0)
             assert out.read_bytes().count(b'{"event"') == size
             assert verify(["--key", rig.keys, str(out)], program="verify") == GOOD
             out.unlink()
         part.write_text("a letter\nto somebody\n")
         with pytest.raises(ClientError, match="no export that was broken off"):
-            await export.run_export(reach, out, 1, 0, as_json=True)
+            await export.run_export(reach, out, 1, 0)
         part.write_bytes(whole[:5_000].replace(b'"cell":"us-east"', b'"cell":"us-west"'))
         with pytest.raises(ClientError, match="is of us-west, not of us-east"):
-            await export.run_export(reach, out, 1, 0, as_json=True)
+            await export.run_export(reach, out, 1, 0)
         assert part.exists()
 
 
@@ -258,13 +262,15 @@ async def test_tiles_are_published_and_go_on(rig: Rig, tmp_path: Path, capsys: O
     keys = verifier_keys(Path(rig.keys))
     size = await rig.witnessed()
     async with rig.town.reach(HERE) as reach:
-        await publish.run_publish(reach, folder, keys, 2, as_json=True)
+        with as_json():
+            await publish.run_publish(reach, folder, keys, 2)
         first = json.loads(capsys.readouterr().out)
         assert (first["size"], first["tiles_written"]) == (size, 1 + (size // 256) + 1)
         kept.write_bytes((folder / "checkpoint").read_bytes())
         await asyncio.gather(*(open_user(rig.here.parts.cell) for _ in range(3)))
         more = await rig.witnessed()
-        await publish.run_publish(reach, folder, keys, 2, as_json=True)
+        with as_json():
+            await publish.run_publish(reach, folder, keys, 2)
         again = json.loads(capsys.readouterr().out)
         assert (again["size"], again["tiles_written"]) == (more, 1)
         arguments = ["--key", rig.keys, "--require-witnesses", "2", "--checkpoint", str(kept), str(folder)]
@@ -278,7 +284,7 @@ async def test_tiles_are_published_and_go_on(rig: Rig, tmp_path: Path, capsys: O
         assert verify(arguments, program="verify") == BAD
         (folder / "tile/1/000.p/1").write_bytes(bytes(32))
         with pytest.raises(ClientError, match="are not those of its checkpoint: publish into a new folder"):
-            await publish.run_publish(reach, folder, keys, 2, as_json=True)
+            await publish.run_publish(reach, folder, keys, 2)
 
 
 async def test_a_fork_is_refused_over_the_wire(rig: Rig) -> None:

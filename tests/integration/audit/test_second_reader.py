@@ -20,19 +20,19 @@ from uuid import UUID
 import pytest
 import pytest_asyncio
 
-from cells.audit.proofs.keys import CellKeys, checkpoint_body, new_keys
+from cells.audit.proofs.keys import CellKeys, checkpoint_body, new_keys, origin_of
 from cells.audit.proofs.ports import SignedCheckpoint
 from cells.audit.verify.export import Findings, check_export
-from cells.audit.verify.note import Malformed, origin_of
+from cells.audit.verify.note import Malformed
 from cells.audit.verify.tree import Frontier
 from cells.domain.commands import PlaceBid, Transfer
 from cells.domain.moves.commands import BeginMove
 from cells.domain.record import replace
 from cells.domain.sagas.saga import SagaState
 from cells.domain.values import Money
-from lab.failpoints import Failpoints
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests import second_reader
+from tests.doubles.failpoints import Failpoints
 from tests.doubles.proofs import MemoryProofs
 from tests.doubles.store import MemoryStore
 from tests.integration.audit.proof_rig import exported, exporter_of, in_order, restoring
@@ -129,7 +129,7 @@ async def signed_export(name: str, store: MemoryStore) -> list[bytes]:
         for other in CELLS:
             if other != name:
                 await proofs.add_cosignature(end, other, KEYS[other].witness.cosign(body, AT_S), NOW)
-    return await exported(exporter_of(name, proofs))
+    return await exported(exporter_of(name, proofs, proofs))
 
 
 def ours(lines: list[bytes]) -> Findings:

@@ -10,9 +10,9 @@ import pytest
 import pytest_asyncio
 
 from cellbook.v1 import audit_pb2, types_pb2
-from cells.audit.reconcile.findings import Order
+from cells.audit.reconcile.passes import Order, PassFailed
 from cells.domain.audit.refusals import StampInFuture
-from cells.domain.refusals import NotPermitted, Unavailable
+from cells.domain.refusals import NotPermitted
 from server.audit.process import ChildPasses
 from server.cli.audit import books as shown
 from server.cli.client import ClientError
@@ -20,6 +20,7 @@ from server.shell.calls.statuses import refusal_in
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.audit_rig import CELLS, Town, town
 from tests.integration.books.corruptions import CHANGED
+from tests.integration.json_output import as_json
 from tests.integration.played import corrupt
 from tests.invariants import check_all
 from tests.local_cells import until
@@ -53,22 +54,24 @@ async def test_cells_are_reconciled_and_rebuilt_from_the_command_line(
     """Well; then a row is wrong, named, put right; and well again. What is said to programs says the same."""
     dsn = rig.cells[CELLS[1]].dsn
     async with rig.reach() as reach:
-        await shown.run_reconcile(reach, full=True, events_per_s=0, as_json=True)
+        with as_json():
+            await shown.run_reconcile(reach, full=True, events_per_s=0)
         content = said(capsys)
         assert content["well"]
         assert [cell["cell"] for cell in content["cells"]] == list(CELLS)
         assert all(cell["clearing_cells"] == sorted(CELLS) for cell in content["cells"])
         [account_id] = await corrupt(dsn, [CHANGED[0].sql])
         with pytest.raises(ClientError, match=f"{CELLS[1]}: 1 mismatches"):
-            await shown.run_reconcile(reach, full=False, events_per_s=100_000, as_json=False)
+            await shown.run_reconcile(reach, full=False, events_per_s=100_000)
         text = capsys.readouterr().out
         assert f"projection accounts {account_id}" in text
         assert "expected" in text
     async with rig.reach(CELLS[1]) as reach:
-        await shown.run_rebuild(reach, "a disk that lies", as_json=True)
+        with as_json():
+            await shown.run_rebuild(reach, "a disk that lies")
         content = said(capsys)
         assert (content["state_count"], content["left_count"], content["left"]) == ("1", "0", [])
-        await shown.run_reconcile(reach, full=True, events_per_s=0, as_json=False)
+        await shown.run_reconcile(reach, full=True, events_per_s=0)
     await check_all({name: each.dsn for name, each in rig.cells.items()})
 
 
@@ -76,8 +79,8 @@ async def test_a_cell_that_is_away_fails_the_command(rig: Town, capsys: pytest.C
     """Its movements could not be compared, and it is said with whom."""
     with rig.away(CELLS[2]):
         async with rig.reach(CELLS[0]) as reach:
-            with pytest.raises(ClientError, match=f"could not compare movements with {CELLS[2]}"):
-                await shown.run_reconcile(reach, full=False, events_per_s=0, as_json=True)
+            with as_json(), pytest.raises(ClientError, match=f"could not compare movements with {CELLS[2]}"):
+                await shown.run_reconcile(reach, full=False, events_per_s=0)
     content = said(capsys)
     assert [each["cell"] for each in content["cells"][0]["missing"]] == [CELLS[2]]
 
@@ -94,7 +97,7 @@ async def test_progress_comes_before_findings_and_the_summary_last(rig: Town) ->
     call = audit.Reconcile(audit_pb2.ReconcileRequest(full=True, events_per_s=1), metadata=AUDITOR, timeout=60)
     await call.read()
     call.cancel()
-    reconciliation = rig.cells[CELLS[0]].parts.audit.reconciliation
+    reconciliation = rig.cells[CELLS[0]].parts.audit.books.reconciliation
     await until(lambda: not reconciliation._busy.locked())
     await reconciliation.reconcile(Order())
 
@@ -127,7 +130,7 @@ async def test_no_cell_promises_for_the_future(rig: Town) -> None:
 
 async def test_the_schedule_looks_without_being_asked(rig: Town) -> None:
     """The leader alone, and over and over."""
-    reconciliation = rig.cells[CELLS[0]].parts.audit.reconciliation
+    reconciliation = rig.cells[CELLS[0]].parts.audit.books.reconciliation
     before = reconciliation.passes_count
     await reconciliation.stop()
     reconciliation.every_s = 0.01  # type: ignore[assignment]
@@ -145,5 +148,5 @@ async def test_a_process_that_dies_is_no_good_news() -> None:
     """A pass without a word at its end has failed, and it is said why as far as is known."""
     passes = ChildPasses(dsn="postgresql://nobody@127.0.0.1:1/none", cell=CELLS[0])
     seen: list[Progress] = []
-    with pytest.raises(Unavailable, match="onnect"):
+    with pytest.raises(PassFailed, match="onnect"):
         await asyncio.wait_for(passes.run(Order(full=True), seen.append), 60)

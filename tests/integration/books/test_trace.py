@@ -18,6 +18,7 @@ from server.shell.calls.statuses import refusal_in
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.audit_rig import CELLS, Sale, Town, town
 from tests.integration.database import ask
+from tests.integration.json_output import as_json
 from tests.local_cells import request
 
 AUDITOR = (("cellbook-principal", "auditor/anna"),)
@@ -159,7 +160,7 @@ async def test_the_command_shows_the_tree_and_fails_where_it_is_not_whole(
     """Who, when, why, where and which money, each cause by its number; a missing cell in words and JSON."""
     sale = await rig.sale()
     async with rig.reach() as reach:
-        await shown.run_trace(reach, str(sale.saga_id), 500, as_json=False)
+        await shown.run_trace(reach, str(sale.saga_id), 500)
         text = capsys.readouterr().out
         for said in (
             "AUCTION_CLOSED",
@@ -171,8 +172,8 @@ async def test_the_command_shows_the_tree_and_fails_where_it_is_not_whole(
         ):
             assert said in text, text
         with rig.away(CELLS[2]):
-            with pytest.raises(ClientError, match=f"{CELLS[2]} is missing"):
-                await shown.run_trace(reach, str(sale.saga_id), 500, as_json=True)
+            with as_json(), pytest.raises(ClientError, match=f"{CELLS[2]} is missing"):
+                await shown.run_trace(reach, str(sale.saga_id), 500)
             content = json.loads(capsys.readouterr().out)
             assert (content["whole"], content["missing"][0]["cell"]) == (False, CELLS[2])
             assert content["events"][0]["event"]["payload"]["saga_id"] == str(sale.saga_id)
@@ -190,7 +191,7 @@ async def test_a_command_that_was_refused_is_told_as_such(rig: Town, capsys: pyt
     assert refused.cell == CELLS[1]
     assert "6 USD minor units are needed and 5 are available" in refused.refusal.message
     async with rig.reach() as reach:
-        await shown.run_trace(reach, str(command_id), 500, as_json=False)
+        await shown.run_trace(reach, str(command_id), 500)
     assert f"{CELLS[1]} refused this command at" in capsys.readouterr().out
 
 

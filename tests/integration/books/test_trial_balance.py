@@ -15,6 +15,7 @@ from server.cli.client import ClientError
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.audit_rig import CELLS, Town, town
 from tests.integration.database import ask
+from tests.integration.json_output import as_json
 from tests.local_cells import request, until_async
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -42,7 +43,8 @@ async def test_at_any_cut_what_is_in_transit_is_the_difference(cells: Town, caps
             assert found.problems() == []
             assert all(own + transit == 0 for own, transit in found.whole.totals().values())
             seen |= {(each.sender, each.receiver) for each in found.whole.in_transit}
-        await trial.run_trial(reach, "", as_json=True)
+        with as_json():
+            await trial.run_trial(reach, "")
     told = json.loads(capsys.readouterr().out)
     assert (told["problems"], told["in_transit"]) == ([], [])
     assert told["totals"] == [{"currency": "USD", "accounts_minor": "0", "in_transit_minor": "0"}]
@@ -66,7 +68,7 @@ async def test_money_under_way_is_listed_by_its_movement(cells: Town, capsys: Ou
             [movement] = found.whole.in_transit
             assert (movement.sender, movement.receiver, movement.amount_minor) == (HERE, AWAY, 1_234)
             assert found.saga_of(movement.clearing_id)
-            await trial.run_trial(reach, "", as_json=False)
+            await trial.run_trial(reach, "")
     text = capsys.readouterr().out
     assert "ok USD: accounts -12.34 + in transit 12.34 = 0" in text
     [head] = [line for line in text.splitlines() if line.startswith("account ")]
@@ -81,13 +83,13 @@ async def test_without_one_of_the_cells_there_is_no_answer(cells: Town, monkeypa
     """Neither where a cell is not asked, nor where its clock has not come to the cut; a position is no cut."""
     async with cells.reach(HERE, THERE) as reach:
         with pytest.raises(ClientError, match=f"{AWAY} is not among the cells"):
-            await trial.run_trial(reach, "", as_json=True)
+            await trial.run_trial(reach, "")
         with pytest.raises(ClientError, match="a position is of one log alone"):
-            await trial.run_trial(reach, "@5", as_json=True)
+            await trial.run_trial(reach, "@5")
     monkeypatch.setattr(trial, "PATIENCE_S", 0.0)
     async with cells.reach() as reach:
         with pytest.raises(ClientError, match=f"{HERE} has not come to the cut, 2100-01-01"):
-            await trial.run_trial(reach, "2100-01-01", as_json=True)
+            await trial.run_trial(reach, "2100-01-01")
 
 
 async def test_a_clock_that_is_a_little_behind_is_waited_for(cells: Town) -> None:

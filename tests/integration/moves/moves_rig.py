@@ -13,7 +13,7 @@ from cells.domain.record import replace
 from cells.domain.refusals import Refused
 from cells.moves.history_exporter import HistoryExporter
 from cells.requests import CommandRequest, Outcome
-from lab.failpoints import Failpoints
+from tests.doubles.failpoints import Failpoints
 from tests.local_cells import available, request, until, until_async
 from tests.saga_world import AWAY, HERE, World, world
 from tests.simulation.books import Books

@@ -16,7 +16,7 @@ from cells.domain.decision import LedgerPolicy
 from cells.domain.moves.refusals import MoveExpired
 from cells.domain.time.hlc import Stamp
 from cells.domain.values import Money
-from lab.failpoints import Failpoints
+from tests.doubles.failpoints import Failpoints
 from tests.doubles.history import MemoryHistoryLookups
 from tests.integration.moves.moves_rig import TURNING_BACK, allow_ms, asked, cut_off_at, do, move, until_logged
 from tests.local_cells import deposit, open_user

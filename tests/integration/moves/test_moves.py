@@ -18,7 +18,7 @@ from cells.moves.marks import NO_MARK
 from cells.moves.user_bundle import MovedEvent
 from cells.requests import CommandState, Outcome
 from cells.store.ports import OutcomeRow
-from lab.failpoints import Failpoints
+from tests.doubles.failpoints import Failpoints
 from tests.doubles.store import MemoryStore
 from tests.integration.moves.moves_rig import (
     TURNING_BACK,

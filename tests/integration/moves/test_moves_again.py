@@ -11,7 +11,7 @@ from cells.domain.moves.refusals import HomeChanged
 from cells.domain.record import replace
 from cells.domain.refusals import Refused
 from cells.store.ports import Batch, StoreUnavailable
-from lab.failpoints import Failpoints
+from tests.doubles.failpoints import Failpoints
 from tests.integration.moves.moves_rig import TURNING_BACK, allow_ms, asked, do, logged, move, refused
 from tests.local_cells import available, open_user, until
 from tests.saga_world import AWAY, HERE, THIRD, World

@@ -15,8 +15,8 @@ from cells.domain.sagas.saga import SagaState
 from cells.domain.values import Direction, LegId, Money
 from cells.moves import marks
 from cells.store.ports import LegAnswer, LegCall, PeerUnknown
-from lab.failpoints import Failpoints
 from server.shell.rpc import Metadata
+from tests.doubles.failpoints import Failpoints
 from tests.integration.moves.moves_rig import do, move, until_has, without_books
 from tests.local_cells import available, open_auction, open_user, request, until, until_async
 from tests.saga_world import AWAY, HERE, PRICE_MINOR, THIRD, Cable, World, world

@@ -7,9 +7,10 @@ import pytest
 
 from cellbook.v1 import router_pb2 as pb
 from router.refusals import NotInRegion
-from server.cli import moving
+from server.cli import router as cli
+from server.cli.client import Client as Asking
 from server.cli.client import ClientError, LedgerRefusal
-from server.cli.router import Asked
+from tests.integration.json_output import as_json
 from tests.integration.router.rig import Client, new_user, refused
 
 OPERATOR = (("cellbook-principal", "operator/test"),)
@@ -105,16 +106,18 @@ async def test_a_move_that_cannot_be_is_refused_at_once(
 
 async def test_only_a_drained_cell_is_evacuated(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
     """And who cannot leave is counted, with the reason; an operator sees it, and that it can be done again."""
-    asked = Asked("here", client.stub)
-    with pytest.raises(LedgerRefusal, match="CELL_NOT_DRAINING"):
-        await moving.evacuate(asked, "eu-west", 100, as_json=False)
-    await client.register(new_user(), "eu")
-    await client.operate("DrainCell", name="eu-west")
-    with pytest.raises(ClientError, match=r"1 users are still at home in eu-west: .*NO_CELL_IN_REGION.*drain it again"):
-        await moving.evacuate(asked, "eu-west", 100, as_json=False)
-    await client.operate("DrainCell", name="us-east")
-    capsys.readouterr()
-    await moving.evacuate(asked, "us-east", 100, as_json=True)
+    async with Asking(client.address) as asking:
+        with pytest.raises(LedgerRefusal, match="CELL_NOT_DRAINING"):
+            await cli.evacuate(asking, "eu-west", 100)
+        await client.register(new_user(), "eu")
+        await client.operate("DrainCell", name="eu-west")
+        left = r"1 users are still at home in eu-west: .*NO_CELL_IN_REGION.*drain it again"
+        with pytest.raises(ClientError, match=left):
+            await cli.evacuate(asking, "eu-west", 100)
+        await client.operate("DrainCell", name="us-east")
+        capsys.readouterr()
+        with as_json():
+            await cli.evacuate(asking, "us-east", 100)
     assert '"done": true' in capsys.readouterr().out
 
 

@@ -23,8 +23,7 @@ from router.__main__ import hosted
 from router.client import Client
 from router.routing import proxy
 from router.settings import RouterSettings
-from server.cli.keys.authority import AUDIENCE, HOSTS, Authority
-from server.cli.keys.cluster import make_keys, settings_of
+from server.cli.keys.authority import AUDIENCE, HOSTS, Authority, make_keys, settings_of
 from server.process.clock import CellClock
 from server.process.policies import POLICIES
 from server.shell.calls.guard import CallGuard

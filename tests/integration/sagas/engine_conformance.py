@@ -16,7 +16,7 @@ from cells.domain.sagas.saga_refusals import SagaHasEnded, SagaIsPaused, SagaPas
 from cells.sagas import circuit_breaker, steps
 from cells.sagas.admin import SagaAdmin
 from cells.sagas.steps import Attempt
-from lab.failpoints import Failpoints
+from tests.doubles.failpoints import Failpoints
 from tests.local_cells import EngineOf, Mailbox, request, until
 from tests.saga_world import AWAY, HERE, THIRD, World, world
 

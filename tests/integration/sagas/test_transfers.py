@@ -30,7 +30,7 @@ from cells.domain.values import BALANCE_MAX_MINOR, Money
 from cells.requests import CommandState, Outcome
 from cells.sagas import circuit_breaker
 from cells.store.ports import SagaFilter, Versioned
-from lab.failpoints import Failpoints
+from tests.doubles.failpoints import Failpoints
 from tests.local_cells import READER, FixedDirectory, available, deposit, open_user, request, until_async
 from tests.saga_world import AWAY, HERE, World, world
 

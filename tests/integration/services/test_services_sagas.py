@@ -13,7 +13,7 @@ from cells.domain.sagas.saga_refusals import SagaHasEnded, SagaIsPaused, SagaNot
 from cells.domain.values import Money
 from cells.sagas import circuit_breaker, steps
 from cells.sagas.native import NativeEngine
-from lab.failpoints import Failpoints
+from tests.doubles.failpoints import Failpoints
 from tests.integration.services_rig import HERE, OPERATOR, THERE, Rig, new_id, refusal_of, serving
 from tests.local_cells import request, until_async
 

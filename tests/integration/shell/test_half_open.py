@@ -17,8 +17,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from cellbook.v1 import ledger_pb2, router_pb2_grpc
-from server.cli.keys.authority import HOSTS, Authority
-from server.cli.keys.cluster import make_keys
+from server.cli.keys.authority import HOSTS, Authority, make_keys
 from server.shell.calls import call as call_module
 from server.shell.calls import limits
 from server.shell.calls import open_calls as open_calls_module

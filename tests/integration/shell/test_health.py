@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from server.cli.keys.authority import Authority
-from server.cli.keys.cluster import make_keys
+from server.cli.keys.authority import Authority, make_keys
 from server.process.policies import POLICIES
 from server.shell.calls.guard import CallGuard
 from server.shell.hosting.health_check import exit_by_health

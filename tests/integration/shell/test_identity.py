@@ -15,8 +15,7 @@ from prometheus_client import CollectorRegistry
 from cellbook.v1 import event_pb2, ledger_pb2
 from cellbook.v1.event_pb2_grpc import EventServiceStub, add_EventServiceServicer_to_server
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub, add_LedgerServiceServicer_to_server
-from server.cli.keys.authority import HOSTS, Authority
-from server.cli.keys.cluster import make_keys, settings_of
+from server.cli.keys.authority import HOSTS, Authority, make_keys, settings_of
 from server.process.policies import POLICIES
 from server.shell.calls.guard import CallGuard
 from server.shell.calls.statuses import refusal_in

@@ -12,8 +12,7 @@ import pytest
 from cellbook.v1 import event_pb2
 from cellbook.v1.event_pb2_grpc import EventServiceStub
 from server.cli.keys import authority as authorities
-from server.cli.keys.authority import HOSTS, Authority
-from server.cli.keys.cluster import make_keys
+from server.cli.keys.authority import HOSTS, Authority, make_keys
 from server.shell.calls import streams
 from server.shell.calls.statuses import refusal_in
 from server.shell.identity import tokens

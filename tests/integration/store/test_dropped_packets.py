@@ -20,7 +20,7 @@ import grpc.aio
 import pytest
 
 from cellbook.v1 import event_pb2
-from lab.chaos.proxy import Way
+from lab.chaos.links import Way
 from lab.listener import Listener
 from server.shell.channels.client import open_cell_channel, open_channel
 from server.shell.postgres import database

@@ -18,7 +18,7 @@ from cells.store import postgres as store_module
 from cells.store import sessions as store_sessions
 from cells.store.ports import CommitUnknown, StoreUnavailable
 from cells.store.postgres import PostgresStore
-from lab.chaos.proxy import Way
+from lab.chaos.links import Way
 from server.shell.channels.client import open_cell_channel, open_channel
 from server.shell.postgres import database
 from server.shell.postgres.database import Connection

@@ -1,12 +1,12 @@
-"""Moments as people write them."""
+"""Moments, amounts, stamps and accounts as people write and read them."""
 
 import time
 
 import pytest
 
 from cellbook.v1 import types_pb2
-from server.cli.audit.ask import parse_moment, point_text
 from server.cli.client import ClientError
+from server.cli.texts import account_text, amount_text, hlc_text, parse_moment, point_text
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,33 @@ def test_a_point_is_told_by_its_event() -> None:
     told = point_text(types_pb2.AsOfPoint(cell="us-east", position=7, hlc=stamp))
     assert told == "after event us-east/7 of 2026-11-25 09:18:28.313+2 UTC"
     assert point_text(types_pb2.AsOfPoint(cell="us-east")) == "before the first event of us-east"
+
+
+@pytest.mark.parametrize(
+    ("amount_minor", "currency", "text"),
+    [
+        (123_456, "USD", "1,234.56 USD"),
+        (-5, "USD", "-0.05 USD"),
+        (180_000, "JPY", "180,000 JPY"),
+        (1_001, "BHD", "1.001 BHD"),
+        (2**63 - 1, "USD", "92,233,720,368,547,758.07 USD"),
+        (7, "XYZ", "7 XYZ"),
+    ],
+)
+def test_amounts_are_written_by_their_currency(amount_minor: int, currency: str, text: str) -> None:
+    """With as many decimals as the currency has, exact at any size; an unknown currency has none."""
+    assert amount_text(amount_minor, currency) == text
+
+
+def test_stamps_show_time_and_counter() -> None:
+    """Time of day in UTC to the millisecond, and the logical counter."""
+    assert hlc_text(types_pb2.HlcStamp(physical_ms=1_700_000_000_007, logical=3)) == "22:13:20.007+3"
+
+
+def test_accounts_are_named_for_people() -> None:
+    """Users by our label, or by the end of their id; escrow without its auction."""
+    names = {"aaaa-bbbb": "seller 1"}
+    assert account_text("users/aaaa-bbbb/pending", names) == "seller 1 pending"
+    assert account_text("users/cccc-dddddd/pending", names) == "dddddd pending"
+    assert account_text("escrow/some-auction", names) == "escrow"
+    assert account_text("clearing/eu-west", names) == "clearing/eu-west"

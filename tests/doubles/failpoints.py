@@ -1,7 +1,6 @@
 """Points where tests make the process die, a leg be refused, held or answered wrongly, or the clock be wrong.
 
-They are set only in tests and in `cellbook chaos`, where `lab/cell.py` is the process of a cell. A failpoint is a line
-"POINT/LEG/DIRECTION":
+`tests/doubles/cell.py` is the process of a cell that has them. A failpoint is a line "POINT/LEG/DIRECTION":
 
     before-send, after-commit, before-record    the process dies there, as by kill -9
     refuse                                      the leg's cell refuses it definitely
@@ -16,7 +15,8 @@ and "clock/MILLISECONDS" moves the process's clock ahead by that much.
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -42,7 +42,7 @@ GARBAGE = "GARBAGE"
 
 log = structlog.get_logger()
 # Legs that are taken later: nothing waits for them.
-_late: set[asyncio.Task[Outcome]] = set()
+_late: set[asyncio.Task[None]] = set()
 
 
 @dataclass(slots=True)
@@ -61,19 +61,13 @@ class Failpoints(NoFailpoints):
 
     async def hold(self, leg: str, direction: str, point: str = "hold") -> None:
         """Holds the caller while the point is set."""
-        told = False
-        while self._is_set(f"{point}/{leg}/{direction}"):
-            if not told:
-                log.info("held", command=point, leg=leg, direction=direction)
-                told = True
+        if self._is_set(f"{point}/{leg}/{direction}"):
+            log.info("held", command=point, leg=leg, direction=direction)
+        while self._is_set(f"{point}/{leg}/{direction}"):  # noqa: ASYNC110 - a file, or nobody, unsets it
             await asyncio.sleep(HOLD_POLL_S)
 
     async def around(self, leg: str, direction: str, take: Callable[[], Awaitable[Outcome]]) -> Outcome:
         """Takes the leg in its cell, with the faults that are set."""
-        if not self.names:
-            outcome = await take()
-            self.hit("after-commit", leg, direction)
-            return outcome
         if self._is_set(f"refuse/{leg}/{direction}"):
             raise RefusedByFailpoint(leg=leg)
         await self.hold(leg, direction, "hold-taken")
@@ -81,7 +75,7 @@ class Failpoints(NoFailpoints):
         if self._is_set(f"late/{leg}/{direction}"):
             task = asyncio.ensure_future(self._later(leg, direction, take))
             _late.add(task)
-            task.add_done_callback(_forgotten)
+            task.add_done_callback(_late.discard)
             raise Unavailable(problem="a failpoint")
         outcome = await take()
         self.hit("after-commit", leg, direction)
@@ -91,9 +85,12 @@ class Failpoints(NoFailpoints):
             return replace(outcome, result={**outcome.result, "event_id": GARBAGE})
         return outcome
 
-    async def _later(self, leg: str, direction: str, take: Callable[[], Awaitable[Outcome]]) -> Outcome:
+    async def _later(self, leg: str, direction: str, take: Callable[[], Awaitable[Outcome]]) -> None:
         await self.hold(leg, direction, "late")
-        return await take()
+        try:
+            await take()
+        except Exception as error:  # noqa: BLE001 - nothing waits for the answer
+            log.info("late_leg_refused", problem=str(error))
 
     def _answer(self, leg: str, direction: str, when: str) -> None:
         for kind, trouble in TROUBLES.items():
@@ -101,24 +98,16 @@ class Failpoints(NoFailpoints):
                 raise trouble
 
     def clock_offset_ms(self) -> int:
-        lines = (line for file in self.names if file.startswith("@") for line in _lines(file))
-        return sum(int(line.removeprefix(CLOCK)) for line in (*self.names, *lines) if line.startswith(CLOCK))
+        return sum(int(name.removeprefix(CLOCK)) for name in self._set() if name.startswith(CLOCK))
 
     def _is_set(self, name: str) -> bool:
-        return name in self.names or any(name in _lines(file) for file in self.names if file.startswith("@"))
+        return name in self.names or name in self._set()
 
-
-def _lines(file: str) -> list[str]:
-    try:
-        return Path(file.removeprefix("@")).read_text().splitlines()
-    except FileNotFoundError:
-        return []
-
-
-def _forgotten(task: asyncio.Task[Outcome]) -> None:
-    _late.discard(task)
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.info("late_leg_refused", problem=str(error))
+    def _set(self) -> Iterator[str]:
+        for name in self.names:
+            yield name
+            with suppress(FileNotFoundError):
+                yield from Path(name[1:]).read_text().splitlines() if name.startswith("@") else ()
 
 
 class FailingClock(SystemClock):

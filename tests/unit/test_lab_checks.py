@@ -7,8 +7,7 @@ import pytest
 
 from cellbook.v1 import event_pb2, ledger_pb2
 from cellbook.v1.types_pb2 import HlcStamp, Posting
-from lab.books import add_up, clearing_left, money_rows, over_all
-from lab.checks import balances_agree, check_log
+from lab.books import add_up, balances_agree, check_log, clearing_left, money_rows, over_all
 
 Logs = dict[str, list[event_pb2.Event]]
 Entry = tuple[str, int]

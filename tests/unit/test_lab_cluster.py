@@ -26,7 +26,7 @@ class Plan:
         self.members = [
             Member(
                 name=name,
-                module="tests.unit.cli_member",
+                module="tests.unit.lab_member",
                 address=f"127.0.0.1:{port}",
                 folder=folder / name,
                 settings={"name": name, "behaviour": behaviour},
@@ -82,7 +82,7 @@ async def test_a_process_that_is_never_ready_is_given_up() -> None:
     """The wait is bounded, and the error names the process."""
     plan = Plan("is never ready")
     with pytest.raises(ClusterError, match=r"second was not ready within (?s:.*)this one is never ready"):
-        await Cluster(None, port_base=None, plan=plan, start_timeout_s=3).__aenter__()
+        await Cluster(None, plan=plan, start_timeout_s=3).__aenter__()
     assert plan.alive() == []
 
 
