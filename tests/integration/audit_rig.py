@@ -35,7 +35,7 @@ from server.services.settlement import SettlementServicer
 from server.shell.calls.guard import CallGuard
 from server.shell.hosting.security import build_security
 from server.shell.postgres.embedded import EmbeddedPostgres
-from tests.integration.database import ask, opened
+from tests.integration.database import another, opened
 from tests.local_cells import leading, open_auction, open_user, request, until, until_async
 
 NOWHERE = "127.0.0.1:1"
@@ -163,7 +163,7 @@ async def town(cluster: EmbeddedPostgres, template: str, *names: str, keys: Path
     async with AsyncExitStack() as stack:
         addresses: dict[str, str] = {}
         for name in names or CELLS:
-            dsn = await stack.enter_async_context(database(cluster, template))
+            dsn = await stack.enter_async_context(another(cluster, template))
             store = await stack.enter_async_context(opened(dsn, name))
             served = await serve(ServerSettings(cell=name, dsn=dsn, listen="127.0.0.1:0", **signing(keys, name)), store)
             addresses[name] = served.address
@@ -207,13 +207,3 @@ async def serve(settings: ServerSettings, store: PostgresStore) -> Served:
     await server.start()
     channel = grpc.aio.insecure_channel(address)
     return Served(parts=parts, store=store, dsn=settings.dsn, address=address, server=server, channel=channel)
-
-
-@asynccontextmanager
-async def database(cluster: EmbeddedPostgres, template: str) -> AsyncIterator[str]:
-    name = f"cell_{uuid4().hex}"
-    await ask(cluster.dsn("postgres"), f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
-    try:
-        yield cluster.dsn(name)
-    finally:
-        await ask(cluster.dsn("postgres"), f'DROP DATABASE "{name}" WITH (FORCE)')

@@ -13,6 +13,7 @@ from tests.integration.audit.tamper_rig import Evil, passed
 from tests.integration.books.test_laundering import OF_ANOTHER, TENFOLD
 from tests.integration.database import ask
 
+NOT_AT_1 = "state::jsonb ->> 'cursor' <> '1'"
 FIRST = "SELECT ctid FROM {} WHERE {} ORDER BY ctid LIMIT 1"
 Make = Callable[[Evil], Awaitable[None]]
 
@@ -235,7 +236,8 @@ TAMPERINGS = (
     Tampering("when an auction ends, for its timer", row("auctions", "end_time_ms = 1")),
     Tampering("the list that an auction is in", row("auctions", "status = 'CANCELLED'")),
     Tampering("the cells that a saga is found by", row("sagas", "cells = ''")),
-    Tampering("a saga's progress", row("sagas", "state = jsonb_set(state::jsonb, '{cursor}', '1')")),
+    # Of one that is not there already.
+    Tampering("a saga's progress", row("sagas", "state = jsonb_set(state::jsonb, '{cursor}', '1')", NOT_AT_1)),
     Tampering("the house's fees", row("house_balances", "balance_minor = balance_minor + 1", "account = 'fees'")),
     Tampering("an account entry", row("account_entries", "available_after = available_after + 1", ENTRY)),
     Tampering("an account entry deleted", gone("account_entries", ENTRY)),

@@ -18,8 +18,8 @@ from cells.requests import Outcome
 from cells.writer.lineage import SNAPSHOT_EVENTS, CachedState, Lineage
 from server.process.settings import ServerSettings
 from server.shell.postgres.embedded import EmbeddedPostgres
-from tests.integration.audit_rig import CELLS, Served, database, serve
-from tests.integration.database import ask, opened
+from tests.integration.audit_rig import CELLS, Served, serve
+from tests.integration.database import another, ask, opened
 from tests.local_cells import deposit, leading, open_auction, open_user, request
 
 CELL = CELLS[0]
@@ -28,7 +28,7 @@ DEPOSITS = 300
 
 @pytest.fixture
 async def dsn(cluster: EmbeddedPostgres, template: str) -> AsyncIterator[str]:
-    async with database(cluster, template) as dsn:
+    async with another(cluster, template) as dsn:
         yield dsn
 
 
