@@ -1,13 +1,22 @@
-"""The order of the tests where several processes run them."""
+"""The order of the tests where several processes run them, a module at a time."""
 
 import pytest
 
-# What takes long, by its marker or its folder.
-LONG = ("slow", "e2e", "faults")
+# Their modules take minutes, the others seconds.
+LONG = {"bench", "e2e", "faults", "fuzz", "simulation"}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Modules with long tests go first: begun last, one would go on while the other processes have nothing to do."""
-    if hasattr(config, "workerinput"):
-        long = {item.path for item in items if any(map(item.get_closest_marker, LONG))}
-        items.sort(key=lambda item: item.path not in long)
+    """Long modules are spread over the first half, the simulations first.
+
+    Side by side they would compete for the processors; a last one would leave the other processes without work.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    modules = list(dict.fromkeys(item.path for item in items))
+    long = sorted((path for path in modules if path.parent.name in LONG), reverse=True)
+    short = [path for path in modules if path.parent.name not in LONG]
+    step = len(short) / 2 / max(len(long), 1)
+    place = {path: (index * step, 0) for index, path in enumerate(long)}
+    place |= {path: (index, 1) for index, path in enumerate(short)}
+    items.sort(key=lambda item: place[item.path])
