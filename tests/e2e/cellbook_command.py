@@ -10,6 +10,7 @@ from lab.cluster import CELLS
 from lab.member import DATABASE
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.invariants import check_all
+from tests.local_cells import until_async
 
 COMMAND = (sys.executable, "-m", "server.cli.main")
 # E2E=secure: every cluster here with TLS and a proof of who calls. `make e2e-secure` does so.
@@ -73,6 +74,11 @@ def processes_of(folder: Path) -> list[str]:
         if str(folder) in line and entry.parent.name != str(os.getpid()):
             found.append(line)
     return found
+
+
+async def until_nothing_is_left(folder: Path) -> None:
+    """Until the processes that name the folder have ended, and it is empty."""
+    await until_async(lambda: asyncio.sleep(0, not processes_of(folder) and not any(folder.iterdir())), timeout_s=60)
 
 
 async def check_kept(folder: Path, *, settled: bool = True) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from lab.chaos import netns
 from lab.chaos.settlements import CAUGHT, DOOMED, LEGS, TOTAL
-from tests.e2e.cellbook_command import begin, check_kept, processes_of, run
+from tests.e2e.cellbook_command import begin, check_kept, processes_of, run, until_nothing_is_left
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -58,9 +58,7 @@ async def test_a_night_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
     assert interfaces() == before
     running.process.kill()
     await running.end()
-    async with asyncio.timeout(60):
-        while processes_of(tmp_path) or any(tmp_path.iterdir()):  # noqa: ASYNC110 - other processes end
-            await asyncio.sleep(0.1)
+    await until_nothing_is_left(tmp_path)
     assert interfaces() == before
 
 

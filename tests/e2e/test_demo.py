@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cellbook_command import begin, check_kept, processes_of, run
+from tests.e2e.cellbook_command import Running, begin, check_kept, processes_of, run, until_nothing_is_left
+from tests.local_cells import until_async
 
 pytestmark = pytest.mark.e2e
 
@@ -78,10 +79,7 @@ async def test_the_report_shows_a_settlement_event_by_event(tmp_path: Path) -> N
 @pytest.mark.parametrize("moment", ["starting", "playing"])
 async def test_a_signal_stops_everything(tmp_path: Path, number: signal.Signals, code: int, moment: str) -> None:
     """Whenever it comes, nothing runs on afterwards and the temporary folder is gone."""
-    running = await begin("demo", temporary=tmp_path)
-    async with asyncio.timeout(60):
-        while not _reached(tmp_path, moment):  # noqa: ASYNC110 - other processes write the files
-            await asyncio.sleep(0.02)
+    running = await begun(tmp_path, moment)
     running.process.send_signal(number)
     ended = await asyncio.wait_for(running.end(), 60)
     assert ended.code == code
@@ -92,10 +90,7 @@ async def test_a_signal_stops_everything(tmp_path: Path, number: signal.Signals,
 
 async def test_a_cell_that_dies_ends_the_demo(tmp_path: Path) -> None:
     """Killed hard in the middle of it, a cell is named at once, and nothing is left, nor its PostgreSQL."""
-    running = await begin("demo", temporary=tmp_path)
-    async with asyncio.timeout(60):
-        while not _reached(tmp_path, "playing"):  # noqa: ASYNC110 - other processes write the files
-            await asyncio.sleep(0.02)
+    running = await begun(tmp_path, "playing")
     (ready,) = tmp_path.glob("cellbook-*/eu-west/ready.json")
     os.kill(json.loads(ready.read_text())["pid"], signal.SIGKILL)
     ended = await asyncio.wait_for(running.end(), 60)
@@ -107,15 +102,17 @@ async def test_a_cell_that_dies_ends_the_demo(tmp_path: Path) -> None:
 
 async def test_a_demo_that_is_killed_leaves_nothing_either(tmp_path: Path) -> None:
     """After a kill -9 of the command itself, everything that it had started ends, and its folder goes."""
-    running = await begin("demo", temporary=tmp_path)
-    async with asyncio.timeout(60):
-        while not _reached(tmp_path, "playing"):  # noqa: ASYNC110 - other processes write the files
-            await asyncio.sleep(0.02)
+    running = await begun(tmp_path, "playing")
     running.process.kill()
     await running.end()
-    async with asyncio.timeout(60):
-        while processes_of(tmp_path) or any(tmp_path.iterdir()):  # noqa: ASYNC110 - other processes end
-            await asyncio.sleep(0.1)
+    await until_nothing_is_left(tmp_path)
+
+
+async def begun(folder: Path, moment: str) -> Running:
+    """A demo that has come so far."""
+    running = await begin("demo", temporary=folder)
+    await until_async(lambda: asyncio.sleep(0, _reached(folder, moment)), timeout_s=60)
+    return running
 
 
 def _reached(folder: Path, moment: str) -> bool:

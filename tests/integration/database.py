@@ -15,7 +15,7 @@ import pytest
 
 from cells.store.postgres import PostgresStore
 from server.process.cell import connect_writer
-from server.shell.postgres.database import migrate, open_pool
+from server.shell.postgres.database import Connection, migrate, open_pool
 from server.shell.postgres.embedded import EmbeddedPostgres
 
 CELL = "us-east"
@@ -45,6 +45,15 @@ def cluster() -> Iterator[EmbeddedPostgres]:
             asyncio.run(server.stop("immediate"))
 
 
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """One more server, of a module's own, which may stop it and change its settings."""
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
+    asyncio.run(server.start())
+    yield server
+    asyncio.run(server.stop("immediate"))
+
+
 @pytest.fixture(scope="session")
 def template(cluster: EmbeddedPostgres) -> str:
     """The name of a database that has every migration of a cell and no rows."""
@@ -70,6 +79,13 @@ async def cell_dsn(cluster: EmbeddedPostgres, template: str) -> AsyncIterator[st
     )
     await ask(cluster.dsn("postgres"), f'DROP DATABASE "{name}" WITH (FORCE)')
     assert not left, f"left within a transaction: {left}"
+
+
+@pytest.fixture
+async def superuser(cell_dsn: str) -> AsyncIterator[Connection]:
+    connection = await asyncpg.connect(cell_dsn, timeout=TIMEOUT_S, command_timeout=TIMEOUT_S)
+    yield connection
+    await connection.close(timeout=TIMEOUT_S)
 
 
 async def ask(dsn: str, query: str, *arguments: object) -> list[tuple[Any, ...]]:

@@ -199,6 +199,12 @@ class Rig:
         return placed
 
 
+@pytest.fixture
+async def rig() -> AsyncIterator[Rig]:
+    async with serving() as served:
+        yield served
+
+
 async def refusal_of(call: Awaitable[object]) -> Refused:
     """The refusal that an awaited call is answered with."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:

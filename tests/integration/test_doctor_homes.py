@@ -1,7 +1,6 @@
 """The doctor at a router whose database somebody has changed, over real sockets: the cells say otherwise."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -31,14 +30,6 @@ class Homes(AuditServiceServicer):
         return pb.ListHomesResponse(homes=[pb.UserHome(user_id=user, epoch=1) for user in users])
 
 
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    server = EmbeddedPostgres(tmp_path_factory.mktemp("router"))
-    asyncio.run(server.start())
-    yield server
-    asyncio.run(server.stop("immediate"))
-
-
 @pytest.fixture
 async def fakes() -> AsyncIterator[list[FakeCell]]:
     async with cells("eu-west=eu", "us-east=us") as running:
@@ -54,14 +45,14 @@ async def told(client: Client) -> list[tuple[State, str]]:
 
 
 async def test_a_changed_directory_is_named(
-    postgres: EmbeddedPostgres, fakes: list[FakeCell], monkeypatch: pytest.MonkeyPatch
+    cluster: EmbeddedPostgres, fakes: list[FakeCell], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A user moved in the directory alone, one removed from it, one whom a second cell has, too; and no others."""
     monkeypatch.setattr(homes, "AGAIN_S", 0)
     monkeypatch.setattr(homes, "PAGE", 2)
     name = f"router_{uuid4().hex}"
-    await postgres.ensure_database(name)
-    dsn = postgres.dsn(name)
+    await cluster.ensure_database(name)
+    dsn = cluster.dsn(name)
     async with router(dsn, fakes) as client:
         users = [new_user() for _ in range(7)]
         for user in users:

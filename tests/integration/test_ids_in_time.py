@@ -1,6 +1,6 @@
 """How long the id of a command is good for, and how it may be spelled."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from uuid import UUID, uuid4
 
 import pytest
@@ -8,13 +8,7 @@ import pytest
 from cellbook.v1 import auction_pb2, ledger_pb2
 from cells.domain.time.window import AHEAD_MAX_MS, WINDOW_MS
 from tests.integration.identity_rig import TIMEOUT_S, as_user, asked, paid
-from tests.integration.services_rig import AUDITOR, SHOP, Rig, new_id, refusal_of, serving, usd
-
-
-@pytest.fixture
-async def rig() -> AsyncIterator[Rig]:
-    async with serving() as rig:
-        yield rig
+from tests.integration.services_rig import AUDITOR, SHOP, Rig, new_id, refusal_of, usd
 
 
 def made_at(moment_ms: int) -> str:

@@ -12,7 +12,7 @@ from cells.domain.sagas.saga_events import SagaCompensationStarted, SagaPaused, 
 from cells.domain.sagas.saga_rules import failure_of
 from cells.domain.values import Kind
 from cells.encoding import codec
-from tests.unit.given import uid
+from tests.unit.given import World, uid
 from tests.unit.saga_market import AUCTION, PRICE, SELLER, WINNER, Market, outbid_releases
 
 
@@ -28,6 +28,14 @@ def compensate(saga_id: UUID) -> CompensateSaga:
     return CompensateSaga(saga_id=saga_id, note="a forged lamp")
 
 
+def won_at(leg: str) -> tuple[Market, UUID, World]:
+    """The settlement of a sale, with the leg next, and the cell that drives it."""
+    market = Market()
+    saga_id = market.won()
+    market.run_until(saga_id, leg)
+    return market, saga_id, market.saga(saga_id)[0]
+
+
 def saga_of(market: Market, saga_id: UUID) -> Saga:
     return market.saga(saga_id)[1]
 
@@ -35,10 +43,8 @@ def saga_of(market: Market, saga_id: UUID) -> Saga:
 @pytest.mark.parametrize("leg", ["pin", "credit-in", "ownership", "settle"])
 def test_a_saga_is_paused_and_resumed_where_it_is(leg: str) -> None:
     """Neither changes its progress: the same leg is next, under the same id."""
-    market = Market()
-    saga_id = market.won()
-    market.run_until(saga_id, leg)
-    home, before = market.saga(saga_id)
+    market, saga_id, home = won_at(leg)
+    before = saga_of(market, saga_id)
     assert home.when(pause(saga_id)) == [SagaPaused(note="looking at it")]
     paused = saga_of(market, saga_id)
     assert (paused.paused, paused.state, paused.cursor) == (True, before.state, before.cursor)
@@ -48,10 +54,7 @@ def test_a_saga_is_paused_and_resumed_where_it_is(leg: str) -> None:
 
 def test_a_pause_splits_no_step() -> None:
     """A leg under way when the saga was paused is recorded with its result."""
-    market = Market()
-    saga_id = market.won()
-    market.run_until(saga_id, "credit-in")
-    home, _ = market.saga(saga_id)
+    market, saga_id, home = won_at("credit-in")
     cell, command = market.command(saga_id)
     home.when(pause(saga_id))
     result = market.worlds[cell].decided(command).result
@@ -82,10 +85,7 @@ def test_what_makes_no_sense_is_refused() -> None:
 @pytest.mark.parametrize("leg", ["pin", "escrow-in", "credit-in", "ownership"])
 def test_an_operator_turns_a_saga_back_before_its_pivot(leg: str) -> None:
     """Everything is undone: the money is back, and the log names the operator and the reason."""
-    market = Market()
-    saga_id = market.won()
-    market.run_until(saga_id, leg)
-    home, _ = market.saga(saga_id)
+    market, saga_id, home = won_at(leg)
     [event] = home.when(compensate(saga_id))
     assert isinstance(event, SagaCompensationStarted)
     assert (event.failure_reason, event.failure_message) == ("CALLED_OFF", "a forged lamp")
@@ -99,10 +99,7 @@ def test_an_operator_turns_a_saga_back_before_its_pivot(leg: str) -> None:
 @pytest.mark.parametrize("leg", ["settle", "notify-seller"])
 def test_past_the_pivot_there_is_no_way_back(leg: str) -> None:
     """The refusal names the pivot."""
-    market = Market()
-    saga_id = market.won()
-    market.run_until(saga_id, leg)
-    home, _ = market.saga(saga_id)
+    market, saga_id, home = won_at(leg)
     with pytest.raises(saga_refusals.SagaPastPivot, match="ownership"):
         home.when(compensate(saga_id))
     assert market.run(saga_id).state is SagaState.COMPLETED
@@ -121,10 +118,7 @@ def test_a_release_has_no_way_back() -> None:
 @pytest.mark.parametrize("leg", ["escrow-out", "escrow-in", "credit-out", "credit-in"])
 def test_an_answer_that_crosses_the_order_is_undone_too(leg: str) -> None:
     """The leg was taken, and its saga compensated before that was recorded: the compensation finds and undoes it."""
-    market = Market()
-    saga_id = market.won()
-    market.run_until(saga_id, leg)
-    home, _ = market.saga(saga_id)
+    market, saga_id, home = won_at(leg)
     cell, command = market.command(saga_id)
     assert isinstance(command, ApplyLeg)
     home.when(compensate(saga_id))

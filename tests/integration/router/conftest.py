@@ -1,22 +1,12 @@
 """A router's database, its fake cells and a client. A module names other cells in CELLS, by name and region."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import pytest
 
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.router.rig import Client, FakeCell, cells, router
-
-
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    """One server for all tests of a module, each of which has a database of its own."""
-    server = EmbeddedPostgres(tmp_path_factory.mktemp("router"))
-    asyncio.run(server.start())
-    yield server
-    asyncio.run(server.stop("immediate"))
 
 
 @pytest.fixture

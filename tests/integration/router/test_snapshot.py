@@ -20,6 +20,7 @@ from router.directory.snapshot import Snapshot
 from router.directory.topology import Cell, Topology
 from router.directory.users import CopiedHome, Directory
 from server.shell.hosting.failures import DatabaseUnusable
+from server.shell.postgres import database
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.router.rig import Client, FakeCell, new_user, refused, router
 from tests.local_cells import until_async
@@ -152,8 +153,9 @@ async def test_without_looking_which_it_is_known_users_would_be_nobody(
         assert (await refused(client.resolve(next(iter(homes))))).code is grpc.StatusCode.NOT_FOUND
 
 
-async def test_without_a_copy_there_is_nothing_to_serve(tmp_path: Path) -> None:
+async def test_without_a_copy_there_is_nothing_to_serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A first start without a database fails, and says why."""
+    monkeypatch.setattr(database, "GONE_MAX_S", 0.5)
     with pytest.raises(DatabaseUnusable, match="is PostgreSQL running and listening there"):
         async with router(NOWHERE, [], snapshot=tmp_path / "snapshot.db"):
             pass

@@ -4,7 +4,7 @@ The calls come from outside, over gRPC, as the peer eu-west. What it may and wha
 """
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID, uuid4
@@ -17,14 +17,8 @@ from cells.domain.record import replace
 from cells.domain.values import Money
 from server.process.clock import STAMP_KEY, VECTOR_KEY
 from tests.integration.sagas.hostile_rig import THIRD, THIRD_PEER, USD, apply, arrival, leg_of, undo
-from tests.integration.services_rig import HERE, PEER, THERE, Pairs, Rig, refusal_of, serving
+from tests.integration.services_rig import HERE, PEER, THERE, Pairs, Rig, refusal_of
 from tests.local_cells import deposit, open_auction, request, until
-
-
-@pytest.fixture
-async def rig() -> AsyncIterator[Rig]:
-    async with serving() as rig:
-        yield rig
 
 
 def saying(rig: Rig, vector: str) -> Pairs:

@@ -1,7 +1,7 @@
 """One cell is hostile, and it brings users: its own it may bring, nobody else's (docs/security.md)."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from uuid import UUID, uuid4
 
 import pytest
@@ -13,15 +13,8 @@ from cells.domain.record import replace
 from cells.domain.refusals import ExternalReferenceUsed, Unavailable
 from server.wire.events import event_to_proto
 from tests.integration.sagas.hostile_rig import SAGA, THIRD, apply, arrival, leg_of
-from tests.integration.services_rig import AUDITOR, HERE, KEYS, PEER, SHOP, THERE, Rig, new_id, refusal_of, serving, usd
+from tests.integration.services_rig import AUDITOR, HERE, KEYS, PEER, SHOP, THERE, Rig, new_id, refusal_of, usd
 from tests.local_cells import FixedDirectory, deposit, request
-
-
-@pytest.fixture
-async def rig() -> AsyncIterator[Rig]:
-    async with serving() as rig:
-        yield rig
-
 
 # --- users ----------------------------------------------------------------------------------------------------------
 

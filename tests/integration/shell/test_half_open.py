@@ -5,7 +5,7 @@ Each attack is made at full width, over a few connections, against bounds that a
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -264,14 +264,6 @@ async def test_strangers_hold_nothing_over_tls(tmp_path: Path, scaled_down: None
 # --- at the router ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    server = EmbeddedPostgres(tmp_path_factory.mktemp("router"))
-    asyncio.run(server.start())
-    yield server
-    asyncio.run(server.stop("immediate"))
-
-
 @pytest.mark.parametrize(
     ("path", "who"),
     [
@@ -284,12 +276,12 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostg
     ],
 )
 async def test_the_router_holds_none_either(
-    postgres: EmbeddedPostgres, scaled_down: None, path: str, who: Pairs
+    cluster: EmbeddedPostgres, scaled_down: None, path: str, who: Pairs
 ) -> None:
     """Nor of the calls that it passes on, known methods and others, strangers' and users'."""
     name = f"router_{uuid4().hex}"
-    await postgres.ensure_database(name)
-    async with cells("us-east=us") as fakes, router(postgres.dsn(name), fakes) as client:
+    await cluster.ensure_database(name)
+    async with cells("us-east=us") as fakes, router(cluster.dsn(name), fakes) as client:
         user = str(uuid4())
         await client.register(user)
         # As docs/clients.md has it: a call that was not accepted within a second, and is dropped, is sent again.

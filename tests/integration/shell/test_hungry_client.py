@@ -1,7 +1,6 @@
 """One client asks for all that it can, from outside: the others are served as if it were alone with itself."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -15,16 +14,10 @@ from server.process.policies import POLICIES, SAGA, policies_of
 from server.shell.calls.denials import RateExceeded
 from server.shell.calls.limits import Throttle
 from server.shell.calls.policy import one
-from tests.integration.services_rig import BANK, HERE, METHODS, THERE, Pairs, Rig, new_id, refusal_of, serving, usd
+from tests.integration.services_rig import BANK, HERE, METHODS, THERE, Pairs, Rig, new_id, refusal_of, usd
 from tests.local_cells import until
 
 BATCH, BATCHES, OTHERS = 250, 8, 15
-
-
-@pytest.fixture
-async def rig() -> AsyncIterator[Rig]:
-    async with serving() as rig:
-        yield rig
 
 
 def item(rig: Rig) -> ledger_pb2.DepositRequest:

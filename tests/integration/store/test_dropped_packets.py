@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
@@ -81,14 +81,6 @@ class Firewall:
             while data := await reader.read(65_536):
                 writer.write(data)
                 await writer.drain()
-
-
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
-    asyncio.run(server.start())
-    yield server
-    asyncio.run(server.stop("immediate"))
 
 
 @pytest.fixture

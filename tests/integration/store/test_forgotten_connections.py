@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import asyncpg
 import grpc
 import grpc.aio
 import pytest
@@ -22,7 +21,7 @@ from lab.chaos.links import Way
 from server.shell.channels.client import open_cell_channel, open_channel
 from server.shell.postgres import database
 from server.shell.postgres.database import Connection
-from tests.integration.database import TIMEOUT_S, opened
+from tests.integration.database import opened
 from tests.integration.rows import batch_on, event_row
 from tests.integration.shell.shell_host import HEALTH, running
 from tests.integration.store.test_store_faults import commit_held_up, until, waiting_for_lock
@@ -46,13 +45,6 @@ async def far_store(cell_dsn: str, wire: Wire, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(database, "COMMAND_TIMEOUT_S", SHORT_S)
     async with wire.listening(cell_dsn) as dsn, opened(dsn) as store:
         yield store
-
-
-@pytest.fixture
-async def superuser(cell_dsn: str) -> AsyncIterator[Connection]:
-    connection = await asyncpg.connect(cell_dsn, timeout=TIMEOUT_S, command_timeout=TIMEOUT_S)
-    yield connection
-    await connection.close(timeout=TIMEOUT_S)
 
 
 def test_the_time_outs_leave_room_for_a_second_try() -> None:

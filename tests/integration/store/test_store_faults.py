@@ -37,13 +37,6 @@ async def cut_store(cell_dsn: str, wire: Wire) -> AsyncIterator[PostgresStore]:
         yield store
 
 
-@pytest.fixture
-async def superuser(cell_dsn: str) -> AsyncIterator[Connection]:
-    connection = await asyncpg.connect(cell_dsn, timeout=TIMEOUT_S, command_timeout=TIMEOUT_S)
-    yield connection
-    await connection.close(timeout=TIMEOUT_S)
-
-
 async def until(condition: Callable[[], Awaitable[object]]) -> None:
     """Waits for a condition, not for a time."""
     async with asyncio.timeout(TIMEOUT_S):

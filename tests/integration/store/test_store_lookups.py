@@ -2,11 +2,9 @@
 
 import json
 import re
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from uuid import UUID, uuid4
 
-import asyncpg
 import pytest
 
 from cells.audit.history.trace_lookups import SQL as TRACE_SQL
@@ -15,7 +13,7 @@ from cells.domain.events import Deposited, FundsReserved
 from cells.encoding import codec
 from cells.store.postgres import SQL
 from server.shell.postgres.database import Connection
-from tests.integration.database import TIMEOUT_S, ask, opened
+from tests.integration.database import ask, opened
 from tests.integration.rows import NOW, account, batch_on, event_row, outcome_row, projection_row
 
 # Enough for a sequential scan to be dearer than an index, and for some aggregates to have many rows.
@@ -100,13 +98,6 @@ AUDIT_LOOKUPS = [
     ),
     ("SELECT sum(amount_minor) FROM clearing_entries WHERE clearing_id = $1", "clearing_entries_pkey"),
 ]
-
-
-@pytest.fixture
-async def superuser(cell_dsn: str) -> AsyncIterator[Connection]:
-    connection = await asyncpg.connect(cell_dsn, timeout=TIMEOUT_S, command_timeout=TIMEOUT_S)
-    yield connection
-    await connection.close(timeout=TIMEOUT_S)
 
 
 async def plan_of(connection: Connection, query: str, arguments: str = "") -> str:

@@ -24,19 +24,12 @@ from tests.integration.services_rig import (
     new_id,
     path_of,
     refusal_of,
-    serving,
     usd,
 )
 from tests.local_cells import until
 
 NO_PROTOBUF = b"\xff\xff\xff"
 UNREADABLE = grpc.StatusCode.INVALID_ARGUMENT
-
-
-@pytest.fixture
-async def rig() -> AsyncIterator[Rig]:
-    async with serving() as rig:
-        yield rig
 
 
 def deposit(rig: Rig, timeout_s: float = 10.0, command_id: str = "") -> Coroutine[Any, Any, ledger_pb2.DepositResponse]:

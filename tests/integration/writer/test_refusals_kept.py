@@ -1,6 +1,5 @@
 """What is stored of refusals: as much as keeps a late copy of a command from being done, and so much a user."""
 
-from collections.abc import AsyncIterator
 from uuid import UUID
 
 import pytest
@@ -8,15 +7,9 @@ import pytest
 from cellbook.v1 import auction_pb2, ledger_pb2
 from cells.buckets import Buckets
 from cells.domain.refusals import BidTooLow, InsufficientFunds, TooManyRefusals
-from tests.integration.services_rig import BANK, SHOP, Pairs, Rig, new_id, refusal_of, serving, usd
+from tests.integration.services_rig import BANK, SHOP, Pairs, Rig, new_id, refusal_of, usd
 
 KEPT, TRIED = 20, 100
-
-
-@pytest.fixture
-async def rig() -> AsyncIterator[Rig]:
-    async with serving() as rig:
-        yield rig
 
 
 def as_user(user_id: UUID) -> Pairs:
