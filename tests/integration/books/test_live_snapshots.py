@@ -152,7 +152,7 @@ async def test_a_stream_without_snapshots_waits_for_the_snapshotter(dsn: str, mo
         assert (await long.at(second.parts.cell.time.durable_position)).events_read < SNAPSHOT_EVENTS
 
 
-CHANGE = "UPDATE accounts SET state = replace(state::text, '30000', '99900')::jsonb WHERE id = $1"
+CHANGE = "UPDATE accounts SET state = replace(state, '30000', '99900') WHERE id = $1"
 
 
 async def lied_to(dsn: str) -> tuple[list[str], int, Past[Account]]:
