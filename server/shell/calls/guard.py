@@ -123,24 +123,21 @@ class CallGuard(grpc.aio.ServerInterceptor):
         self.connections = Connections(of_one_max=0)
         self._messages, self.streams = Messages(), OpenStreams()
         self.open_calls = OpenCalls(self._messages, self._turn_away)
-        # Method -> the server's handler, and ours around it.
-        self._guarded: dict[str, tuple[Handler, Handler]] = {}
+        # Method -> our handler, around the server's. Servers that share a guard take the same services.
+        self._guarded: dict[str, Handler] = {}
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Found]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Found:
-        handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None:
-            return None
         METADATA.set(handler_call_details.invocation_metadata)
-        known = self._guarded.get(method)
-        if known is None or known[0] is not handler:
+        guarded = self._guarded.get(method)
+        if guarded is None and (handler := await continuation(handler_call_details)) is not None:
             guard = self.open_calls.guarded if method in OPEN_METHODS else self._guard
-            known = self._guarded[method] = (handler, guard(method, handler))
-        return known[1]
+            guarded = self._guarded[method] = guard(method, handler)
+        return guarded
 
     def _guard(self, method: str, handler: Handler) -> Handler:
         if handler.request_streaming:
