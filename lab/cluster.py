@@ -181,9 +181,8 @@ def _member(folder: Path, name: str, module: str, address: str, settings: Settin
 
 def _fixed_ports(base: int, count: int) -> list[int]:
     ports = list(range(base, base + count))
-    for port in ports:
-        if not is_free(port):
-            raise ClusterError(f"port {port} of {LOOPBACK} is taken: stop what uses it, or choose others: --port-base")
+    if taken := [port for port in ports if not is_free(port)]:
+        raise ClusterError(f"port {taken[0]} of {LOOPBACK} is taken: stop what uses it, or choose others: --port-base")
     return ports
 
 

@@ -120,7 +120,9 @@ async def run_demo(market: Market) -> Run:
         run.sales.append(await _unsold(market, run))
         done.advance()
     run.checks += [as_expected, await _same_command_twice(market, run)]
-    await _withdraw_proceeds(market, run)
+    if run.featured is not None:
+        seller, proceeds = run.featured.sale.auction.seller, run.featured.after.seller
+        await market.withdraw(seller, proceeds.currency, proceeds.available_minor)
     await examine(market, run)
     return run
 
@@ -176,14 +178,6 @@ async def _same_command_twice(market: Market, run: Run) -> Check:
         if refusal.reason != "COMMAND_ID_REUSED":
             wrong.append(f"another request under the same id was refused with {refusal.reason}")
     return found("the same command twice is done once", wrong, "a deposit sent twice")
-
-
-async def _withdraw_proceeds(market: Market, run: Run) -> None:
-    """The traced sale's seller withdraws everything that is available."""
-    if run.featured is None:
-        return
-    proceeds = run.featured.after.seller
-    await market.withdraw(run.featured.sale.auction.seller, proceeds.currency, proceeds.available_minor)
 
 
 def sold_as_expected(sales: Sequence[play.Sale]) -> Check:
