@@ -36,7 +36,7 @@ async def test_an_auction_that_cannot_be_closed_keeps_no_other_open() -> None:
     async with memory_cell() as (cell, _):
         timers = cell.timers
         assert timers is not None
-        auctions = await open_auctions(cell, cell.time.clock.wall_ms() + 300, count=20)
+        auctions, _ = await open_auctions(cell, 300, count=20)
         bad, execute, asked = auctions[0], cell.execute, 0
 
         async def executed(request: CommandRequest) -> Outcome:
@@ -191,4 +191,4 @@ async def test_a_lead_that_ends_by_an_unforeseen_error_is_followed_by_another(mo
         cell.writer.followers.append(follow)
         await until(lambda: not fails and cell.leading and cell.writer.epoch > epoch)
         assert background.failures["leadership"] == before + 1
-        await open_auctions(cell, cell.time.clock.wall_ms() + 60_000, count=1)
+        await open_auctions(cell, 60_000, count=1)

@@ -14,13 +14,15 @@ from tests.local_cells import memory_cell, open_user, request, until
 AUCTIONS = 100
 
 
-async def open_auctions(cell: Cell, end_time_ms: int, *, count: int = AUCTIONS) -> list[UUID]:
+async def open_auctions(cell: Cell, ends_in_ms: int, *, count: int = AUCTIONS) -> tuple[list[UUID], int]:
+    """Auctions that end at the same moment, so long after the last asset is there, and this moment."""
     seller = await open_user(cell)
-
-    async def one() -> UUID:
-        asset = await cell.execute(request(RegisterAsset(owner_id=seller, owner_cell=cell.name, description="a lamp")))
-        auction = CreateAuction(
-            asset_id=UUID(asset.result["asset_id"]),
+    asset = RegisterAsset(owner_id=seller, owner_cell=cell.name, description="a lamp")
+    assets = await asyncio.gather(*(cell.execute(request(asset)) for _ in range(count)))
+    end_time_ms = cell.time.clock.wall_ms() + ends_in_ms
+    auctions = [
+        CreateAuction(
+            asset_id=UUID(registered.result["asset_id"]),
             seller_id=seller,
             opening=Money("USD", 100),
             increment_minor=1,
@@ -28,16 +30,16 @@ async def open_auctions(cell: Cell, end_time_ms: int, *, count: int = AUCTIONS) 
             extension_ms=0,
             settlement_timeout_ms=None,
         )
-        return UUID((await cell.execute(request(auction))).result["auction_id"])
-
-    return list(await asyncio.gather(*(one() for _ in range(count))))
+        for registered in assets
+    ]
+    outcomes = await asyncio.gather(*(cell.execute(request(auction)) for auction in auctions))
+    return [UUID(outcome.result["auction_id"]) for outcome in outcomes], end_time_ms
 
 
 async def commits_to_close() -> int:
     """How many commits it takes until many auctions that end at the same moment are closed."""
     async with memory_cell() as (cell, store):
-        end_time_ms = cell.time.clock.wall_ms() + 1_000
-        auctions = await open_auctions(cell, end_time_ms)
+        auctions, end_time_ms = await open_auctions(cell, 1_000)
         await until(lambda: cell.time.clock.wall_ms() >= end_time_ms - 50)
         before = store.appends
         await until(lambda: sum(row.event_type == "AUCTION_CLOSED" for row in store.log) == AUCTIONS)
