@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
+from cells.domain.events import AnyEvent
 from cells.encoding import codec
 from cells.encoding.codec import UnknownEvent
 from cells.store.ports import EventRow
@@ -20,10 +21,11 @@ UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError)
 
 
 class Checked(NamedTuple):
-    """A row and its problem: empty if its bytes give its leaf hash and its payload can be read."""
+    """A row, its problem (empty if its bytes give its leaf hash and its payload can be read), and then its event."""
 
     row: EventRow
     problem: str = ""
+    event: AnyEvent | None = None
 
 
 def checked_record(record: asyncpg.Record | tuple[Any, ...]) -> Checked:
@@ -49,16 +51,11 @@ async def checked_records(records: Sequence[asyncpg.Record | tuple[Any, ...]]) -
 
 
 def checked(row: EventRow) -> Checked:
-    return Checked(row, _problem(row))
-
-
-def _problem(row: EventRow) -> str:
     if codec.leaf_hash(row) != bytes(row.leaf_hash):
-        return "its bytes do not give its leaf hash: the row is not as it was written"
+        return Checked(row, "its bytes do not give its leaf hash: the row is not as it was written")
     try:
-        codec.event_of(row)
+        return Checked(row, event=codec.event_of(row))
     except UnknownEvent as error:
-        return f"no event that this program knows: {error}"
+        return Checked(row, f"no event that this program knows: {error}")
     except UNREADABLE as error:
-        return f"its payload cannot be read: {error!r}"
-    return ""
+        return Checked(row, f"its payload cannot be read: {error!r}")

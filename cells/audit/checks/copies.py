@@ -110,7 +110,7 @@ class Copies:
         """Each bound event must be here, equal to the original, and with the mark that follows from it."""
         version, chain, findings = 0, b"", found.findings
         async for copies, marks in self._pages(user_id, cell, bound.events):
-            for (row, problem), mark in zip(copies, marks, strict=True):
+            for (row, problem, _), mark in zip(copies, marks, strict=True):
                 self._missing(user_id, cell, range(version + 1, row.stream_version), found)
                 version, named = row.stream_version, _named(row, cell)
                 if problem:
@@ -149,8 +149,8 @@ class Copies:
             found.findings.append(_finding(row, "the copies that came with the user", "no rows"))
 
     async def _compare_page(self, copies: Sequence[Checked], cell: str, found: _Found) -> None:
-        theirs = await self._theirs([row.event_id for row, _ in copies], cell, found)
-        for row, _ in copies:
+        theirs = await self._theirs([row.event_id for row, *_ in copies], cell, found)
+        for row, *_ in copies:
             named = _named(row, cell)
             if theirs is None:
                 found.unproven[cell] += 1

@@ -155,7 +155,7 @@ class History:
     def _point_of(self, rows: Sequence[Checked], position: int) -> Point:
         if position == 0:
             return BEGINNING
-        for row, _ in rows:
+        for row, *_ in rows:
             if row.position == position:
                 stamp = Stamp(row.hlc_physical, row.hlc_logical)
                 return Point(position, stamp, codec.microseconds(row.recorded_at))
@@ -311,7 +311,7 @@ class History:
         row = self.intact(each)
         if row.stream_version != fold.version + 1:
             raise self.incomplete(f"version {fold.version + 1} of {ref.kind} {ref.id}")
-        event = codec.event_of(row)
+        event = each.event or codec.event_of(row)
         # Ids are looked up by kind: the id of an asset does not find an auction.
         if event.kind is ref.kind:
             try:

@@ -134,7 +134,7 @@ class Finder:
         wanted = sorted(roles, key=lambda event_id: _RANK[roles[event_id]])
         rows = await self.lookups.rows(wanted[:limit])
         kept, whole = _within_bytes(rows)
-        found = [Found(self.cell, row, roles[row.event_id], problem) for row, problem in kept]
+        found = [Found(self.cell, row, roles[row.event_id], problem) for row, problem, _ in kept]
         return Answer(found, truncated=len(wanted) > limit or not whole, refused=refused)
 
     async def _refused(self, subject: UUID) -> RefusedHere | None:
@@ -151,7 +151,7 @@ _RANK = {Role.CAUSE: 0, Role.SUBJECT: 1, Role.EFFECT: 2}
 
 def _within_bytes(rows: Sequence[Checked]) -> tuple[Sequence[Checked], bool]:
     size_bytes = 0
-    for place, (row, _) in enumerate(rows):
+    for place, (row, *_) in enumerate(rows):
         size_bytes += len(row.payload) + len(row.metadata) + len(row.vector_clock)
         if size_bytes > TEXT_BYTES_MAX:
             return rows[:place], False
