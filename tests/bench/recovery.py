@@ -92,5 +92,5 @@ async def won_across(town: Town, count: int) -> list[OpenAuction]:
 
 async def stranded(connections: "Sequence[asyncpg.Connection[asyncpg.Record]]") -> int:
     """Settlements that have begun, and got nowhere."""
-    query = "SELECT count(*) FROM sagas WHERE status = 'RUNNING' AND state->'facts' ? 'winner_id'"
+    query = "SELECT count(*) FROM sagas WHERE status = 'RUNNING' AND state::jsonb->'facts' ? 'winner_id'"
     return sum([await connection.fetchval(query) for connection in connections])
