@@ -114,7 +114,8 @@ class Worker:
 
     async def client(self, own: Iterator[Bid], items: int, end_s: float) -> int:
         placed = 0
-        while time.monotonic() < end_s:
+        # Once at least, however late it comes to it.
+        while placed == 0 or time.monotonic() < end_s:
             await self.accepted(list(islice(own, items)))
             placed += items
         return placed
