@@ -24,7 +24,7 @@ from cells.audit.history.stream_verification import StreamChecks
 from cells.audit.history.trace import Finder, TraceLookups, TracePeers, Tracer
 from cells.audit.history.trace_lookups import PostgresTraceLookups
 from cells.audit.proofs.checkpoint_signer import CheckpointSigner
-from cells.audit.proofs.keys import CellKeys, origin_of
+from cells.audit.proofs.keys import CellKeys
 from cells.audit.proofs.prover import Prover
 from cells.audit.proofs.store import PostgresProofs
 from cells.audit.reconcile.cuts import Clearing, CutPeers, LocalClearing
@@ -33,7 +33,7 @@ from cells.audit.reconcile.rebuild import Reload
 from cells.audit.reconcile.service import ReconciliationService, Signed
 from cells.audit.reconcile.state_store import AuditStateStore
 from cells.audit.reconcile.trial import TrialBalances, TrialLookups
-from cells.audit.verify.note import VerifierKey
+from cells.audit.verify.note import VerifierKey, origin_of
 from cells.audit.witness.cosigner import Cosignatures, Witness
 from cells.audit.witness.cosigning import Cosigning
 from cells.cell import Cell

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cells.audit.proofs.keys import CellKeys, cell_keys_in, new_keys
-from cells.audit.verify.note import WITNESS_KEY, Malformed, VerifierKey, verifier_key
+from cells.audit.verify.note import WITNESS_KEY, Malformed, VerifierKey, lines_in, verifier_key
 from cells.store.unusable import CannotServe
 from server.process.settings import ServerSettings
 from server.shell.files import create_secret
@@ -48,12 +48,7 @@ def outside_witnesses(path: Path | None) -> list[VerifierKey]:
 
 def verifier_keys(path: Path, setting: str = "witnessed_keys_file") -> list[VerifierKey]:
     """The public keys in a file, one a line. Raises SigningKeysInvalid."""
-    return read_setting(path, _public_keys, setting)
-
-
-def _public_keys(text: str) -> list[VerifierKey]:
-    lines = [line.strip() for line in text.splitlines()]
-    return [verifier_key(line) for line in lines if line and not line.startswith("#")]
+    return read_setting(path, lambda text: [verifier_key(line) for line in lines_in(text)], setting)
 
 
 def read_setting(

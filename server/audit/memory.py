@@ -15,9 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from cells.audit.proofs.keys import origin_of
 from cells.audit.proofs.ports import Witnessed
-from cells.audit.verify.note import Checkpoint, Malformed, VerifierKey, checkpoint_in, verifier_key
+from cells.audit.verify.note import Checkpoint, Malformed, VerifierKey, checkpoint_in, origin_of, verifier_key
 from cells.domain.time.vector import CELL_NAME
 from cells.store.unusable import CannotServe
 from server.shell.files import write_durably

@@ -5,7 +5,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cells.audit.verify.callers import METHODS, Callers, callers_in, command_text, signature_text, wrong_with
+from cells.audit.export.lines import text64
+from cells.audit.verify.callers import METHODS, Callers, callers_in, command_text, wrong_with
 from cells.domain.commands import Command, Deposit, Withdraw
 from cells.store.unusable import CannotServe
 from server.audit.keys import read_setting
@@ -58,7 +59,7 @@ class CallerSignatures:
         wrong = wrong_with(signature, text, self.callers.keys_of(str(principal)))
         if wrong:
             raise SignatureInvalid(principal=str(principal), problem=wrong)
-        return authority_text(**json.loads(principal.authority or "{}"), signature=signature_text(signature))
+        return authority_text(**json.loads(principal.authority or "{}"), signature=text64(signature))
 
 
 NO_SIGNATURES = CallerSignatures()

@@ -14,8 +14,8 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from cellbook.v1 import audit_pb2
-from cells.audit.proofs.keys import SigningKey, origin_of, signing_key
-from cells.audit.verify.note import LOG_KEY, WITNESS_KEY, VerifierKey
+from cells.audit.proofs.keys import SigningKey, signing_key
+from cells.audit.verify.note import LOG_KEY, WITNESS_KEY, VerifierKey, origin_of
 from cells.audit.witness.cosigner import Witness
 from cells.audit.witness.follower import Follower
 from cells.store.ports import PeerUnknown

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from cellbook.v1 import audit_pb2, settlement_pb2
-from cells.audit.proofs.keys import SigningKey, checkpoint_body, origin_of
-from cells.audit.verify.note import LOG_KEY
+from cells.audit.proofs.keys import SigningKey, checkpoint_body
+from cells.audit.verify.note import LOG_KEY, origin_of
 from tests.fuzz.messages import STRANGER, Maker
 
 # Action -> the name that its leg has. No other leg is taken of another cell.

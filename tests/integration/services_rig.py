@@ -37,8 +37,9 @@ from cellbook.v1.settlement_pb2_grpc import (
 )
 from cells.audit.export.exporter import Exporter
 from cells.audit.proofs.checkpoint_signer import CheckpointSigner
-from cells.audit.proofs.keys import new_keys, origin_of
+from cells.audit.proofs.keys import new_keys
 from cells.audit.proofs.prover import Prover
+from cells.audit.verify.note import origin_of
 from cells.audit.witness.cosigner import Cosignatures, Witness
 from cells.domain.refusals import Refused
 from server.audit.build import audit_of

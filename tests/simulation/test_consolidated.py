@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from cells.audit.verify.books import Adding, consolidated
+from cells.audit.verify.books import CellBooks, consolidated
 from tests.simulation.world import World, played
 
 # Without a hostile cell, whose log cannot be read.
@@ -33,7 +33,7 @@ def test_money_is_in_transit_in_these_runs(worlds: dict[int, World]) -> None:
 
 def test_at_every_cut_all_cells_and_what_is_in_transit_come_to_zero(world: World) -> None:
     """In transit is exactly the money that was sent and has not arrived, including settlements and moves."""
-    cells = {cell: Adding(cell=cell) for cell in world.cells}
+    cells = {cell: CellBooks(cell=cell) for cell in world.cells}
     rows = [(row.hlc_physical, row.hlc_logical, cell, row) for cell in cells for row in world.databases[cell].log]
     under_way = Counter[str]()
     for _, _, cell, row in sorted(rows, key=lambda each: each[:3]):
@@ -42,7 +42,7 @@ def test_at_every_cut_all_cells_and_what_is_in_transit_come_to_zero(world: World
         for line in payload.get("postings", ()):
             if line["account"].startswith("clearing/"):
                 under_way[payload["clearing_id"]] += int(line["amount_minor"])
-        found = consolidated([each.books() for each in cells.values()])
+        found = consolidated([*cells.values()])
         assert found.problems == []
         assert all(own + transit == 0 for own, transit in found.totals().values())
         expected = {clearing_id: amount for clearing_id, amount in under_way.items() if amount}
@@ -54,12 +54,12 @@ def test_at_every_cut_all_cells_and_what_is_in_transit_come_to_zero(world: World
 def test_a_cut_that_is_not_one_moment_does_not_add_up(world: World) -> None:
     """If the cells were not asked for the same stamp, more would have arrived than was sent: this is reported."""
     for cell in world.cells:
-        books = [Adding(cell=each) for each in world.cells]
+        books = [CellBooks(cell=each) for each in world.cells]
         [late] = [each for each in books if each.cell == cell]
         for row in world.databases[cell].log:
             late.add(json.loads(row.payload))
         received = any(amount < 0 for amount in late.movements.values())
-        problems = consolidated([each.books() for each in books]).problems
+        problems = consolidated(books).problems
         assert any("more than" in each for each in problems) == received
 
 
@@ -69,13 +69,13 @@ def test_a_cell_that_is_left_out_is_named(world: World) -> None:
     for absent in cells:
         others = [each for each in cells if each is not absent]
         moved = any(amount for each in others for (peer, _, _), amount in each.movements.items() if peer == absent.cell)
-        problems = consolidated([each.books() for each in others]).problems
+        problems = consolidated(others).problems
         assert any(f"{absent.cell} is not among the cells" in each for each in problems) == moved
 
 
 def test_a_cell_is_missed_though_its_movements_cancel_out() -> None:
     """Sent under one id and received under another, the clearing account is at zero, and the cell still took part."""
-    books = Adding(cell="eu-west")
+    books = CellBooks(cell="eu-west")
     for number, amount in ((1, 500), (2, -500)):
         lines = [("clearing/us-east", amount), ("house/cash", -amount)]
         books.add(
@@ -84,20 +84,20 @@ def test_a_cell_is_missed_though_its_movements_cancel_out() -> None:
                 "postings": [{"account": each, "currency": "USD", "amount_minor": str(of)} for each, of in lines],
             }
         )
-    problems = consolidated([books.books()]).problems
+    problems = consolidated([books]).problems
     assert any("clearing/us-east holds 0 USD, and us-east is not among the cells" in each for each in problems)
 
 
 def test_a_movement_that_the_clearing_account_lacks_is_named(world: World) -> None:
     cells = books_of(world)
     cells[0].movements[cells[1].cell, "00000000-0000-7000-8000-000000000000", "USD"] += 5
-    problems = consolidated([each.books() for each in cells]).problems
+    problems = consolidated(cells).problems
     assert any("its movements come to" in each for each in problems)
     assert any("the sum is not zero" in each for each in problems)
 
 
-def books_of(world: World) -> list[Adding]:
-    cells = [Adding(cell=cell) for cell in world.cells]
+def books_of(world: World) -> list[CellBooks]:
+    cells = [CellBooks(cell=cell) for cell in world.cells]
     for books in cells:
         for row in world.databases[books.cell].log:
             books.add(json.loads(row.payload))

@@ -9,10 +9,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
-from cells.audit.proofs.keys import SEED_BYTES, CellKeys, SigningKey, checkpoint_body, new_keys, origin_of
+from cells.audit.proofs.keys import SEED_BYTES, CellKeys, SigningKey, checkpoint_body, new_keys
 from cells.audit.proofs.ports import SignedCheckpoint
 from cells.audit.proofs.tree import consistency_spans
-from cells.audit.verify.note import WITNESS_KEY, checkpoint_in
+from cells.audit.verify.note import WITNESS_KEY, checkpoint_in, origin_of
 from cells.audit.verify.tree import leaf_hash, tree_root
 from cells.audit.witness.cosigner import Cosignatures, Witness
 from cells.audit.witness.follower import Follower

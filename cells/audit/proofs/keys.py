@@ -19,22 +19,13 @@ from cells.audit.verify.note import (
     Malformed,
     VerifierKey,
     cosigned_text,
+    origin_of,
     own_witness,
     unbase64,
 )
 
 PREFIX = "PRIVATE+KEY+"
 SEED_BYTES = 32
-
-
-def origin_of(cell: str) -> str:
-    """The name of a cell's log, the first line of its checkpoints."""
-    return f"cellbook/{cell}"
-
-
-def witness_of(cell: str) -> str:
-    """The name under which a cell cosigns the checkpoints of others."""
-    return own_witness(origin_of(cell))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -109,9 +100,9 @@ def signing_key(text: str) -> SigningKey:
 def cell_keys_in(text: str, cell: str) -> CellKeys:
     """Raises Malformed if the two keys of `cell` are missing."""
     keys = {(key.kind, key.name): key for key in map(signing_key, filter(None, text.splitlines()))}
-    log, witness = keys.get((LOG_KEY, origin_of(cell))), keys.get((WITNESS_KEY, witness_of(cell)))
+    log, witness = keys.get((LOG_KEY, origin_of(cell))), keys.get((WITNESS_KEY, own_witness(origin_of(cell))))
     if log is None or witness is None:
-        raise Malformed(f"it must hold a key of {origin_of(cell)} and one of {witness_of(cell)}")
+        raise Malformed(f"it must hold a key of {origin_of(cell)} and one of {own_witness(origin_of(cell))}")
     return CellKeys(log=log, witness=witness)
 
 
@@ -119,5 +110,5 @@ def new_keys(cell: str, seed: Callable[[int], bytes]) -> CellKeys:
     """`seed` returns the given number of random bytes."""
     return CellKeys(
         log=SigningKey(name=origin_of(cell), kind=LOG_KEY, seed=seed(SEED_BYTES)),
-        witness=SigningKey(name=witness_of(cell), kind=WITNESS_KEY, seed=seed(SEED_BYTES)),
+        witness=SigningKey(name=own_witness(origin_of(cell)), kind=WITNESS_KEY, seed=seed(SEED_BYTES)),
     )

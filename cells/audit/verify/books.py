@@ -8,38 +8,25 @@ from typing import Any, NamedTuple
 CLEARING = "clearing/"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class CellBooks:
     """One cell's log up to a cut."""
 
     cell: str
-    position: int
-    # (account, currency) -> the sum of all postings; the buckets of all users are three accounts.
-    sums: Mapping[tuple[str, str], int]
-    # (peer, clearing id, currency) -> the amount sent minus the amount received by this cell.
-    movements: Mapping[tuple[str, str, str], int]
-
-
-@dataclass(slots=True, kw_only=True)
-class Adding:
-    """Builds the books of one cell, event by event."""
-
-    cell: str
     position: int = 0
+    # (account, currency) -> the sum of all postings; the buckets of all users are three accounts.
     sums: Counter[tuple[str, str]] = field(default_factory=Counter)
+    # (peer, clearing id, currency) -> the amount sent minus the amount received by this cell.
     movements: Counter[tuple[str, str, str]] = field(default_factory=Counter)
 
     def add(self, payload: Mapping[str, Any]) -> None:
         """Adds the next event. A malformed payload raises any of the errors of reading it."""
-        self.position += 1
         for line in payload.get("postings", ()):
             account, currency, amount_minor = line["account"], line["currency"], int(line["amount_minor"])
             self.sums[summed(account), currency] += amount_minor
             if account.startswith(CLEARING):
                 self.movements[account.removeprefix(CLEARING), payload["clearing_id"], currency] += amount_minor
-
-    def books(self) -> CellBooks:
-        return CellBooks(cell=self.cell, position=self.position, sums=self.sums, movements=self.movements)
+        self.position += 1
 
 
 class InTransit(NamedTuple):
@@ -52,12 +39,11 @@ class InTransit(NamedTuple):
     amount_minor: int
 
 
-@dataclass(slots=True, kw_only=True)
-class Consolidated:
+class Consolidated(NamedTuple):
     # Without clearing accounts.
     sums: Mapping[tuple[str, str], int]
     in_transit: Sequence[InTransit]
-    problems: list[str] = field(default_factory=list)
+    problems: Sequence[str]
 
     def totals(self) -> dict[str, tuple[int, int]]:
         """Currency -> the sum of all accounts, and the money in transit. The two add up to zero."""
@@ -77,18 +63,14 @@ def consolidated(cells: Sequence[CellBooks]) -> Consolidated:
             if not account.startswith(CLEARING):
                 sums[account, currency] += amount_minor
         problems += _unlike_accounts(each, {own.cell for own in cells})
-    found = Consolidated(
-        sums={key: amount_minor for key, amount_minor in sorted(sums.items()) if amount_minor},
-        in_transit=sorted(_in_transit(cells)),
-        problems=problems,
-    )
-    found.problems += [
+    found = Consolidated({key: of for key, of in sorted(sums.items()) if of}, sorted(_in_transit(cells)), problems)
+    problems += [
         f"movement {each.clearing_id}: {each.receiver} has received {-each.amount_minor} {each.currency} more than "
         f"{each.sender} has sent"
         for each in found.in_transit
         if each.amount_minor < 0
     ]
-    found.problems += [
+    problems += [
         f"all accounts in {currency} come to {own}, and {transit} is in transit: the sum is not zero"
         for currency, (own, transit) in found.totals().items()
         if own + transit
@@ -98,18 +80,18 @@ def consolidated(cells: Sequence[CellBooks]) -> Consolidated:
 
 def _unlike_accounts(books: CellBooks, cells: set[str]) -> Iterator[str]:
     """Clearing accounts that differ from the movements with their cell, or whose cell is not among `cells`."""
-    by_peer, unbalanced = Counter[tuple[str, str]](), set[tuple[str, str]]()
+    moved_by, unbalanced = Counter[tuple[str, str]](), set[tuple[str, str]]()
     for (peer, _, currency), amount_minor in books.movements.items():
-        by_peer[peer, currency] += amount_minor
+        moved_by[peer, currency] += amount_minor
         if amount_minor:
             unbalanced.add((peer, currency))
-    held = {
+    posted_by = {
         (account.removeprefix(CLEARING), currency): amount_minor
         for (account, currency), amount_minor in books.sums.items()
         if account.startswith(CLEARING)
     }
-    for peer, currency in sorted({*by_peer, *held}):
-        moved, posted = by_peer[peer, currency], held.get((peer, currency), 0)
+    for peer, currency in sorted({*moved_by, *posted_by}):
+        moved, posted = moved_by[peer, currency], posted_by.get((peer, currency), 0)
         if peer not in cells and (posted or (peer, currency) in unbalanced):
             yield f"{books.cell}: {CLEARING}{peer} holds {posted} {currency}, and {peer} is not among the cells"
         elif moved != posted:

@@ -12,17 +12,13 @@ A principal with a key must have signed. Others must have used a token signed by
 these certificates. The events of a log before `since` need no caller.
 """
 
-import base64
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from .lines import canonical
-from .note import KEY_ID_BYTES, LOG_KEY, Malformed, VerifierKey, unbase64, verifier_key
+from .note import KEY_ID_BYTES, LOG_KEY, UNREADABLE, Malformed, VerifierKey, lines_in, unbase64, verifier_key
 
 # The events that bring money in or out, and the method that requests each.
 METHODS = {
@@ -48,16 +44,10 @@ class Callers(NamedTuple):
 
 def callers_in(text: str) -> Callers:
     """Reads a file of callers. Lines that are empty or begin with # are skipped. Raises Malformed."""
-    keys: list[VerifierKey] = []
-    tokens: set[tuple[str, str]] = set()
-    certificates: set[str] = set()
+    keys, tokens, certificates = list[VerifierKey](), set[tuple[str, str]](), set[str]()
     since: dict[str, int] = {}
-    for line in text.splitlines():
+    for line in lines_in(text):
         match line.split():
-            case []:
-                continue
-            case [comment, *_] if comment.startswith("#"):
-                continue
             case ["key", key]:
                 keys.append(_caller_key(key))
             case ["token", issuer, kid]:
@@ -88,15 +78,13 @@ def command_text(method: str, command_id: str, user_id: str, content: Mapping[st
 def wrong_with(signature: bytes, text: bytes, keys: Sequence[VerifierKey]) -> str:
     """The problem with the signature; empty if one of `keys` has signed `text`."""
     key_id, signed = signature[:KEY_ID_BYTES], signature[KEY_ID_BYTES:]
-    for key in keys:
-        if key.id == key_id:
-            try:
-                Ed25519PublicKey.from_public_bytes(key.public).verify(signed, text)
-            except (InvalidSignature, ValueError):
-                return f"key {key_id.hex()} has not signed this command, but another one, or none"
-            return ""
-    known = ", ".join(key.id.hex() for key in keys) or "none"
-    return f"it is of key {key_id.hex()}, and the caller's keys known here are {known}"
+    key = next((each for each in keys if each.id == key_id), None)
+    if key is None:
+        known = ", ".join(each.id.hex() for each in keys) or "none"
+        return f"it is of key {key_id.hex()}, and the caller's keys known here are {known}"
+    if not key.has_signed(text, signed):
+        return f"key {key_id.hex()} has not signed this command, but another one, or none"
+    return ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -120,7 +108,7 @@ class CallerCheck:
             if event["position"] < self.callers.since.get(self.origin, 0):
                 return ""
             return self._problem(event, event["metadata"], event["metadata"].get("authority") or {})
-        except (KeyError, TypeError, AttributeError, ValueError, Malformed):
+        except (*UNREADABLE, Malformed):
             return "no caller: what it says of one cannot be read"
 
     def _problem(self, event: Mapping[str, Any], metadata: Mapping[str, Any], authority: Mapping[str, Any]) -> str:
@@ -147,8 +135,3 @@ class CallerCheck:
             return f"no caller: {principal} has neither signed it nor come with a token or certificate that is known"
         self.proven += 1
         return ""
-
-
-def signature_text(signature: bytes) -> str:
-    """The signature in the form of events."""
-    return base64.b64encode(signature).decode()

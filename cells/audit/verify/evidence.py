@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from .books import CellBooks, Consolidated, consolidated
+from .books import CellBooks, InTransit, consolidated
 from .callers import CallerCheck
 from .evidence_cell import LINE_BYTES_MAX, Reading, read_export, sample_problems, statement_problems
 from .lines import canonical, document
-from .note import Checkpoint, Malformed, Policy, checkpoint_in, signers_of
+from .note import UNREADABLE, Checkpoint, Malformed, Policy, checkpoint_in, origin_of, signers_of
 
 EVIDENCE = "evidence/1"
 MANIFEST, SUMMARY, KEYS = "manifest.json", "summary", "keys"
@@ -25,8 +25,6 @@ TRIAL, RECONCILIATION = "trial-balance.json", "reconcile.json"
 PIECE_BYTES = 1024 * 1024
 _CELL = re.compile(r"[a-z0-9-]{1,32}")
 _CELL_WITNESS = re.compile(r"(cellbook/[a-z0-9-]{1,32})/witness")
-# Errors that a malformed manifest may cause.
-_UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, UnicodeDecodeError)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,7 +57,7 @@ class Evidence:
             for cell in sorted(manifest["cells"]):
                 self._cell(cell)
             self._left_out()
-        except (OSError, Malformed, *_UNREADABLE) as error:
+        except (OSError, Malformed, *UNREADABLE) as error:
             self.problems.append(f"{MANIFEST}: {error!s}")
             return
         for name, problems in ((TRIAL, self._trial), (RECONCILIATION, self._reconciliation)):
@@ -81,9 +79,10 @@ class Evidence:
 
     def _judge(self, name: str, problems: Iterator[str]) -> None:
         try:
-            self.problems += [f"{name}: {problem}" for problem in problems]
-        except (OSError, Malformed, *_UNREADABLE) as error:
-            self.problems.append(f"{name}: it cannot be read: {error}")
+            for problem in problems:
+                self.problems.append(f"{name}: {problem}")
+        except (OSError, Malformed, *UNREADABLE) as error:
+            self.problems.append(f"{name}: it cannot be read: {error!r}")
 
     def _files(self) -> None:
         """Finds the files that match the manifest; any other file is a problem."""
@@ -142,8 +141,8 @@ class Evidence:
         self._export(names.export, reading)
         self._samples(names.samples, checkpoint)
         self._statements(cell, reading)
-        if reading.at_cut is not None:
-            self._books.append(reading.at_cut)
+        if reading.books.position == reading.cut:
+            self._books.append(reading.books)
 
     def _export(self, name: str, reading: Reading) -> None:
         held = [reading.checkpoint, *(each for each in self.held if each.origin == reading.checkpoint.origin)]
@@ -207,13 +206,20 @@ class Evidence:
             return
         found = consolidated(self._books)
         accounts = {(each["account"], each["currency"]): int(each["amount_minor"]) for each in said["accounts"]}
+        in_transit = [
+            InTransit(each["clearing_id"], each["from"], each["to"], each["currency"], int(each["amount_minor"]))
+            for each in said["in_transit"]
+        ]
         if accounts != found.sums or len(accounts) < len(said["accounts"]):
             yield "its accounts are not what the exports come to"
-        if [transit_of(each) for each in said["in_transit"]] != [tuple(each) for each in found.in_transit]:
+        if in_transit != found.in_transit:
             yield "what it has in transit is not what the exports have"
         yield from found.problems
         yield from (str(problem) for problem in said["problems"] if problem not in found.problems)
-        self.told += _totals(found)
+        self.told += [
+            f"all cells, {currency}: accounts {own} + in transit {transit} = {own + transit} minor units"
+            for currency, (own, transit) in found.totals().items()
+        ]
 
     def _reconciliation(self) -> Iterator[str]:
         """Reports the cells' claims."""
@@ -238,8 +244,7 @@ def _manifest_in(text: bytes) -> dict[str, Any]:
     return manifest
 
 
-@dataclass(frozen=True, slots=True)
-class CellPaths:
+class CellPaths(NamedTuple):
     checkpoint: str
     export: str
     samples: str
@@ -247,10 +252,6 @@ class CellPaths:
 
     def statement(self, user_id: str) -> str:
         return f"{self.statements}{user_id}.json"
-
-
-def origin_of(cell: str) -> str:
-    return f"cellbook/{cell}"
 
 
 def paths_of(cell: str) -> CellPaths:
@@ -292,14 +293,3 @@ def summary_of(manifest: bytes, content: Mapping[str, Any]) -> str:
     lines = [f"cellbook {EVIDENCE}", f"manifest {base64.b64encode(sha256(manifest).digest()).decode()}"]
     lines += [f"{cell} {own['size']} {own['root']}" for cell, own in sorted(content["cells"].items())]
     return "\n".join(lines) + "\n"
-
-
-def transit_of(said: Mapping[str, Any]) -> tuple[str, str, str, str, int]:
-    return said["clearing_id"], said["from"], said["to"], said["currency"], int(said["amount_minor"])
-
-
-def _totals(found: Consolidated) -> list[str]:
-    return [
-        f"all cells, {currency}: accounts {own} + in transit {transit} = {own + transit} minor units"
-        for currency, (own, transit) in found.totals().items()
-    ]

@@ -4,13 +4,14 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import add
 from typing import Any
 
-from .books import Adding, CellBooks
+from .books import CellBooks
 from .callers import CallerCheck
 from .export import ExportCheck, Findings
 from .lines import document
-from .note import Checkpoint, Malformed, Quorum, VerifierKey
+from .note import UNREADABLE, Checkpoint, Malformed, Quorum, VerifierKey
 from .proof import ACCOUNTS, check_proof, picked, positions
 
 BUCKETS = ("available", "reserved", "pending")
@@ -33,26 +34,22 @@ class Reading:
     cut_right: bool = True
     # The users whose movements are wanted; empty: none.
     users: frozenset[str] = frozenset()
-    at_cut: CellBooks | None = None
+    books: CellBooks = field(init=False)
     # The sizes of all checkpoints in the export.
     sizes: list[int] = field(default_factory=list)
     # Users with an account here at any time, and users with one at the checkpoint.
     known: set[str] = field(default_factory=set)
     at_home: set[str] = field(default_factory=set)
     movements: dict[str, Movements] = field(default_factory=lambda: defaultdict(dict))
-    _books: Adding = field(init=False)
 
     def __post_init__(self) -> None:
-        cell = self.checkpoint.origin.partition("/")[2]
-        self._books = Adding(cell=cell)
-        if self.cut == 0:
-            self.at_cut = CellBooks(cell=cell, position=0, sums={}, movements={})
+        self.books = CellBooks(cell=self.checkpoint.origin.partition("/")[2])
 
     def add(self, event: Mapping[str, Any]) -> None:
         """Adds the next event. Raises Malformed."""
         try:
             self._add(event)
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except UNREADABLE:
             raise Malformed(f"position {event.get('position')} cannot be read") from None
 
     def _add(self, event: Mapping[str, Any]) -> None:
@@ -62,10 +59,8 @@ class Reading:
         if position > self.checkpoint.size:
             return
         if position <= self.cut:
-            self._books.add(event["payload"])
-            self._books.position = position
-        if position == self.cut:
-            self.at_cut = self._books.books()
+            self.books.add(event["payload"])
+            self.books.position = position
         if event["event_type"] in OPENED:
             self.known.add(event["aggregate_id"])
             self.at_home.add(event["aggregate_id"])
@@ -127,14 +122,8 @@ def sample_problems(
 
 
 def statement_problems(text: bytes, user_id: str, reading: Reading) -> Iterator[str]:
-    """The differences between a statement and the export, movement by movement."""
-    try:
-        yield from _statement_problems(document(text), user_id, reading)
-    except (Malformed, KeyError, TypeError, ValueError, AttributeError) as error:
-        yield f"it cannot be read: {error!r}"
-
-
-def _statement_problems(said: Mapping[str, Any], user_id: str, reading: Reading) -> Iterator[str]:
+    """The differences between a statement and the export, movement by movement. Raises Malformed or UNREADABLE."""
+    said = document(text)
     if (said["user_id"], int(said["to"]["position"])) != (user_id, reading.checkpoint.size):
         yield f"it is not of {user_id} up to position {reading.checkpoint.size}"
     changes: Movements = {
@@ -150,12 +139,12 @@ def _statement_problems(said: Mapping[str, Any], user_id: str, reading: Reading)
     sums: dict[str, list[int]] = defaultdict(lambda: [0] * len(BUCKETS))
     for each in said["movements"]:
         currency = each["change"]["currency"]
-        before, sums[currency] = sums[currency], _sum(sums[currency], _buckets(each["change"]))
+        before, sums[currency] = sums[currency], [*map(add, sums[currency], _buckets(each["change"]))]
         if (_buckets(each["before"]), _buckets(each["after"])) != (before, sums[currency]):
             yield f"position {each['position']}, {currency}: its balances do not follow from the changes"
     sums.clear()
     for (currency, _), moved in logged.items():
-        sums[currency] = _sum(sums[currency], moved)
+        sums[currency] = [*map(add, sums[currency], moved)]
     closing = {each["closing"]["currency"]: _buckets(each["closing"]) for each in said["totals"]}
     if len(closing) < len(said["totals"]):
         yield "it has totals of the same currency twice"
@@ -165,7 +154,3 @@ def _statement_problems(said: Mapping[str, Any], user_id: str, reading: Reading)
 
 def _buckets(balance: Mapping[str, Any]) -> list[int]:
     return [int(balance[f"{bucket}_minor"]) for bucket in BUCKETS]
-
-
-def _sum(balance: Sequence[int], change: Sequence[int]) -> list[int]:
-    return [amount_minor + more for amount_minor, more in zip(balance, change, strict=True)]

@@ -1,14 +1,15 @@
 """Checking an export, line by line."""
 
 import base64
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, NamedTuple
 
 from .callers import CallerCheck
 from .lines import canonical, event_in, parsed
-from .note import Checkpoint, Malformed, Quorum, VerifierKey, checkpoint_in, unbase64
+from .note import UNREADABLE, Checkpoint, Malformed, Quorum, VerifierKey, checkpoint_in, unbase64
 from .tree import HASH_BYTES, TILE_WIDTH, Tree, is_consistent, leaf_hash
 
 EXPORT = "export/1"
@@ -54,39 +55,31 @@ class Findings:
             self.problems.append(Problem(position, last if last > position else 0, text))
 
 
-class Copy(NamedTuple):
-    """The number of first events, and the last link of the chain over their leaf hashes."""
-
-    events: int
-    chain: str
-
-
 @dataclass(slots=True)
-class Histories:
-    """By user and cell."""
+class Copies:
+    """Events of other logs that users brought along: their number, and the last link of the chain over their hashes."""
 
-    _found: dict[tuple[str, str], Copy] = field(default_factory=dict)
-    # The last arrival's copy, and its position.
-    _said: dict[tuple[str, str], tuple[Copy, int]] = field(default_factory=dict)
+    # User and cell -> the copies in the export, and those that the last arrival counts, with its position.
+    _found: dict[tuple[str, str], tuple[int, str]] = field(default_factory=dict)
+    _said: dict[tuple[str, str], tuple[tuple[int, str], int]] = field(default_factory=dict)
 
-    def copied(self, cell: str, event: dict[str, Any], leaf_hash: str) -> None:
+    def add(self, cell: str, event: dict[str, Any], leaf_hash: str) -> None:
         key = str(event.get("aggregate_id")), cell
-        events, chain = self._found.get(key, Copy(0, ""))
-        self._found[key] = Copy(events + 1, sha256(bytes.fromhex(chain + leaf_hash)).hexdigest())
+        events, chain = self._found.get(key, (0, ""))
+        self._found[key] = events + 1, sha256(bytes.fromhex(chain + leaf_hash)).hexdigest()
 
     def arrived(self, position: int, event: dict[str, Any]) -> None:
         """Adds an arrival. Arrivals from before copies were bound are ignored."""
         payload = event["payload"]
         for cell, chain in payload.get("history", {}).items():
             events = max(home["events"] for home in payload["earlier_homes"] if home["cell"] == cell)
-            self._said[event["aggregate_id"], cell] = Copy(events, chain), position
+            self._said[event["aggregate_id"], cell] = (events, chain), position
 
     def problems(self) -> Iterator[tuple[int, str]]:
         """The positions of arrivals, and the differences of their copies."""
-        for (user_id, cell), (said, position) in self._said.items():
-            found = self._found.get((user_id, cell), Copy(0, ""))
-            if found != said:
-                yield position, f"the {said.events} events of {cell} that it counts are not those brought along"
+        for key, (said, position) in self._said.items():
+            if self._found.get(key, (0, "")) != said:
+                yield position, f"the {said[0]} events of {key[1]} that it counts are not those brought along"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -116,8 +109,8 @@ class ExportCheck:
     _unwitnessed: int = 0
     # The last checkpoint so far, from the export or held.
     _last: Checkpoint | None = None
-    _balances: dict[tuple[str, str], int] = field(default_factory=dict)
-    _histories: Histories = field(default_factory=Histories)
+    _balances: Counter[tuple[str, str]] = field(default_factory=Counter)
+    _copies: Copies = field(default_factory=Copies)
 
     def read(self, line: bytes) -> dict[str, Any]:
         """The content of the line. Raises Malformed if reading cannot continue."""
@@ -163,11 +156,17 @@ class ExportCheck:
             return {}
         self.found.last = expected
         self._hashes(expected, leaf_hash(leaf), bytes.fromhex(stored))
-        self._order(expected, event)
-        self._money(expected, event)
-        if self.callers is not None and (problem := self.callers.problem(event)):
-            self.found.problem(expected, problem)
-        self._arrival(expected, event)
+        for check, unreadable in (
+            (self._order, "an event without a clock"),
+            (self._money, "postings that cannot be read"),
+            (self._caller, "a caller that cannot be read"),
+            (self._arrival, "an arrival that cannot be read"),
+        ):
+            try:
+                for problem in check(event):
+                    self.found.problem(expected, problem)
+            except UNREADABLE:
+                self.found.problem(expected, unreadable)
         self._meet_held(expected)
         return event
 
@@ -191,42 +190,35 @@ class ExportCheck:
         elif computed != stored:
             self.found.problem(position, "the hash that is stored with the event is not its own")
 
-    def _order(self, position: int, event: dict[str, Any]) -> None:
-        try:
-            stamp = int(event["hlc_physical"]), int(event["hlc_logical"])
-            own = event["vector_clock"].get(self.found.cell)
-        except (KeyError, TypeError, ValueError, AttributeError):
-            self.found.problem(position, "an event without a clock")
-            return
+    def _order(self, event: dict[str, Any]) -> Iterator[str]:
+        stamp, own = (int(event["hlc_physical"]), int(event["hlc_logical"])), event["vector_clock"].get(self.found.cell)
         if stamp <= self._stamp:
-            self.found.problem(position, "its time is not after that of the event before: they were reordered")
-        if own != position:
-            self.found.problem(position, f"it says of itself that it is at position {own}: it was moved")
+            yield "its time is not after that of the event before: they were reordered"
+        if own != self.found.last:
+            yield f"it says of itself that it is at position {own}: it was moved"
         self._stamp = max(stamp, self._stamp)
 
-    def _money(self, position: int, event: dict[str, Any]) -> None:
-        """Checks that postings sum to zero, and that no user's bucket becomes negative."""
-        sums: dict[str, int] = {}
-        try:
-            for line in event["payload"].get("postings", ()):
-                account, currency, amount = line["account"], line["currency"], int(line["amount_minor"])
-                sums[currency] = sums.get(currency, 0) + amount
-                if self.found.first == 1 and account.startswith("users/"):
-                    balance = self._balances.get((account, currency), 0) + amount
-                    self._balances[account, currency] = balance
-                    if balance < 0:
-                        self.found.problem(position, f"{account} would have {balance} {currency}")
-        except (KeyError, TypeError, ValueError, AttributeError):
-            self.found.problem(position, "postings that cannot be read")
+    def _money(self, event: dict[str, Any]) -> Iterator[str]:
+        """Postings must sum to zero, and no user's bucket may become negative."""
+        sums = Counter[str]()
+        for line in event["payload"].get("postings", ()):
+            account, currency, amount = line["account"], line["currency"], int(line["amount_minor"])
+            sums[currency] += amount
+            if self.found.first == 1 and account.startswith("users/"):
+                self._balances[account, currency] += amount
+                if self._balances[account, currency] < 0:
+                    yield f"{account} would have {self._balances[account, currency]} {currency}"
         if any(sums.values()):
-            self.found.problem(position, f"its postings do not sum to zero: {sums}")
+            yield f"its postings do not sum to zero: {dict(sums)}"
 
-    def _arrival(self, position: int, event: dict[str, Any]) -> None:
+    def _arrival(self, event: dict[str, Any]) -> Iterator[str]:
         if event.get("event_type") == "ACCOUNT_ARRIVED":
-            try:
-                self._histories.arrived(position, event)
-            except (KeyError, TypeError, ValueError, AttributeError):
-                self.found.problem(position, "an arrival that cannot be read")
+            self._copies.arrived(self.found.last, event)
+        yield from ()
+
+    def _caller(self, event: dict[str, Any]) -> Iterator[str]:
+        if self.callers is not None and (problem := self.callers.problem(event)):
+            yield problem
 
     def _other(self, content: dict[str, Any]) -> None:
         if set(content) not in KINDS:
@@ -235,18 +227,15 @@ class ExportCheck:
             case {"tile": int(index), "hashes": str(hashes)}:
                 self._tiles = {index: unbase64(hashes, "a tile")}
             case {"consistency": list(path), "checkpoint": str(note)}:
-                checkpoint = checkpoint_in(note, self.keys)
-                self._number(checkpoint)
-                self._reach([unbase64(step, "a hash") for step in path], checkpoint)
+                self._reach(checkpoint_in(note, self.keys), [unbase64(step, "a hash") for step in path])
             case {"checkpoint": str(note)}:
                 checkpoint = checkpoint_in(note, self.keys)
                 if checkpoint.size != self.found.last and not self._broken:
                     raise Malformed(f"a checkpoint of size {checkpoint.size} after position {self.found.last}")
                 self._sizes.add(checkpoint.size)
-                self._number(checkpoint)
-                self._compare(checkpoint)
+                self._meet(checkpoint)
             case {"moved": {"cell": str(cell), "event": dict(event), "leaf_hash": str(stored)}}:
-                self._histories.copied(cell, event, stored)
+                self._copies.add(cell, event, stored)
                 if leaf_hash(canonical(event)).hex() != stored:
                     text = f"position {event.get('position')} of {cell}, brought along, does not give its hash"
                     self.found.problem(max(self.found.last, 1), text)
@@ -263,40 +252,43 @@ class ExportCheck:
         """Compares a checkpoint kept elsewhere like one in the export."""
         for checkpoint in self.held:
             if checkpoint.size == position:
-                self._number(checkpoint)
-                self._compare(checkpoint)
+                self._meet(checkpoint)
 
-    def _compare(self, checkpoint: Checkpoint) -> None:
-        self._judge(checkpoint, lambda tree: tree.root() == checkpoint.root)
-
-    def _reach(self, path: Sequence[bytes], checkpoint: Checkpoint) -> None:
+    def _reach(self, checkpoint: Checkpoint, path: Sequence[bytes]) -> None:
         """Checks a checkpoint beyond the export: it must extend the exported events."""
-        size = self.found.last
-        if checkpoint.size > size and not path:
-            text = f"missing: a checkpoint of size {checkpoint.size} was signed, so they were there"
-            self.found.problem(size + 1, text, checkpoint.size)
+        if path or checkpoint.size <= self.found.last:
+            self._meet(checkpoint, path)
             return
-        self._judge(checkpoint, lambda tree: is_consistent(size, checkpoint.size, tree.root(), checkpoint.root, path))
+        self._number(checkpoint)
+        text = f"missing: a checkpoint of size {checkpoint.size} was signed, so they were there"
+        self.found.problem(self.found.last + 1, text, checkpoint.size)
 
-    def _judge(self, checkpoint: Checkpoint, agrees: Callable[[Tree], bool]) -> None:
+    def _meet(self, checkpoint: Checkpoint, path: Sequence[bytes] = ()) -> None:
+        """Compares the events so far with a signed root. If it is over more events, `path` proves that it extends them.
+
+        Raises Malformed.
+        """
         found = self.found
+        self._number(checkpoint)
         if checkpoint.origin != self._origin:
             raise Malformed(f"a checkpoint of {checkpoint.origin!r} in an export of {self._origin!r}")
         found.checkpoints += 1
         if self._broken:
             return
-        if agrees(self._tree):
+        computed, said = (
+            is_consistent(found.last, checkpoint.size, tree.root(), checkpoint.root, path)
+            for tree in (self._tree, self._said)
+        )
+        if computed:
             found.signed, found.cosigned = found.last, checkpoint.cosigned or found.cosigned
             self._witness(checkpoint)
-        elif not agrees(self._said):
-            first = max(found.signed + 1, found.first)
+        elif not said:
             self._broken = True
-            found.problem(
-                first,
+            text = (
                 "in here events were changed, inserted, deleted or reordered, and the hashes with them: the log does "
-                f"not give the root that was signed at size {checkpoint.size}",
-                found.last,
+                f"not give the root that was signed at size {checkpoint.size}"
             )
+            found.problem(max(found.signed + 1, found.first), text, found.last)
 
     def _witness(self, checkpoint: Checkpoint) -> None:
         """Counts the cosignatures. Two checkpoints of one size, one exported and one held, count once per witness."""
@@ -313,17 +305,37 @@ class ExportCheck:
         if not self.numbered or (self.found.first > 1 if last is None else last.size == checkpoint.size):
             return
         expected, first = (last.sequence + 1, last.size + 1) if last is not None else (1, 1)
-        if checkpoint.sequence > expected:
-            missing = (
-                f"{expected} to {checkpoint.sequence - 1}" if checkpoint.sequence - 1 > expected else f"{expected}"
-            )
+        number = checkpoint.sequence
+        if number > expected:
+            missing = f"{expected} to {number - 1}" if number - 1 > expected else f"{expected}"
             text = f"before the checkpoint of size {checkpoint.size} number {missing} is missing: it was deleted"
-            self.found.problem(first, text, checkpoint.size)
-        elif checkpoint.sequence != expected and (expected > 1 or checkpoint.sequence):
-            text = (
-                f"the checkpoint of size {checkpoint.size} has number {checkpoint.sequence or 'none'}, not {expected}"
-            )
-            self.found.problem(first, text, checkpoint.size)
+        elif number != expected and (expected > 1 or number):
+            text = f"the checkpoint of size {checkpoint.size} has number {number or 'none'}, not {expected}"
+        else:
+            return
+        self.found.problem(first, text, checkpoint.size)
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    def _end(self, position: int, root: str, *, whole: bool) -> None:
+        found = self.found
+        self._ended, found.whole = True, whole and found.first == 1
+        if found.whole:
+            for arrival, text in self._copies.problems():
+                found.problem(arrival, text)
+        found.root = base64.b64encode(self._tree.root()).decode()
+        if position != found.last:
+            found.problem(found.last + 1, "missing: the export says that it holds it", position)
+        elif not found.problems and root not in {"", found.root}:
+            found.problem(position, f"the export says that its root is {root}, and it is {found.root}")
+        for size in [each.size for each in self.held]:
+            if found.first <= size <= found.last and size not in self._sizes:
+                found.problem(size, f"a checkpoint of size {size} is held and is not in the export: it was deleted")
+        self._check_witnessed()
+        longest = max((checkpoint.size for checkpoint in self.held), default=0)
+        if whole and longest > found.last:
+            text = f"missing: a checkpoint of size {longest} is held, so they were there"
+            found.problem(found.last + 1, text, longest)
 
     def _check_witnessed(self) -> None:
         """Checks that only the newest checkpoint still waits for its witnesses."""
@@ -332,35 +344,6 @@ class ExportCheck:
             return
         first = max(found.witnessed + 1, found.first)
         found.problem(first, f"not witnessed: {found.quorum} must have signed, and have not", max(found.signed, first))
-
-    def _check_held(self) -> None:
-        """Checks that the log's own list has each held checkpoint."""
-        found = self.found
-        for checkpoint in self.held:
-            if found.first <= checkpoint.size <= found.last and checkpoint.size not in self._sizes:
-                text = f"a checkpoint of size {checkpoint.size} is held and is not in the export: it was deleted"
-                found.problem(checkpoint.size, text)
-
-    # --- the end --------------------------------------------------------------------------------------------------
-
-    def _end(self, position: int, root: str, *, whole: bool) -> None:
-        found = self.found
-        self._ended, found.whole = True, whole and found.first == 1
-        if found.whole:
-            for arrival, text in self._histories.problems():
-                found.problem(arrival, text)
-        found.root = base64.b64encode(self._tree.root()).decode()
-        if position != found.last:
-            found.problem(found.last + 1, "missing: the export says that it holds it", position)
-        elif not found.problems and root not in {"", found.root}:
-            found.problem(position, f"the export says that its root is {root}, and it is {found.root}")
-        longest = max((checkpoint.size for checkpoint in self.held), default=0)
-        self._check_held()
-        self._check_witnessed()
-        if whole and longest > found.last:
-            found.problem(
-                found.last + 1, f"missing: a checkpoint of size {longest} is held, so they were there", longest
-            )
 
     def finish(self) -> Findings:
         """The findings. Call it after the last line."""

@@ -13,14 +13,22 @@ def _no_float(text: str) -> object:
     raise ValueError(f"{text} is no integer")
 
 
-_parsed = json.JSONDecoder(parse_float=_no_float, parse_constant=_no_float).decode
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("the same name stands twice in an object")
+    return found
+
+
+_line = json.JSONDecoder(parse_float=_no_float, parse_constant=_no_float)
+_document = json.JSONDecoder(parse_float=_no_float, parse_constant=_no_float, object_pairs_hook=_once)
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
 
-def parsed(line: bytes) -> dict[str, Any]:
+def parsed(line: bytes, decoder: json.JSONDecoder = _line) -> dict[str, Any]:
     """The object of a line. Raises Malformed."""
     try:
-        content = _parsed(line.decode())
+        content = decoder.decode(line.decode())
     except (ValueError, RecursionError) as error:
         raise Malformed(f"not JSON in UTF-8: {error}") from None
     if not isinstance(content, dict):
@@ -30,19 +38,7 @@ def parsed(line: bytes) -> dict[str, Any]:
 
 def document(text: bytes) -> dict[str, Any]:
     """The object of a file that no tree has sealed: no name may stand in it twice. Raises Malformed."""
-    content = parsed(text)
-    try:
-        json.loads(text, object_pairs_hook=_once)
-    except ValueError as error:
-        raise Malformed(str(error)) from None
-    return content
-
-
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("the same name stands twice in an object")
-    return found
+    return parsed(text, _document)
 
 
 def canonical(content: dict[str, Any]) -> bytes:

@@ -38,14 +38,12 @@ NONE = "none"
 POLICY_WORDS = ("log", "witness", "group", "quorum")
 # The maximum number of members of a group.
 MEMBERS_MAX = 1_000
+# Errors of reading JSON that does not have the required form.
+UNREADABLE = (KeyError, TypeError, ValueError, AttributeError)
 
 
 class Malformed(Exception):
     """The input does not have the required form. The message says what is wrong."""
-
-
-def key_id(name: str, kind: int, public: bytes) -> bytes:
-    return sha256(f"{name}\n".encode() + bytes((kind,)) + public).digest()[:KEY_ID_BYTES]
 
 
 class VerifierKey(NamedTuple):
@@ -57,7 +55,14 @@ class VerifierKey(NamedTuple):
 
     @property
     def id(self) -> bytes:
-        return key_id(self.name, self.kind, self.public)
+        return sha256(f"{self.name}\n".encode() + bytes((self.kind,)) + self.public).digest()[:KEY_ID_BYTES]
+
+    def has_signed(self, text: bytes, signature: bytes) -> bool:
+        try:
+            Ed25519PublicKey.from_public_bytes(self.public).verify(signature, text)
+        except (InvalidSignature, ValueError):
+            return False
+        return True
 
     def __str__(self) -> str:
         key = base64.b64encode(bytes((self.kind,)) + self.public).decode()
@@ -72,10 +77,14 @@ def verifier_key(text: str) -> VerifierKey:
     found = VerifierKey(name, content[0] if content else 0, content[1:])
     whole = name and len(found.public) == HASH_BYTES and found.kind in {LOG_KEY, WITNESS_KEY}
     if not whole or found.id.hex() != number:
-        raise Malformed(
-            f"{text.strip()[:120]!r} is no verifier key: expected name+id+key, as `cellbook audit key` says"
-        )
+        shown = repr(text.strip()[:120])
+        raise Malformed(f"{shown} is no verifier key: expected name+id+key, as `cellbook audit key` says")
     return found
+
+
+def origin_of(cell: str) -> str:
+    """The name of a cell's log, the first line of its checkpoints."""
+    return f"cellbook/{cell}"
 
 
 def own_witness(origin: str) -> str:
@@ -147,10 +156,8 @@ def signers_of(note: str, keys: Sequence[VerifierKey]) -> tuple[str, list[Verifi
     named = {(name, content[:KEY_ID_BYTES]): content[KEY_ID_BYTES:] for name, content in signatures}
     found = [key for key in keys if key.kind == LOG_KEY and (key.name, key.id) in named]
     for key in found:
-        try:
-            Ed25519PublicKey.from_public_bytes(key.public).verify(named[key.name, key.id], body.encode())
-        except (InvalidSignature, ValueError):
-            raise Malformed(f"the signature of {key.name} is wrong") from None
+        if not key.has_signed(body.encode(), named[key.name, key.id]):
+            raise Malformed(f"the signature of {key.name} is wrong")
     return body, found
 
 
@@ -176,11 +183,9 @@ def _check(key: VerifierKey, body: str, signature: bytes) -> int:
         signature, signed = signature[8:], cosigned_text(body, at)
         if at > TIME_MAX_S:
             raise Malformed(f"a cosignature of {key.name} from second {at}")
-    try:
-        Ed25519PublicKey.from_public_bytes(key.public).verify(signature, signed)
-    except (InvalidSignature, ValueError):
+    if not key.has_signed(signed, signature):
         size = body.split("\n")[1]
-        raise Malformed(f"checkpoint of size {size}: the signature of {key.name} is wrong") from None
+        raise Malformed(f"checkpoint of size {size}: the signature of {key.name} is wrong")
     return int(at)
 
 
@@ -242,10 +247,14 @@ class Policy(NamedTuple):
     quorum: Quorum | None = None
 
 
+def lines_in(text: str) -> list[str]:
+    """The lines of a file that are neither empty nor begin with #."""
+    return [line for each in text.splitlines() if (line := each.strip()) and not line.startswith("#")]
+
+
 def policy_in(text: str) -> Policy:
-    """Reads a file. Lines that are empty or begin with # are skipped. Raises Malformed."""
-    lines = [line.strip() for line in text.splitlines()]
-    lines = [line for line in lines if line and not line.startswith("#")]
+    """Raises Malformed."""
+    lines = lines_in(text)
     if any(line.split()[0] in POLICY_WORDS for line in lines):
         return _policy([line.split() for line in lines])
     return Policy(tuple(map(verifier_key, lines)))
@@ -260,9 +269,7 @@ def any_of(count: int, keys: Sequence[VerifierKey]) -> Quorum:
 
 
 def _policy(lines: Sequence[Sequence[str]]) -> Policy:
-    keys: list[VerifierKey] = []
-    named: dict[str, str | Quorum] = {}
-    quorum: Quorum | None = None
+    keys, named, quorum = list[VerifierKey](), dict[str, str | Quorum](), None
     for words in lines:
         match words:
             case ["log", key, *_]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from cells.audit.checks.alarms import LogAlarms
-from cells.audit.proofs.keys import SigningKey, origin_of
+from cells.audit.proofs.keys import SigningKey
 from cells.audit.proofs.ports import ProofStore, Witnessed, WitnessMemory
 from cells.audit.verify.note import (
     LOG_KEY,
@@ -21,6 +21,7 @@ from cells.audit.verify.note import (
     body_of,
     check_cosignature,
     checkpoint_in,
+    origin_of,
     sequence_in,
     verifier_key,
 )

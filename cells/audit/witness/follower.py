@@ -9,8 +9,7 @@ from typing import Protocol
 
 import structlog
 
-from cells.audit.proofs.keys import origin_of
-from cells.audit.verify.note import Malformed, checkpoint_in
+from cells.audit.verify.note import Malformed, checkpoint_in, origin_of
 from cells.audit.witness.cosigner import Asked, Witness
 from cells.domain.audit.refusals import (
     CheckpointNotFound,

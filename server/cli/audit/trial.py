@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
@@ -46,12 +46,14 @@ class CellAtCut:
         return CellBooks(
             cell=self.trial.as_of.cell,
             position=self.trial.as_of.position,
-            sums={(line.account, line.currency): line.amount_minor for line in self.trial.accounts},
-            movements={
-                (peer, str(side.clearing_id), side.currency): side.amount_minor
-                for peer, sides in self.sides.items()
-                for side in sides.values()
-            },
+            sums=Counter({(line.account, line.currency): line.amount_minor for line in self.trial.accounts}),
+            movements=Counter(
+                {
+                    (peer, str(side.clearing_id), side.currency): side.amount_minor
+                    for peer, sides in self.sides.items()
+                    for side in sides.values()
+                }
+            ),
         )
 
 

@@ -12,11 +12,11 @@ from cells.audit.export.exporter import Exporter, ExportSource, Wanted
 from cells.audit.export.restore import Restore, Restored
 from cells.audit.export.store import PostgresExport, PostgresIntake
 from cells.audit.proofs.checkpoint_signer import CheckpointKeeper, CheckpointSigner
-from cells.audit.proofs.keys import CellKeys, new_keys, origin_of
+from cells.audit.proofs.keys import CellKeys, new_keys
 from cells.audit.proofs.ports import ProofStore, SignedCheckpoint
 from cells.audit.proofs.prover import Prover
 from cells.audit.proofs.store import PostgresProofs
-from cells.audit.verify.note import Checkpoint, checkpoint_in
+from cells.audit.verify.note import Checkpoint, checkpoint_in, origin_of
 from cells.cell import Cell
 from cells.store.postgres import PostgresStore
 from server.shell.postgres.database import connect

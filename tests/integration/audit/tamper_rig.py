@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from cells.audit.checks.log_watch import LogWatch
 from cells.audit.export.store import PostgresExport
 from cells.audit.proofs.checkpoint_signer import CheckpointSigner
-from cells.audit.proofs.keys import new_keys, origin_of
+from cells.audit.proofs.keys import new_keys
 from cells.audit.proofs.ports import Witnessed
 from cells.audit.proofs.store import PostgresProofs
 from cells.audit.proofs.tree import TreeIncomplete, TreeReader, consistency_spans
 from cells.audit.reconcile.cuts import Clearing, LocalClearing
 from cells.audit.reconcile.findings import Finding
 from cells.audit.reconcile.passes import Order
-from cells.audit.verify.note import Checkpoint, checkpoint_in
+from cells.audit.verify.note import Checkpoint, checkpoint_in, origin_of
 from cells.audit.witness.cosigner import Asked, Witness
 from cells.domain.commands import Withdraw
 from cells.domain.refusals import InsufficientFunds, Refused

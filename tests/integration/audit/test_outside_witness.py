@@ -17,9 +17,9 @@ import pytest
 import pytest_asyncio
 
 from cellbook.v1 import router_pb2
-from cells.audit.proofs.keys import origin_of
 from cells.audit.verify.command import GOOD
 from cells.audit.verify.command import main as verify
+from cells.audit.verify.note import origin_of
 from server.audit.keys import SigningKeysInvalid, outside_witnesses, verifier_keys
 from server.cli.access import PLAIN
 from server.cli.audit import export, proof

@@ -12,8 +12,9 @@ from uuid import uuid4
 import pytest
 from typer.testing import CliRunner
 
-from cells.audit.proofs.keys import CellKeys, checkpoint_body, new_keys, origin_of
+from cells.audit.proofs.keys import CellKeys, checkpoint_body, new_keys
 from cells.audit.verify.command import BAD, USAGE
+from cells.audit.verify.note import origin_of
 from cells.domain.time.hlc import HybridLogicalClock
 from cells.time.celltime import CellTime
 from cells.time.clocks import SystemClock

@@ -20,10 +20,10 @@ from uuid import UUID
 import pytest
 import pytest_asyncio
 
-from cells.audit.proofs.keys import CellKeys, checkpoint_body, new_keys, origin_of
+from cells.audit.proofs.keys import CellKeys, checkpoint_body, new_keys
 from cells.audit.proofs.ports import SignedCheckpoint
 from cells.audit.verify.export import Findings, check_export
-from cells.audit.verify.note import Malformed
+from cells.audit.verify.note import Malformed, origin_of
 from cells.audit.verify.tree import Frontier
 from cells.domain.commands import PlaceBid, Transfer
 from cells.domain.moves.commands import BeginMove

@@ -19,7 +19,8 @@ from cellbook.v1 import (
     settlement_pb2,
     types_pb2,
 )
-from cells.audit.proofs.keys import checkpoint_body, new_keys, origin_of
+from cells.audit.proofs.keys import checkpoint_body, new_keys
+from cells.audit.verify.note import origin_of
 from tests.bounds import beyond, is_message, needs_bound
 from tests.integration.services_rig import HERE, THERE, usd
 
