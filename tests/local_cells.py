@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 from cells.audit.accesses import AccessLog
 from cells.audit.history.trace import Answer, Finder, Search, Silent
-from cells.audit.reconcile.state_store import AuditStateStore
+from cells.audit.reconcile.replay_state import AuditStateStore
 from cells.cell import Cell
 from cells.domain.account.barrier import command_id
 from cells.domain.commands import (

@@ -12,7 +12,6 @@ from cells.audit.checks.alarms import LogAlarms
 from cells.audit.checks.copies import Copies
 from cells.audit.checks.log_watch import LogWatch
 from cells.audit.export.exporter import Exporter
-from cells.audit.export.store import PostgresExport
 from cells.audit.history.live_snapshots import LiveSnapshots
 from cells.audit.history.lookups import PostgresHistoryLookups
 from cells.audit.history.ports import BalanceLookups, HistoryLookups
@@ -27,13 +26,11 @@ from cells.audit.proofs.checkpoint_signer import CheckpointSigner
 from cells.audit.proofs.keys import CellKeys
 from cells.audit.proofs.prover import Prover
 from cells.audit.proofs.store import PostgresProofs
-from cells.audit.reconcile.cuts import Clearing, CutPeers, LocalClearing
-from cells.audit.reconcile.passes import Passes
-from cells.audit.reconcile.rebuild import Reload
-from cells.audit.reconcile.service import ReconciliationService, Signed
-from cells.audit.reconcile.state_store import AuditStateStore
+from cells.audit.reconcile.cuts import Clearing
+from cells.audit.reconcile.replay_state import AuditStateStore
+from cells.audit.reconcile.service import ReconciliationService, Reload, Signed
 from cells.audit.reconcile.trial import TrialBalances, TrialLookups
-from cells.audit.verify.note import VerifierKey, origin_of
+from cells.audit.verify.note import origin_of
 from cells.audit.witness.cosigner import Cosignatures, Witness
 from cells.audit.witness.cosigning import Cosigning
 from cells.cell import Cell
@@ -54,7 +51,7 @@ from server.audit.peers import AuditPeers, GrpcWitnesses
 from server.audit.process import ChildPasses
 from server.peers import GrpcPeers
 from server.process.settings import ServerSettings
-from server.services.audit_parts import AuditParts, Books, Proofs
+from server.services.audit_parts import AuditParts, Proofs
 from server.shell.channels.client import Caller
 from server.shell.files import require_writable
 from server.shell.identity.principal import Principal, Role
@@ -73,31 +70,37 @@ class Lookups(HistoryLookups, BalanceLookups, StatementLookups, TrialLookups, Pr
 
 
 def build_audit(
-    cell: Cell, store: PostgresStore, peers: GrpcPeers, *, proofs: Proofs, books: Books, key: SnapshotKey
+    cell: Cell,
+    store: PostgresStore,
+    peers: GrpcPeers,
+    *,
+    proofs: Proofs,
+    reconciliation: ReconciliationService,
+    key: SnapshotKey,
 ) -> tuple[AuditParts, tuple[Snapshotter, LiveSnapshots]]:
     lookups = PostgresHistoryLookups(store)
-    parts = audit_of(cell, PostgresTraceLookups(store), lookups, AuditPeers(peers), proofs=proofs, books=books, key=key)
+    traces, asked = PostgresTraceLookups(store), AuditPeers(peers)
+    parts = audit_of(cell, traces, lookups, asked, proofs=proofs, reconciliation=reconciliation, key=key)
     live = LiveSnapshots(history=parts.history)
     return parts, (Snapshotter(history=parts.history, store=lookups, trial=parts.trial, live=live), live)
 
 
-def build_books(
+def build_reconciliation(
     settings: ServerSettings, cell: Cell, store: PostgresStore, peers: GrpcPeers, *, reload: Reload, signed: Signed
-) -> Books:
-    passes = ChildPasses(dsn=settings.dsn, cell=settings.cell, owner_dsn=settings.migrate_dsn)
-    asked = AuditPeers(peers)
-    reconciliation = reconciliation_of(
-        cell, store, passes, asked, reload=reload, replay_key=replay_key_of(settings), signed=signed
+) -> ReconciliationService:
+    asked, keys = AuditPeers(peers), keys_of(settings)
+    return ReconciliationService(
+        cell=cell,
+        passes=ChildPasses(dsn=settings.dsn, cell=settings.cell, owner_dsn=settings.migrate_dsn),
+        clearing=Clearing(cell=cell, store=store, peers=asked),
+        states=AuditStateStore(store.of_leader(), keys.secret("replay") if keys is not None else b""),
+        reload=reload,
+        signed=signed,
+        copies=Copies(cell=cell.name, store=store, peers=asked),
+        every_s=settings.reconcile_s,
+        full_every_s=settings.reconcile_full_s,
+        events_per_s=settings.reconcile_events_per_s,
     )
-    reconciliation.copies = Copies(cell=cell.name, store=store, peers=asked)
-    reconciliation.every_s, reconciliation.full_every_s = settings.reconcile_s, settings.reconcile_full_s
-    reconciliation.events_per_s = settings.reconcile_events_per_s
-    return Books(reconciliation=reconciliation, local_clearing=LocalClearing(cell=cell, store=store))
-
-
-def replay_key_of(settings: ServerSettings) -> bytes:
-    keys = keys_of(settings)
-    return keys.secret("replay") if keys is not None else b""
 
 
 def reloading(cell: Cell, engine: SagaEngine, timers: Timers) -> Reload:
@@ -113,29 +116,6 @@ def reloading(cell: Cell, engine: SagaEngine, timers: Timers) -> Reload:
     return reload
 
 
-def reconciliation_of(
-    cell: Cell,
-    store: PostgresStore,
-    passes: Passes,
-    peers: CutPeers,
-    *,
-    reload: Reload,
-    replay_key: bytes = b"",
-    signed: Signed = lambda: None,
-) -> ReconciliationService:
-    kept = AuditStateStore(store.of_leader(), replay_key)
-    return ReconciliationService(
-        cell=cell,
-        passes=passes,
-        clearing=Clearing(local_clearing=LocalClearing(cell=cell, store=store), peers=peers),
-        held=kept,
-        states_of=kept.states,
-        reload=reload,
-        signed=signed,
-        replay_key=replay_key,
-    )
-
-
 def audit_of(
     cell: Cell,
     traces: TraceLookups,
@@ -143,7 +123,7 @@ def audit_of(
     peers: TracePeers,
     *,
     proofs: Proofs,
-    books: Books,
+    reconciliation: ReconciliationService,
     key: SnapshotKey = UNKEYED,
 ) -> AuditParts:
     history = History(
@@ -164,7 +144,7 @@ def audit_of(
         trial=TrialBalances(history=history, lookups=lookups),
         stream_checks=StreamChecks(history=history),
         proofs=proofs,
-        books=books,
+        reconciliation=reconciliation,
     )
 
 
@@ -203,7 +183,7 @@ class ProofParts(NamedTuple):
 
 
 def build_proofs(settings: ServerSettings, cell: Cell, store: PostgresStore, peers: GrpcPeers) -> ProofParts:
-    """Raises SigningKeysInvalid, CheckpointFileInvalid, StateNotWritable."""
+    """Raises CannotServe."""
     keys, proofs = keys_of(settings), PostgresProofs(pool=store.reads)
     signer = CheckpointSigner(
         store=proofs,
@@ -217,7 +197,6 @@ def build_proofs(settings: ServerSettings, cell: Cell, store: PostgresStore, pee
     )
     # A changed log, this cell's or another's, becomes an event in this cell's log.
     alarms = LogAlarms(record=cell.writer.record, time=cell.time)
-    source = PostgresExport(pool=store.reads)
     return ProofParts(
         checkpoint_signer=signer,
         cosigning=Cosigning(
@@ -227,7 +206,6 @@ def build_proofs(settings: ServerSettings, cell: Cell, store: PostgresStore, pee
         ),
         log_watch=LogWatch(
             checkpoint_signer=signer,
-            source=source,
             proofs=proofs,
             events_per_s=settings.log_watch_events_per_s,
             alarms=alarms,
@@ -238,7 +216,6 @@ def build_proofs(settings: ServerSettings, cell: Cell, store: PostgresStore, pee
                 cell=settings.cell,
                 origin=origin_of(settings.cell),
                 keys=[str(key.verifier) for key in (keys.log, keys.witness)] if keys is not None else [],
-                source=source,
                 proofs=proofs,
             ),
             witness=Witness(
@@ -246,7 +223,7 @@ def build_proofs(settings: ServerSettings, cell: Cell, store: PostgresStore, pee
                 key=keys.witness if keys is not None else None,
                 proofs=proofs,
                 clock=cell.time.clock,
-                pinned=_pinned(settings.witnessed_keys_file),
+                pinned={key.name: key for key in verifier_keys(settings.witnessed_keys_file)},
                 alarms=alarms,
             ),
             cosignatures=Cosignatures(
@@ -260,7 +237,7 @@ def build_proofs(settings: ServerSettings, cell: Cell, store: PostgresStore, pee
 
 
 def head_seal(settings: ServerSettings) -> HeadSeal | None:
-    """None if the cell has no keys. Raises SigningKeysInvalid."""
+    """None if the cell has no keys. Raises CannotServe."""
     keys = keys_of(settings)
     if keys is None:
         return None
@@ -268,12 +245,8 @@ def head_seal(settings: ServerSettings) -> HeadSeal | None:
     return HeadSeal(cell=settings.cell, key=keys.secret("head"), outcomes=outcomes, accepted=settings.accept_head)
 
 
-def _pinned(path: Path | None) -> dict[str, VerifierKey]:
-    return {key.name: key for key in verifier_keys(path)} if path is not None else {}
-
-
 def checkpoint_file_of(settings: ServerSettings, keys: CellKeys) -> CheckpointFile:
-    """The loaded checkpoint file. Raises CheckpointFileInvalid."""
+    """The loaded checkpoint file. Raises CannotServe."""
     key_file = settings.checkpoint_key_file
     beside = key_file.parent if key_file is not None else settings.data or Path()
     folder = settings.state_dir or settings.data or beside
@@ -283,7 +256,7 @@ def checkpoint_file_of(settings: ServerSettings, keys: CellKeys) -> CheckpointFi
 
 
 def kept_checkpoint_file(settings: ServerSettings, keys: CellKeys, time: CellTime) -> CheckpointFile:
-    """Raises CheckpointFileInvalid, StateNotWritable."""
+    """Raises CannotServe."""
     checkpoint_file = checkpoint_file_of(settings, keys)
     require_writable(checkpoint_file.path.parent, "the last checkpoint that the cell has signed")
     last = checkpoint_file.last()
@@ -293,6 +266,6 @@ def kept_checkpoint_file(settings: ServerSettings, keys: CellKeys, time: CellTim
 
 
 async def check_checkpoint_file(signer: CheckpointSigner, store: PostgresStore) -> None:
-    """Raises LogShorter."""
+    """Raises CannotServe."""
     if isinstance(signer.checkpoint_file, CheckpointFile):
         signer.checkpoint_file.check((await store.head()).position)

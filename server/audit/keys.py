@@ -17,12 +17,8 @@ OUTSIDE_MAX = 16
 T = TypeVar("T")
 
 
-class SigningKeysInvalid(CannotServe):
-    """The key file cannot be used; the message says what to do."""
-
-
 def keys_of(settings: ServerSettings) -> CellKeys | None:
-    """None if no file is configured and there is no folder to keep one in. Raises SigningKeysInvalid."""
+    """None if no file is configured and there is no folder to keep one in. Raises CannotServe."""
     if settings.checkpoint_key_file is not None:
         return signing_keys(settings.checkpoint_key_file, settings.cell, make=False)
     if settings.data is not None:
@@ -31,7 +27,7 @@ def keys_of(settings: ServerSettings) -> CellKeys | None:
 
 
 def signing_keys(path: Path, cell: str, *, make: bool) -> CellKeys:
-    """The keys in a file; `make` creates a missing file. Raises SigningKeysInvalid."""
+    """The keys in a file; `make` creates a missing file. Raises CannotServe."""
     if make and not path.exists():
         create_secret(path, new_keys(cell, os.urandom).text)
     advice = f": `cellbook audit new-key {cell} FILE` makes one"
@@ -39,30 +35,25 @@ def signing_keys(path: Path, cell: str, *, make: bool) -> CellKeys:
 
 
 def outside_witnesses(path: Path | None) -> list[VerifierKey]:
-    """The keys whose cosignatures the cell keeps. Raises SigningKeysInvalid."""
-    keys = verifier_keys(path, "witness_keys_file") if path is not None else []
+    """The keys whose cosignatures the cell keeps. Raises CannotServe."""
+    keys = verifier_keys(path, "witness_keys_file")
     if len(keys) > OUTSIDE_MAX or any(key.kind != WITNESS_KEY for key in keys):
-        raise SigningKeysInvalid(f"witness_keys_file: {path}: at most {OUTSIDE_MAX} keys, each of a witness")
+        raise CannotServe(f"witness_keys_file: {path}: at most {OUTSIDE_MAX} keys, each of a witness")
     return keys
 
 
-def verifier_keys(path: Path, setting: str = "witnessed_keys_file") -> list[VerifierKey]:
-    """The public keys in a file, one a line. Raises SigningKeysInvalid."""
+def verifier_keys(path: Path | None, setting: str = "witnessed_keys_file") -> list[VerifierKey]:
+    """The public keys in a file, one a line; none without a file. Raises CannotServe."""
+    if path is None:
+        return []
     return read_setting(path, lambda text: [verifier_key(line) for line in lines_in(text)], setting)
 
 
-def read_setting(
-    path: Path,
-    parse: Callable[[str], T],
-    setting: str,
-    *,
-    advice: str = "",
-    problem: type[CannotServe] = SigningKeysInvalid,
-) -> T:
-    """The content of the file that a setting names. Raises `problem`, with the setting's name."""
+def read_setting(path: Path, parse: Callable[[str], T], setting: str, *, advice: str = "") -> T:
+    """The content of the file that a setting names. Raises CannotServe, with the setting's name."""
     try:
         return parse(path.read_text("utf-8"))
     except OSError as error:
-        raise problem(f"{setting}: cannot read {path} ({error.strerror}){advice}") from None
+        raise CannotServe(f"{setting}: cannot read {path} ({error.strerror}){advice}") from None
     except (Malformed, UnicodeDecodeError) as error:
-        raise problem(f"{setting}: {path}: {error}") from None
+        raise CannotServe(f"{setting}: {path}: {error}") from None

@@ -25,14 +25,6 @@ CELL_ORIGIN = re.compile(re.escape(origin_of("")) + CELL_NAME.pattern)
 FORM = "witness/1"
 
 
-class CheckpointFileInvalid(CannotServe):
-    """The file is not valid; the message says what to do."""
-
-
-class LogShorter(CannotServe):
-    """The database holds less than this cell has signed; the message says what to do."""
-
-
 @dataclass(slots=True)
 class CheckpointFile:
     """`old` is an earlier version's file, possibly of another cell: it is read besides `path`, never written."""
@@ -40,10 +32,10 @@ class CheckpointFile:
     path: Path
     key: VerifierKey
     old: Path | None = None
-    _last: Checkpoint | None = field(default=None)
+    _last: Checkpoint | None = None
 
     def load(self) -> None:
-        """Call this once, before `last`. Raises CheckpointFileInvalid."""
+        """Call this once, before `last`. Raises CannotServe."""
         found = [self._read(self.path)]
         if self.old is not None and not self._is_anothers(self.old):
             found.append(self._read(self.old))
@@ -54,7 +46,7 @@ class CheckpointFile:
 
     async def keep(self, note: str) -> None:
         """Writes it durably. Raises OSError."""
-        await asyncio.to_thread(self._write, note)
+        await asyncio.to_thread(write_durably, self.path, note.encode())
         self._last = checkpoint_in(note, [self.key])
 
     def _is_anothers(self, path: Path) -> bool:
@@ -71,34 +63,24 @@ class CheckpointFile:
         except FileNotFoundError:
             return None
         except (OSError, UnicodeDecodeError, Malformed) as error:
-            raise CheckpointFileInvalid(
+            raise CannotServe(
                 f"{path}: not a checkpoint that this cell's key has signed ({error}): "
                 "put the key back that belongs to it, or move the file away if the key was changed on purpose"
             ) from None
 
-    def _write(self, note: str) -> None:
-        write_durably(self.path, note.encode())
-
     def check(self, position: int) -> None:
-        """Raises LogShorter if the log with this head has lost signed events."""
+        """Raises CannotServe if the log with this head has lost signed events."""
         if self._last is not None and self._last.size > position:
-            raise LogShorter(
+            files = [path for path in (self.path, self.old) if path is not None and path.exists()]
+            named = " and ".join(str(path) for path in files if not self._is_anothers(path))
+            raise CannotServe(
                 f"the log of {self._last.origin} ends at position {position}, and this cell has signed its first "
                 f"{self._last.size} events: this database is an older one. Put back a newer one; if there is none, "
-                f"what is missing is lost: move {self._named()} away to start without it"
+                f"what is missing is lost: move {named} away to start without it"
             )
-
-    def _named(self) -> str:
-        """The files that it was read from."""
-        paths = [path for path in (self.path, self.old) if path is not None and path.exists()]
-        return " and ".join(str(path) for path in paths if not self._is_anothers(path))
 
 
 # --- a witness outside ----------------------------------------------------------------------------------------------
-
-
-class MemoryInvalid(CannotServe):
-    """The file is not valid; the message says what to do."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -112,11 +94,11 @@ class FileMemory:
     _lock: int | None = None
 
     def load(self, *, new: bool) -> None:
-        """`new` starts a log that the file does not know; never one that it knows. Raises MemoryInvalid."""
+        """`new` starts a log that the file does not know; never one that it knows. Raises CannotServe."""
         self._only_one()
         try:
             self._read(new=new)
-        except MemoryInvalid:
+        except CannotServe:
             self.close()
             raise
 
@@ -126,18 +108,18 @@ class FileMemory:
         except FileNotFoundError:
             self._seen = {}
         except OSError as error:
-            raise MemoryInvalid(f"{self.path}: {error.strerror}") from None
+            raise CannotServe(f"{self.path}: {error.strerror}") from None
         except (Malformed, ValueError, KeyError, TypeError) as error:
-            raise MemoryInvalid(
+            raise CannotServe(
                 f"{self.path} is damaged ({error}): put back a copy of it. If there is none, what was seen "
                 "is lost: move it away, compare the logs with checkpoints that others have kept, and begin with --new"
             ) from None
         changed = [origin for origin, seen in self._seen.items() if seen.key != str(self.keys.get(origin, seen.key))]
         if changed:
-            raise MemoryInvalid(f"{self.path} knows {', '.join(changed)} by another key than the one given")
+            raise CannotServe(f"{self.path} knows {', '.join(changed)} by another key than the one given")
         unknown = [origin for origin in self.keys if origin not in self._seen]
         if unknown and not new:
-            raise MemoryInvalid(
+            raise CannotServe(
                 f"{self.path} has nothing of {', '.join(unknown)}: --new begins with what is there now, and believes it"
             )
 
@@ -154,9 +136,9 @@ class FileMemory:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.close()
-            raise MemoryInvalid(f"{self.path} is in use by another process") from None
+            raise CannotServe(f"{self.path} is in use by another process") from None
         except OSError as error:
-            raise MemoryInvalid(f"{self.path}: {error.strerror}") from None
+            raise CannotServe(f"{self.path}: {error.strerror}") from None
 
     async def witnessed(self, origin: str) -> Witnessed | None:
         return self._seen.get(origin)

@@ -28,7 +28,7 @@ def audit_metrics(proofs: ProofParts, audit: AuditParts) -> Iterable[Metric]:
     yield counter("cellbook_witness_refused", what, proofs.facade.witness.refused, "peer")
     what = "Answers refused because of changed or missing rows."
     yield counter("cellbook_damage_found", what, audit.history.damage, "reason")
-    yield from _reconciliation(audit.books.reconciliation, audit.cell)
+    yield from _reconciliation(audit.reconciliation, audit.cell)
 
 
 def _reconciliation(reconciliation: ReconciliationService, cell: Cell) -> Iterable[Metric]:

@@ -7,20 +7,18 @@ and its result last. Its input stays open while its parent lives; the child exit
 import asyncio
 import contextlib
 import gc
-import json
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from dataclasses import dataclass
-from typing import Any
 
+import msgspec
 import uvloop
 
-from cells.audit.reconcile.findings import Progress, Report
-from cells.audit.reconcile.one_pass import AnotherPass
-from cells.audit.reconcile.passes import Connection, DirectPasses, Order, PassFailed, Tell
-from cells.encoding.schema import decoder, encoder
-from cells.store.ports import Fenced
+from cells.audit.reconcile.findings import Order, Progress, Report, Tell
+from cells.audit.reconcile.passes import Connection, DirectPasses
+from cells.domain.record import Struct, field
+from cells.domain.refusals import Fact, Refused, Unavailable, refusal
 from server.shell.observability.logging import configure_logging
 from server.shell.postgres import database
 
@@ -32,10 +30,21 @@ LINE_BYTES_MAX = 64 * 1024 * 1024
 END_TIMEOUT_S = 5.0
 GARBAGE_THRESHOLD = 50_000
 
-_order_out, _order_in = encoder(Order), decoder(Order)
-_report_out, _report_in = encoder(Report), decoder(Report)
-_progress_out, _progress_in = encoder(Progress), decoder(Progress)
-_FAILURES: dict[str, type[Exception]] = {"another": AnotherPass, "fenced": Fenced, "failed": PassFailed}
+
+class _Task(Struct, frozen=True, kw_only=True):
+    # Arguments of `direct_passes`.
+    logins: dict[str, str]
+    order: Order
+
+
+class _Said(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A line of the child's: its progress, or what the pass came to."""
+
+    progress: Progress | None = None
+    report: Report | None = None
+    # The reason of a refusal, and its facts.
+    refused: str = ""
+    facts: dict[str, Fact] = field(default_factory=dict)
 
 
 def direct_passes(dsn: str, cell: str, owner_dsn: str = "") -> DirectPasses:
@@ -46,7 +55,7 @@ def direct_passes(dsn: str, cell: str, owner_dsn: str = "") -> DirectPasses:
         return await database.connect(by, role=role, application=f"cellbook/{cell}/audit", command_timeout_s=None)
 
     return DirectPasses(
-        connect=lambda: connect(dsn, CELL_ROLE), connect_owner=lambda: connect(owner_dsn or dsn, OWNER_ROLE)
+        cell=cell, connect=lambda: connect(dsn, CELL_ROLE), connect_owner=lambda: connect(owner_dsn or dsn, OWNER_ROLE)
     )
 
 
@@ -66,8 +75,7 @@ class ChildPasses:
         try:
             assert child.stdin is not None  # noqa: S101 - for the type checker
             logins = {"cell": self.cell, "dsn": self.dsn, "owner_dsn": self.owner_dsn}
-            told = f'{{"logins":{json.dumps(logins)},"order":{_order_out(order)}}}\n'
-            child.stdin.write(told.encode())
+            child.stdin.write(msgspec.json.encode(_Task(logins=logins, order=order)) + b"\n")
             return await _heard(child, tell)
         finally:
             await _ended(child)
@@ -76,15 +84,14 @@ class ChildPasses:
 async def _heard(child: Process, tell: Tell) -> Report:
     assert child.stdout is not None  # noqa: S101 - as above
     async for line in child.stdout:
-        said = json.loads(line)
-        if "progress" in said:
-            tell(_progress_in(said["progress"]))
-        elif "report" in said:
-            report: Report = _report_in(said["report"])
-            return report
-        else:
-            raise _FAILURES[said["failure"]](said["problem"])
-    raise PassFailed(f"the process of the pass ended with {await child.wait()} and no word")
+        said = msgspec.json.decode(line, type=_Said)
+        if said.refused:
+            raise refusal(said.refused, said.facts)
+        if said.report is not None:
+            return said.report
+        if said.progress is not None:
+            tell(said.progress)
+    raise Unavailable(problem=f"the process of the pass ended with {await child.wait()} and no word")
 
 
 async def _ended(child: Process) -> None:
@@ -102,27 +109,25 @@ async def _ended(child: Process) -> None:
 # --- within the child -----------------------------------------------------------------------------------------------
 
 
-async def work(order: dict[str, Any]) -> None:
-    passes = direct_passes(**order["logins"])
+async def work(task: _Task) -> None:
+    passes = direct_passes(**task.logins)
     try:
-        report = await passes.run(_order_in(order["order"]), lambda progress: _say("progress", _progress_out(progress)))
-    except tuple(_FAILURES.values()) as error:
-        name = next(name for name, kind in _FAILURES.items() if isinstance(error, kind))
-        _say("failure", f'{json.dumps(name)},"problem":{json.dumps(str(error))}')
+        report = await passes.run(task.order, lambda progress: _say(_Said(progress=progress)))
+    except Refused as error:
+        _say(_Said(refused=error.reason, facts=error.facts))
     else:
-        _say("report", _report_out(report))
+        _say(_Said(report=report))
 
 
-def _say(what: str, content: str) -> None:
-    sys.stdout.write(f'{{"{what}":{content}}}\n')
+def _say(said: _Said) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(said) + b"\n")
     sys.stdout.flush()
 
 
 async def working() -> None:
     reader = asyncio.StreamReader(limit=LINE_BYTES_MAX)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    order = json.loads(await reader.readline())
-    task = asyncio.create_task(work(order))
+    task = asyncio.create_task(work(msgspec.json.decode(await reader.readline(), type=_Task)))
     parent = asyncio.create_task(reader.read())
     await asyncio.wait([task, parent], return_when=asyncio.FIRST_COMPLETED)
     task.cancel()

@@ -6,8 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from cells.audit.export.restore import Restore, Restored, RestoreRefused
-from cells.audit.export.store import PostgresIntake
+from cells.audit.export.restore import PostgresIntake, Restore, Restored, RestoreRefused
 from cells.audit.proofs.store import PostgresProofs
 from cells.audit.verify.note import VerifierKey
 from cells.store.postgres import PostgresStore

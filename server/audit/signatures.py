@@ -8,7 +8,6 @@ from pathlib import Path
 from cells.audit.export.lines import text64
 from cells.audit.verify.callers import METHODS, Callers, callers_in, command_text, wrong_with
 from cells.domain.commands import Command, Deposit, Withdraw
-from cells.store.unusable import CannotServe
 from server.audit.keys import read_setting
 from server.process.settings import ServerSettings
 from server.shell.fields.bounds import SIGNATURE, bytes_in
@@ -18,10 +17,6 @@ from server.shell.identity.principal import Principal, authority_text
 from server.wire.requests import Mutating
 
 _METHODS = {Deposit: METHODS["DEPOSITED"], Withdraw: METHODS["WITHDRAWN"]}
-
-
-class CallersInvalid(CannotServe):
-    """The file of callers cannot be used; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,13 +61,13 @@ NO_SIGNATURES = CallerSignatures()
 
 
 def signatures_of(settings: ServerSettings) -> CallerSignatures:
-    """Raises CallersInvalid."""
+    """Raises CannotServe."""
     return caller_signatures(settings.caller_keys_file, frozenset(settings.signed_methods))
 
 
 def caller_signatures(file: Path | None, required: AbstractSet[str]) -> CallerSignatures:
-    """Raises CallersInvalid."""
+    """Raises CannotServe."""
     if file is None:
         return CallerSignatures()
-    callers = read_setting(file, callers_in, "caller_keys_file", problem=CallersInvalid)
+    callers = read_setting(file, callers_in, "caller_keys_file")
     return CallerSignatures(callers=callers, required=required)

@@ -5,7 +5,7 @@ from functools import partial
 from typing import NamedTuple
 
 from cells.audit.history.snapshots import snapshot_key
-from cells.audit.reconcile.state_store import AuditStateStore
+from cells.audit.reconcile.replay_state import AuditStateStore
 from cells.cell import Cell
 from cells.domain.decision import LedgerPolicy
 from cells.domain.time.hlc import HybridLogicalClock
@@ -26,8 +26,8 @@ from server.audit.build import (
     ProofParts,
     access_log_of,
     build_audit,
-    build_books,
     build_proofs,
+    build_reconciliation,
     reloading,
 )
 from server.audit.keys import keys_of
@@ -148,14 +148,14 @@ def build_cell(
     timers = Timers(cell=settings.cell, store=leads, clock=clock, ids=ids, execute=cell.execute)
     proofs = build_proofs(settings, cell, store, peers)
     reload, signer = reloading(cell, engine, timers), proofs.checkpoint_signer
-    books = build_books(settings, cell, store, peers, reload=reload, signed=lambda: signer.last)
+    reconciliation = build_reconciliation(settings, cell, store, peers, reload=reload, signed=lambda: signer.last)
     audit, snapshotters = build_audit(
-        cell, store, peers, proofs=proofs.facade, books=books, key=snapshot_key(keys_of(settings))
+        cell, store, peers, proofs=proofs.facade, reconciliation=reconciliation, key=snapshot_key(keys_of(settings))
     )
     mail_sender = build_mail_sender(settings, outbox, vault, clock)
     elsewhere = [EarlierHomes(cell=settings.cell, vault=vault, peers=peers)] if vault is not None else []
     settling = (engine, timers, StuckAlarm(engine=engine, clock=clock), mail_sender, *elsewhere, cell.user_import)
-    auditing = (*snapshotters, signer, proofs.cosigning, proofs.log_watch, books.reconciliation)
+    auditing = (*snapshotters, signer, proofs.cosigning, proofs.log_watch, reconciliation)
     tasks: list[Task] = [task for task in (*settling, *auditing) if task is not None]
     return Parts(
         cell=cell,

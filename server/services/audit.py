@@ -1,17 +1,18 @@
 """AuditService: traces, the past, proofs and exports, the tables compared and repaired, reads by staff."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Generic, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
 from cellbook.v1 import audit_pb2 as pb
 from cellbook.v1.audit_pb2_grpc import AuditServiceServicer
 from cells.audit.history.moments import Moment
 from cells.audit.history.trace import Search
-from cells.audit.reconcile.findings import Progress
-from cells.audit.reconcile.passes import Order, Tell
+from cells.audit.reconcile.findings import Order, Progress, Tell
+from cells.audit.reconcile.rebuild import rebuild
 from cells.domain.audit.refusals import NothingToTrace
 from cells.domain.refusals import NotPermitted
 from cells.domain.values import Kind
@@ -37,7 +38,7 @@ class AuditServicer(AuditServiceServicer):
     def __init__(self, parts: AuditParts) -> None:
         self._parts = parts
         self._proofs = parts.proofs
-        self._books = parts.books
+        self._reconciliation = parts.reconciliation
         self._name = parts.cell.name
 
     def _note_access(self, subject: UUID | int | None = None) -> None:
@@ -157,30 +158,34 @@ class AuditServicer(AuditServiceServicer):
         author = parse_author(current_call())
         events_per_s = number_in(request.events_per_s, "events_per_s", EVENTS_A_SECOND)
         order = Order(full=request.full, events_per_s=events_per_s)
-        work = _Told(lambda tell: self._books.reconciliation.reconcile(order, author=author, tell=tell))
-        async for progress in work.progress():
-            yield to_proto(pb.ReconcileResponse, progress=progress)
-        found = work.result()
-        for finding in found.findings:
-            yield to_proto(pb.ReconcileResponse, finding=finding)
-        yield pb.ReconcileResponse(summary=audit.summary_to_proto(found))
+        work = _watched(lambda tell: self._reconciliation.reconcile(order, author=author, tell=tell))
+        async with aclosing(work):
+            async for told in work:
+                if isinstance(told, Progress):
+                    yield to_proto(pb.ReconcileResponse, progress=told)
+                    continue
+                for finding in told.findings:
+                    yield to_proto(pb.ReconcileResponse, finding=finding)
+                yield pb.ReconcileResponse(summary=audit.summary_to_proto(told))
 
     async def Rebuild(self, request: pb.RebuildRequest, _context: Context) -> AsyncGenerator[pb.RebuildResponse, None]:
         note, author = text_in(request.note, "note", NOTE), parse_author(current_call())
-        work = _Told(lambda tell: self._books.reconciliation.rebuild(author=author, note=note, tell=tell))
-        async for progress in work.progress():
-            yield to_proto(pb.RebuildResponse, progress=progress)
-        rebuilt = work.result()
-        for finding in rebuilt.after.findings:
-            yield to_proto(pb.RebuildResponse, left=finding)
-        yield pb.RebuildResponse(summary=audit.rebuilt_to_proto(rebuilt))
+        work = _watched(lambda tell: rebuild(self._reconciliation, author=author, note=note, tell=tell))
+        async with aclosing(work):
+            async for told in work:
+                if isinstance(told, Progress):
+                    yield to_proto(pb.RebuildResponse, progress=told)
+                    continue
+                for finding in told.after.findings:
+                    yield to_proto(pb.RebuildResponse, left=finding)
+                yield pb.RebuildResponse(summary=audit.rebuilt_to_proto(told))
 
     async def ListClearing(self, request: pb.ListClearingRequest, _context: Context) -> pb.ListClearingResponse:
         wanted, principal = audit.parse_sides_wanted(request), current_call().principal
         # Only the two cells concerned may see movements between them.
         if principal.role is Role.PEER and principal.name != wanted.peer:
             raise _not_permitted()
-        return audit.sides_to_proto(await map_store_errors(self._books.local_clearing.sides(wanted)))
+        return audit.sides_to_proto(await map_store_errors(self._reconciliation.clearing.sides(wanted)))
 
     async def RecordAccesses(self, request: pb.RecordAccessesRequest, _context: Context) -> pb.RecordAccessesResponse:
         """Reads by staff, as the cell's other processes report them to the one that leads."""
@@ -201,27 +206,17 @@ def _not_permitted() -> NotPermitted:
     return NotPermitted(principal=str(call.principal), method=call.method)
 
 
-class _Told(Generic[T]):
-    """Work that reports its progress; it ends when its listener does."""
-
-    def __init__(self, begin: Callable[[Tell], Awaitable[T]]) -> None:
-        self._latest: Progress | None = None
-        self._task = asyncio.ensure_future(map_store_errors(begin(self._tell)))
-
-    def _tell(self, progress: Progress) -> None:
-        self._latest = progress
-
-    async def progress(self) -> AsyncGenerator[Progress, None]:
-        try:
-            while not self._task.done():
-                await asyncio.wait([self._task], timeout=PROGRESS_EVERY_S)
-                latest, self._latest = self._latest, None
-                if latest is not None:
-                    yield latest
-        finally:
-            if not self._task.done():
-                self._task.cancel()
-                await asyncio.wait([self._task])
-
-    def result(self) -> T:
-        return self._task.result()
+async def _watched(begin: Callable[[Tell], Awaitable[T]]) -> AsyncGenerator[Progress | T, None]:
+    """The last progress of the work now and then, and its result. The work ends when its listener does."""
+    latest = deque[Progress](maxlen=1)
+    task = asyncio.ensure_future(map_store_errors(begin(latest.append)))
+    try:
+        while not task.done():
+            await asyncio.wait([task], timeout=PROGRESS_EVERY_S)
+            if latest:
+                yield latest.pop()
+        yield task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])

@@ -1,7 +1,7 @@
 """Shared by servicers: the parts of an audit, and the record of reads by staff."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 import grpc.aio
@@ -14,7 +14,6 @@ from cells.audit.history.statement import Statements
 from cells.audit.history.stream_verification import StreamChecks
 from cells.audit.history.trace import Tracer
 from cells.audit.proofs.prover import Prover
-from cells.audit.reconcile.cuts import Sides, SidesWanted
 from cells.audit.reconcile.service import ReconciliationService
 from cells.audit.reconcile.trial import TrialBalances
 from cells.audit.witness.cosigner import Cosignatures, Witness
@@ -25,18 +24,6 @@ from server.shell.identity.principal import Role
 Context = grpc.aio.ServicerContext[Any, Any]
 # Their reads are recorded. Users read their own accounts, services show them to users, cells and routers move them.
 STAFF = frozenset({Role.AUDITOR, Role.OPERATOR, Role.TREASURY, Role.DELEGATE})
-
-
-class ClearingSides(Protocol):
-    async def sides(self, wanted: SidesWanted) -> Sides: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Books:
-    """Compares tables with the log, and lists this cell's movements with another cell."""
-
-    reconciliation: ReconciliationService
-    local_clearing: ClearingSides
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +46,7 @@ class AuditParts:
     statements: Statements
     stream_checks: StreamChecks
     proofs: Proofs
-    books: Books
+    reconciliation: ReconciliationService
 
 
 def note_access(accesses: AccessLog, subject: UUID | int | None = None) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from cellbook.v1 import audit_pb2 as pb
-from cellbook.v1 import types_pb2
 from cells.audit.export.exporter import Wanted
 from cells.audit.proofs.prover import Given, Growth, Inclusion
 from cells.audit.reconcile.clearing import Side
@@ -14,21 +13,18 @@ from cells.audit.witness.cosigner import Asked
 from cells.domain.audit.events import Access
 from cells.domain.commands import RecordAccesses
 from cells.domain.refusals import FieldInvalid
-from cells.domain.values import Money
 from cells.store.outcomes import OutcomePlace
 from server.shell.fields.bounds import (
-    CLEARING_IDS,
     COSIGNATURE,
     POSITION,
     POSITION_OR_NONE,
     PRINCIPAL_OR_NONE,
     SIGNED_NOTE,
     invalid,
-    items_in,
     number_in,
     text_in,
 )
-from server.shell.fields.parse import parse_optional_uuid, parse_uuid
+from server.shell.fields.parse import parse_optional_uuid
 from server.wire.convert import parse, parse_reply, to_proto
 from server.wire.trace import missing_to_proto
 
@@ -72,62 +68,28 @@ def rebuilt_to_proto(rebuilt: Rebuilt) -> pb.RebuildSummary:
 
 
 def parse_sides_wanted(request: pb.ListClearingRequest) -> SidesWanted:
-    items_in(request.clearing_ids, "clearing_ids", CLEARING_IDS)
-    sagas_count, ids_count = len(request.saga_ids), len(request.clearing_ids)
-    if sagas_count not in {0, ids_count}:
-        raise FieldInvalid(field="saga_ids", problem=f"must be as many as clearing_ids, {ids_count}", value=sagas_count)
-    return parse(
-        SidesWanted,
-        request,
-        after_id=parse_optional_uuid(request.page_token, "page_token"),
-        ids=[parse_uuid(each, "clearing_ids") for each in request.clearing_ids],
-        sagas=[parse_optional_uuid(each, "saga_ids") for each in request.saga_ids],
-    )
+    wanted = parse(SidesWanted, request, after_id=parse_optional_uuid(request.page_token, "page_token"))
+    given, ids_count = len(wanted.saga_ids), len(wanted.clearing_ids)
+    if given not in {0, ids_count}:
+        raise FieldInvalid(field="saga_ids", problem=f"must be as many as clearing_ids, {ids_count}", value=given)
+    return wanted
 
 
 def sides_wanted_to_proto(wanted: SidesWanted) -> pb.ListClearingRequest:
-    saga_ids = ["" if each is None else each for each in wanted.sagas]
-    return to_proto(
-        pb.ListClearingRequest, wanted, page_token=wanted.after_id, clearing_ids=wanted.ids, saga_ids=saga_ids
-    )
+    saga_ids = [each or "" for each in wanted.saga_ids]
+    return to_proto(pb.ListClearingRequest, wanted, page_token=wanted.after_id, saga_ids=saga_ids)
 
 
 def sides_to_proto(sides: Sides) -> pb.ListClearingResponse:
-    return to_proto(
-        pb.ListClearingResponse,
-        sides,
-        sides=map(_side_to_proto, sides.sides),
-        next_page_token=sides.sides[-1].clearing_id if sides.more else None,
-    )
-
-
-def _side_to_proto(side: Side) -> pb.ClearingSide:
-    return to_proto(
-        pb.ClearingSide,
-        side,
-        sum=Money(side.currency, side.amount_minor),
-        entry_count=side.entries_count,
-        saga_ended=side.ended,
-        sum_count=side.sums_count,
-    )
+    return to_proto(pb.ListClearingResponse, sides, next_page_token=sides.sides[-1].clearing_id if sides.more else None)
 
 
 def parse_sides(reply: pb.ListClearingResponse) -> Sides:
     """Raises ValueError for content that no cell sends."""
-    return Sides(reply.position, [_parse_side(side) for side in reply.sides], more=bool(reply.next_page_token))
-
-
-def _parse_side(side: pb.ClearingSide) -> Side:
-    money: types_pb2.Money = side.sum
-    return parse_reply(
-        Side,
-        side,
-        currency=money.currency,
-        amount_minor=money.amount_minor,
-        entries_count=side.entry_count,
-        ended=side.saga_ended if side.HasField("saga_ended") else None,
-        sums_count=side.sum_count,
-    )
+    sides = [
+        parse_reply(Side, side, currency=side.sum.currency, amount_minor=side.sum.amount_minor) for side in reply.sides
+    ]
+    return Sides(reply.position, sides, more=bool(reply.next_page_token))
 
 
 # --- checkpoints and proofs -------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """AuditService: traces, as requested and as answered, also between cells."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from cellbook.v1 import audit_pb2 as pb
@@ -42,7 +42,7 @@ def trace_to_proto(trace: Trace) -> pb.TraceResponse:
     )
 
 
-def missing_to_proto(missing: dict[str, str]) -> Sequence[pb.MissingCell]:
+def missing_to_proto(missing: Mapping[str, str]) -> Sequence[pb.MissingCell]:
     return [pb.MissingCell(cell=cell, problem=problem) for cell, problem in sorted(missing.items())]
 
 

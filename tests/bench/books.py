@@ -11,8 +11,7 @@ from uuid import UUID
 
 import asyncpg
 
-from cells.audit.reconcile.findings import Progress
-from cells.audit.reconcile.passes import Order
+from cells.audit.reconcile.findings import Order, Progress
 from cells.domain.commands import Command, PlaceBid
 from cells.domain.values import Money
 from cells.uuids import uuid_from

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from cells.audit.export.exporter import ExportHead
-from cells.audit.proofs.ports import SignedCheckpoint, Witnessed
+from cells.audit.proofs.ports import ExportHead, SignedCheckpoint, Witnessed
 from cells.audit.verify.tree import Tile
 from cells.moves.user_bundle import MovedEvent
 from cells.store.outcomes import OutcomePlace, outcome_place

@@ -1,34 +1,32 @@
 """What an audit of tables finds in a cell that has none: tests of that have cells on PostgreSQL."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 from cells.audit.reconcile.cuts import Compared, Sides, SidesWanted
-from cells.audit.reconcile.findings import Report
-from cells.audit.reconcile.passes import Order, PassFailed, Tell
+from cells.audit.reconcile.findings import Order, Report, Tell
 from cells.audit.reconcile.service import ReconciliationService
 from cells.cell import Cell
-from cells.domain.refusals import NotLeading
+from cells.domain.refusals import NotLeading, Unavailable
 from cells.domain.values import Ref
 from cells.store.ports import Versioned
-from server.services.audit_parts import Books
 
 
-def no_books(cell: Cell) -> Books:
+def reconciliation_of(cell: Cell) -> ReconciliationService:
     """Of a cell in memory."""
-    away = NoTables(cell.name)
-    reconciliation = ReconciliationService(
-        cell=cell, passes=away, clearing=away, held=away, states_of=away.states, reload=away.reload
-    )
-    return Books(reconciliation=reconciliation, local_clearing=away)
+    away: Any = NoTables(cell.name)
+    return ReconciliationService(cell=cell, passes=away, clearing=away, states=away, reload=away.reload)
 
 
 class NoTables:
+    replay_key = b""
+
     def __init__(self, cell: str) -> None:
         self.cell = cell
 
     async def run(self, order: Order, tell: Tell) -> Report:
-        raise PassFailed("a store in memory has no tables")
+        raise Unavailable(problem="a store in memory has no tables")
 
     async def compare(self, *, full: bool) -> Compared:
         raise NotLeading(cell=self.cell)

@@ -11,15 +11,16 @@ import asyncpg
 import pytest
 
 from cells.audit.history.trace import Silent
-from cells.audit.reconcile.cuts import LocalClearing, Sides, SidesWanted
+from cells.audit.reconcile.cuts import Clearing, Sides, SidesWanted
 from cells.audit.reconcile.one_pass import SQL as RECONCILE
+from cells.audit.reconcile.replay_state import AuditStateStore
 from cells.audit.reconcile.service import ReconciliationService
 from cells.domain.commands import CloseAuction, PlaceBid, Reserve, Transfer, Withdraw
 from cells.domain.decision import LedgerPolicy
 from cells.domain.refusals import BidTooLow
 from cells.domain.values import Money
 from cells.encoding.leaves import read_leaf
-from server.audit.build import reconciliation_of, reloading
+from server.audit.build import reloading
 from server.audit.process import direct_passes
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.database import ask, opened
@@ -149,33 +150,36 @@ class DirectCutPeers:
 
     here: str
     peers: DirectPeers
-    ledges: dict[str, LocalClearing]
+    clearings: dict[str, Clearing]
 
     async def names(self) -> tuple[Sequence[str], str]:
-        return [name for name in self.ledges if name != self.here], ""
+        return [name for name in self.clearings if name != self.here], ""
 
     async def sides(self, cell: str, wanted: SidesWanted) -> Sides:
         if cell in self.peers.cut:
             raise Silent(f"{cell} is cut off")
         # As the metadata of a call tells it.
         self.peers._tell(self.here, cell)
-        return await self.ledges[cell].sides(wanted)
+        return await self.clearings[cell].sides(wanted)
 
 
 @asynccontextmanager
 async def serving(dsns: dict[str, str]) -> AsyncIterator[Town]:
     """The cells lead on their databases, each with an reconciliation service, that looks only when asked."""
     peers, directory = DirectPeers(), FixedDirectory()
-    ledges: dict[str, LocalClearing] = {}
+    clearings: dict[str, Clearing] = {}
     reconciliations: dict[str, ReconciliationService] = {}
     async with opened(dsns[HERE], HERE) as one, opened(dsns[THERE], THERE) as other:
         cells = []
         for name, store in ((HERE, one), (THERE, other)):
             cell = build_cell(name, store, peers=peers, directory=directory, policy=LedgerPolicy(bid_valid_ms=5_000))
-            ledges[name] = LocalClearing(cell=cell, store=store)
-            cuts = DirectCutPeers(name, peers, ledges)
-            reconciliations[name] = reconciliation_of(
-                cell, store, direct_passes(dsns[name], name), cuts, reload=reloading(cell, cell.engine, cell.timers)
+            clearings[name] = Clearing(cell=cell, store=store, peers=DirectCutPeers(name, peers, clearings))
+            reconciliations[name] = ReconciliationService(
+                cell=cell,
+                passes=direct_passes(dsns[name], name),
+                clearing=clearings[name],
+                states=AuditStateStore(store.of_leader()),
+                reload=reloading(cell, cell.engine, cell.timers),
             )
             cell.tasks.append(reconciliations[name])
             cells.append(cell)

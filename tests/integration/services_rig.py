@@ -61,7 +61,7 @@ from server.shell.identity.principal import Role
 from tests.doubles.history import MemoryHistoryLookups, MemoryTraceLookups
 from tests.doubles.proofs import MemoryProofs
 from tests.doubles.store import MemoryStore
-from tests.integration.no_tables import no_books
+from tests.integration.no_tables import reconciliation_of
 from tests.local_cells import DirectAuditPeers, DirectPeers, FixedDirectory, LocalCell, build_cell, leading, open_user
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ def audit_parts(cell: LocalCell, store: MemoryStore, peers: DirectPeers) -> Audi
         MemoryHistoryLookups(store),
         DirectAuditPeers(cell.name, peers),
         proofs=proofs_of(cell, store),
-        books=no_books(cell),
+        reconciliation=reconciliation_of(cell),
     )
 
 
@@ -244,7 +244,7 @@ def proofs_of(cell: LocalCell, store: MemoryStore) -> Proofs:
     keys = [str(KEYS.log.verifier), str(KEYS.witness.verifier)]
     return Proofs(
         prover=Prover(cell=cell.name, store=store, proofs=memory),
-        exporter=Exporter(cell=cell.name, origin=origin_of(cell.name), keys=keys, source=memory, proofs=memory),
+        exporter=Exporter(cell=cell.name, origin=origin_of(cell.name), keys=keys, proofs=memory),
         witness=Witness(cell=cell.name, key=KEYS.witness, proofs=memory, clock=clock),
         cosignatures=Cosignatures(cell=cell.name, keys=(), proofs=memory, clock=clock),
     )

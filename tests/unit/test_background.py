@@ -84,9 +84,7 @@ def _checkpoints() -> BackgroundTask:
 
 
 def _reconciliation() -> BackgroundTask:
-    reconciliation = ReconciliationService(
-        cell=BROKEN, passes=BROKEN, clearing=BROKEN, held=BROKEN, states_of=BROKEN, reload=BROKEN
-    )
+    reconciliation = ReconciliationService(cell=BROKEN, passes=BROKEN, clearing=BROKEN, states=BROKEN, reload=BROKEN)
     return reconciliation.background
 
 
@@ -124,7 +122,7 @@ LOOPS: dict[str, Callable[[], BackgroundTask]] = {
     "live_snapshots": _live_snapshots,
     "checkpoints": _checkpoints,
     "cosigning": lambda: Cosigning(checkpoint_signer=BROKEN, proofs=BROKEN, witnesses=BROKEN).background,
-    "log_watch": lambda: LogWatch(checkpoint_signer=BROKEN, source=BROKEN, proofs=BROKEN, events_per_s=1).background,
+    "log_watch": lambda: LogWatch(checkpoint_signer=BROKEN, proofs=BROKEN, events_per_s=1).background,
     "reconciliation": _reconciliation,
     "mail": _mail,
     "token_keys": _token_keys,

@@ -19,8 +19,9 @@ from cells.audit.witness.follower import Follower
 from cells.domain.audit.refusals import CheckpointNotFound, NotSignedYet
 from cells.domain.refusals import FieldInvalid
 from cells.store.ports import PeerUnknown
+from cells.store.unusable import CannotServe
 from cells.time.clocks import SystemClock
-from server.audit.memory import FileMemory, MemoryInvalid
+from server.audit.memory import FileMemory
 from server.cli.access import PLAIN
 from server.cli.client import ClientError
 from server.cli.main import app
@@ -323,7 +324,7 @@ async def test_a_cell_takes_what_a_known_witness_has_signed_alone(log: Log) -> N
 async def test_without_its_memory_it_does_not_begin(log: Log, memory: FileMemory) -> None:
     """Missing, cut, changed, or of another log's key: the message says what to do. Only one process uses it."""
     await follower_of(log, memory).round()
-    with pytest.raises(MemoryInvalid, match="in use by another process"):
+    with pytest.raises(CannotServe, match="in use by another process"):
         memory_at(memory.path)
     memory.close()
     whole = memory.path.read_text()
@@ -335,15 +336,15 @@ async def test_without_its_memory_it_does_not_begin(log: Log, memory: FileMemory
         ('{"cellbook": "witness/1", "seen": []}', "has nothing of cellbook/us-east: --new begins"),
     ):
         memory.path.write_text(content)
-        with pytest.raises(MemoryInvalid, match=said):
+        with pytest.raises(CannotServe, match=said):
             memory_at(memory.path, new=False)
     memory.path.write_text(whole[:-20])
-    with pytest.raises(MemoryInvalid, match="is damaged"):
+    with pytest.raises(CannotServe, match="is damaged"):
         memory_at(memory.path, new=True)
     memory.path.unlink()
-    with pytest.raises(MemoryInvalid, match="has nothing of"):
+    with pytest.raises(CannotServe, match="has nothing of"):
         memory_at(memory.path, new=False)
     memory.path.write_text(whole)
     other = FileMemory(path=memory.path, keys={origin_of(HERE): new_keys(HERE, os.urandom).log.verifier})
-    with pytest.raises(MemoryInvalid, match="by another key"):
+    with pytest.raises(CannotServe, match="by another key"):
         other.load(new=True)

@@ -8,7 +8,8 @@ import pytest
 
 from cells.audit.proofs.keys import cell_keys_in, checkpoint_body, new_keys, signing_key
 from cells.audit.verify.note import Malformed, checkpoint_in, unbase64, verifier_key
-from server.audit.keys import SigningKeysInvalid, signing_keys
+from cells.store.unusable import CannotServe
+from server.audit.keys import signing_keys
 
 # The example of golang.org/x/mod/sumdb/note.
 GO_VERIFIER = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
@@ -123,7 +124,7 @@ def test_a_key_file_that_is_not_this_cells_is_refused(tmp_path: Path, content: s
     """It neither signs under another name, nor silently makes new keys."""
     path = tmp_path / "checkpoint.key"
     path.write_text(content)
-    with pytest.raises(SigningKeysInvalid, match="checkpoint_key_file"):
+    with pytest.raises(CannotServe, match="checkpoint_key_file"):
         signing_keys(path, "us-east", make=True)
-    with pytest.raises(SigningKeysInvalid, match="cannot read"):
+    with pytest.raises(CannotServe, match="cannot read"):
         signing_keys(tmp_path / "none", "us-east", make=False)

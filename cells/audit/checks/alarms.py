@@ -1,10 +1,12 @@
 """Records findings about changed logs in the log as well: the leader records each of them once."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 import structlog
 
+from cells.audit.reconcile.findings import Finding
 from cells.domain.audit.events import Mismatch
 from cells.domain.commands import ReportMismatches
 from cells.domain.refusals import Refused
@@ -12,9 +14,22 @@ from cells.time.celltime import CellTime
 
 log = structlog.get_logger()
 
-# Findings in one event.
-LOG_MAX = 50
-TEXT_MAX = 300
+# Findings in one event; beyond that, only their number is.
+RECORDED_MAX = 50
+RECORDED_TEXT_MAX = 300
+
+
+def recorded(findings: Iterable[Finding | Mismatch]) -> tuple[Mismatch, ...]:
+    """The findings as an event has them."""
+    return tuple(
+        Mismatch(
+            check=str(each.check),
+            row=each.row[:RECORDED_TEXT_MAX],
+            expected=each.expected[:RECORDED_TEXT_MAX],
+            found=each.found[:RECORDED_TEXT_MAX],
+        )
+        for each in islice(findings, RECORDED_MAX)
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,16 +48,14 @@ class LogAlarms:
         fresh = [(row, problem) for row, problem in found.items() if (row, kind or problem) not in self._told]
         if not fresh or not self.time.leading:
             return
-        mismatches = [
-            Mismatch(check=check, row=row[:TEXT_MAX], expected="what was signed", found=problem[:TEXT_MAX])
-            for row, problem in fresh[:LOG_MAX]
-        ]
         command = ReportMismatches(
             full=False,
             from_log_position=0,
             log_position=self.time.durable_position,
             findings_count=len(fresh),
-            findings=tuple(mismatches),
+            findings=recorded(
+                Mismatch(check=check, row=row, expected="what was signed", found=problem) for row, problem in fresh
+            ),
         )
         told = {(row, kind or problem) for row, problem in fresh}
         # Before it is durable: others may say the same meanwhile.

@@ -8,13 +8,12 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 from cells.audit.checks.checked import ROW_COLUMNS, Checked, checked_records
 from cells.audit.history.trace import Answer, Search, Silent
-from cells.audit.reconcile.findings import Check, Finding, Progress, shown
-from cells.audit.reconcile.passes import Tell
+from cells.audit.reconcile.findings import Check, Finding, Progress, Tell, finding
 from cells.domain.refusals import FieldInvalid
 from cells.encoding import codec
 from cells.moves.marks import Mark, link, mark_of
@@ -33,20 +32,22 @@ class CopyPeers(Protocol):
         """Raises Silent."""
 
 
-class Proven(NamedTuple):
-    findings: Sequence[Finding]
-    # Cell -> why its copies are not proven.
-    missing: dict[str, str]
-    # The number of copies that match the other cell's events.
-    proven: int
-
-
 @dataclass(slots=True)
-class _Found:
+class Proven:
     findings: list[Finding] = field(default_factory=list)
+    # The number of copies that match the other cell's events.
+    proven: int = 0
+    # Cell -> why it does not answer, and how many of its copies are not proven.
     silent: dict[str, str] = field(default_factory=dict)
     unproven: Counter[str] = field(default_factory=Counter)
-    proven: int = 0
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """Cell -> why its copies are not proven."""
+        return {
+            cell: f"{count} copies of its events are not proven: {self.silent[cell]}"
+            for cell, count in self.unproven.items()
+        }
 
 
 @dataclass(slots=True)
@@ -69,17 +70,13 @@ class Copies:
 
     async def compare(self, after: int, until: int, tell: Tell = lambda _: None) -> Proven:
         """Compares the copies of users who arrived between two positions of this log. Names silent cells."""
-        found, users = _Found(), 0
+        found, users = Proven(), 0
         async for user_id, homes in self._arrived(after, until):
             for cell, bound in sorted(homes.items()):
                 await self._compare(user_id, cell, bound, found)
             users += 1
             tell(Progress(stage="copies", done=users, total=users))
-        told = {
-            cell: f"{count} copies of its events are not proven: {found.silent[cell]}"
-            for cell, count in found.unproven.items()
-        }
-        return Proven(found.findings, told, found.proven)
+        return found
 
     async def _arrived(self, after: int, until: int) -> AsyncIterator[tuple[UUID, dict[str, _Bound]]]:
         last = UUID(int=0)
@@ -106,7 +103,7 @@ class Copies:
             if cell not in history:
                 bound.carried = max(bound.carried, events)
 
-    async def _compare(self, user_id: UUID, cell: str, bound: _Bound, found: _Found) -> None:
+    async def _compare(self, user_id: UUID, cell: str, bound: _Bound, found: Proven) -> None:
         """Each bound event must be here, equal to the original, and with the mark that follows from it."""
         version, chain, findings = 0, b"", found.findings
         async for copies, marks in self._pages(user_id, cell, bound.events):
@@ -117,17 +114,15 @@ class Copies:
                     findings.append(_finding(named, "the event that was written there", problem))
                     continue
                 chain = link(chain, codec.leaf_hash(row))
-                if mark != (expected := _mark_of(row)) and (mark.kind or version > bound.carried):
-                    findings.append(_finding(f"{named}, mark", str(expected), str(mark)))
+                if mark != (right := _mark_of(row)) and (mark.kind or version > bound.carried):
+                    findings.append(_finding(f"{named}, mark", str(right), str(mark)))
         self._missing(user_id, cell, range(version + 1, bound.events + 1), found)
         if bound.chain and chain.hex() == bound.chain:
             found.proven += bound.events
             return
         if bound.chain:
-            of_all = f"moved_events ({user_id}, {cell})"
-            findings.append(
-                _finding(of_all, f"copies with the chain that the arrival says, {bound.chain}", chain.hex())
-            )
+            expected = f"copies with the chain that the arrival says, {bound.chain}"
+            findings.append(_finding(f"moved_events ({user_id}, {cell})", expected, chain.hex()))
         async for copies, _ in self._pages(user_id, cell, bound.events):
             await self._compare_page([each for each in copies if not each.problem], cell, found)
 
@@ -143,12 +138,12 @@ class Copies:
             more = len(rows) == PAGE
 
     @staticmethod
-    def _missing(user_id: UUID, cell: str, versions: range, found: _Found) -> None:
+    def _missing(user_id: UUID, cell: str, versions: range, found: Proven) -> None:
         if versions:
             row = f"moved_events ({user_id}, {cell}), events {versions[0]} to {versions[-1]} of the account"
             found.findings.append(_finding(row, "the copies that came with the user", "no rows"))
 
-    async def _compare_page(self, copies: Sequence[Checked], cell: str, found: _Found) -> None:
+    async def _compare_page(self, copies: Sequence[Checked], cell: str, found: Proven) -> None:
         theirs = await self._theirs([row.event_id for row, *_ in copies], cell, found)
         for row, *_ in copies:
             named = _named(row, cell)
@@ -166,7 +161,7 @@ class Copies:
             else:
                 found.proven += 1
 
-    async def _theirs(self, ids: Sequence[UUID], cell: str, found: _Found) -> dict[UUID, Checked] | None:
+    async def _theirs(self, ids: Sequence[UUID], cell: str, found: Proven) -> dict[UUID, Checked] | None:
         """The events as the other cell has them; None if it does not answer. A silent cell is not asked again."""
         if cell in found.silent:
             return None
@@ -200,4 +195,4 @@ def _named(row: EventRow, cell: str) -> str:
 
 
 def _finding(row: str, expected: str, found: str) -> Finding:
-    return Finding(check=Check.COPY, row=shown(row), expected=shown(expected), found=shown(found))
+    return finding(Check.COPY, row, expected, found)

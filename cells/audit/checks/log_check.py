@@ -4,11 +4,11 @@ A replay of unchecked rows would turn a forgery into correct state, so problems 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from cells.audit.checks.checked import OTHER_LEAF, UNREADABLE
-from cells.audit.reconcile.findings import Check, Finding
+from cells.audit.reconcile.findings import Check, Report, finding
 from cells.audit.reconcile.fold import WRITTEN, StoredEvent
 from cells.audit.verify.tree import HASH_BYTES, TILE_WIDTH, Frontier
 from cells.domain.record import replace
@@ -19,70 +19,57 @@ OTHER_BYTES = "the row's bytes do not give the hash beside it: it is not the row
 
 @dataclass(slots=True, kw_only=True)
 class LogCheck:
-    """Pass rows in the order of their positions, from the first position of a pass on."""
+    """Pass rows in the order of their positions, from the first position of a pass on. Findings go into its report."""
 
+    report: Report
     # The last signed size and the root of the tree over those events (hexadecimal); 0: no signed size is known.
     signed_size: int = 0
     signed_root: str = ""
-    # The number of missing or changed rows. While there are any, the log proves nothing about tables.
-    damaged_count: int = 0
-    findings: list[Finding] = field(default_factory=list)
     # The tree over the rows' own bytes, up to the signed size; None if it is not needed, or not any more.
     _tree: Frontier | None = None
 
-    def begin(self, after: int) -> None:
-        """Begins a pass after position `after`: only a pass from the first event on can recompute the signed root."""
-        self._tree = Frontier() if after == 0 and self.signed_size else None
+    def __post_init__(self) -> None:
+        # Only a pass from the first event on can recompute the signed root.
+        if self.signed_size and self.report.from_position == 0:
+            self._tree = Frontier()
 
     def read(self, rows: Sequence[Any], first: int, last: int, tiles: dict[int, bytes]) -> list[StoredEvent]:
         """The events at positions `first` to `last`. `tiles` has the leaf hashes of full tiles, by tile number."""
         if len(rows) != last + 1 - first:
             there = {row[0] for row in rows}
-            self._missing([position for position in range(first, last + 1) if position not in there])
+            for position in sorted(set(range(first, last + 1)) - there):
+                self._damaged(f"position {position}", WRITTEN, "no row")
         events = list(map(_read, rows))
         leaves = b"".join([event.leaf_hash for event in events])
         if not _in_place(leaves, first, tiles):
             events = [_placed(event, tiles) for event in events]
-        self.damaged_count += sum([bool(event.problem) for event in events])
+        self.report.damaged_count += sum([bool(event.problem) for event in events])
         self._grow(leaves)
         return events
 
     def end(self, position: int) -> None:
         """Ends the check: the log ends at `position`."""
         if position < self.signed_size:
-            self.damaged_count += 1
-            self._find(f"positions after {position}", f"the {self.signed_size} events that were signed", "no rows")
-
-    def taken_findings(self) -> list[Finding]:
-        """Returns, once, the findings that do not concern single rows."""
-        found, self.findings = self.findings, []
-        return found
-
-    def _missing(self, positions: Sequence[int]) -> None:
-        self.damaged_count += len(positions)
-        for position in positions:
-            self._find(f"position {position}", WRITTEN, "no row")
+            self._damaged(f"positions after {position}", f"the {self.signed_size} events that were signed", "no rows")
 
     def _grow(self, leaves: bytes) -> None:
         """Adds leaves to the tree, unless a row is wrong: then the root would be wrong too."""
-        if self.damaged_count:
+        if self.report.damaged_count:
             self._tree = None
         while self._tree is not None and leaves:
             size_bytes = min(self._tree.room(), self.signed_size - self._tree.size) * HASH_BYTES
             self._tree.add(leaves[:size_bytes])
             leaves = leaves[size_bytes:]
             if self._tree.size == self.signed_size:
-                self._compare_root(self._tree.root().hex())
-                self._tree = None
+                root, self._tree = self._tree.root().hex(), None
+                if root != self.signed_root:
+                    signed = f"the events that were signed, whose tree has the root {self.signed_root}"
+                    found = f"rows whose hashes give the root {root}"
+                    self._damaged(f"positions 1 to {self.signed_size}", signed, found)
 
-    def _compare_root(self, root: str) -> None:
-        if root != self.signed_root:
-            self.damaged_count += 1
-            signed = f"the events that were signed, whose tree has the root {self.signed_root}"
-            self._find(f"positions 1 to {self.signed_size}", signed, f"rows whose hashes give the root {root}")
-
-    def _find(self, row: str, expected: str, found: str) -> None:
-        self.findings.append(Finding(check=Check.EVENT, row=row, expected=expected, found=found))
+    def _damaged(self, row: str, expected: str, found: str) -> None:
+        self.report.damaged_count += 1
+        self.report.add([finding(Check.EVENT, row, expected, found)])
 
 
 def _read(row: Any) -> StoredEvent:  # noqa: ANN401 - a record

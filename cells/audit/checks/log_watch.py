@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 import structlog
 
 from cells.audit.checks.alarms import LogAlarms
-from cells.audit.export.exporter import ExportSource
 from cells.audit.proofs.checkpoint_signer import CheckpointSigner
 from cells.audit.proofs.ports import ProofStore, SignedCheckpoint
-from cells.audit.proofs.tree import Span, TreeIncomplete, TreeReader
-from cells.audit.verify.note import Malformed, sequence_in
+from cells.audit.proofs.tree import TreeIncomplete, TreeReader
+from cells.audit.verify.note import Malformed, number_problem, sequence_in
 from cells.audit.verify.tree import TILE_WIDTH, split, tree_root
 from cells.background import BackgroundTask, LeaderTask
 from cells.encoding.codec import leaf_hash
@@ -36,7 +35,6 @@ WHOLE_TREE = 0
 @dataclass(slots=True, kw_only=True)
 class LogWatch(LeaderTask):
     checkpoint_signer: CheckpointSigner
-    source: ExportSource
     proofs: ProofStore
     events_per_s: int
     alarms: LogAlarms | None = None
@@ -66,24 +64,21 @@ class LogWatch(LeaderTask):
             await self._compare_root(last.size, last.root)
             await self._compare_levels(last.size)
             await self._compare_checkpoints(last)
-            for place in range(last.size // TILE_WIDTH):
-                await self._tile(place)
-            await self._tail(last.size)
+            for first in range(0, last.size, TILE_WIDTH):
+                await self._tile(first, min(TILE_WIDTH, last.size - first))
         if self.alarms is not None:
-            found = sorted(self.found.items())
-            await self.alarms.tell("signed log", {_named(position): problem for position, problem in found})
+            found = {f"position {at}" if at else "the tree": problem for at, problem in sorted(self.found.items())}
+            await self.alarms.tell("signed log", found)
         self.before, self.found = self.found, {}
         self.rounds += 1
 
     async def _compare_root(self, size: int, root: bytes) -> None:
         """Checks that the tree used for comparison is the one that was signed."""
         try:
-            if await TreeReader(self.proofs, size).hash_of(Span(0, size)) == root:
-                return
+            if await TreeReader(self.proofs, size).root() != root:
+                self._tell(WHOLE_TREE, "the tree does not give the root that was signed")
         except TreeIncomplete as error:
             self._tell(WHOLE_TREE, f"the tree has lost what it was made of: {error}")
-            return
-        self._tell(WHOLE_TREE, "the tree does not give the root that was signed")
 
     async def _compare_levels(self, size: int) -> None:
         """Checks that full tiles above the leaves hold the roots of the full tiles below them."""
@@ -101,47 +96,38 @@ class LogWatch(LeaderTask):
         size, number, there = 0, 0, False
         while size < last.size and (page := await self.proofs.checkpoints(size + 1, ROWS_TOGETHER)):
             for each in page:
-                number = self._number(each, number)
-                there = there or each[:3] == last[:3]
+                there, before = there or each[:3] == last[:3], number
+                try:
+                    number = sequence_in(each.note)
+                    problem = number_problem(each.size, number, before)
+                except Malformed as error:
+                    number, problem = before + 1, f"the checkpoint of size {each.size} cannot be read: {error}"
+                if problem:
+                    self._tell(each.size, problem)
             size = page[-1].size
             await asyncio.sleep(ROWS_TOGETHER / self.events_per_s)
         if not there:
             self._tell(last.size, f"the checkpoint of size {last.size} is missing, or is not what was signed")
 
-    def _number(self, checkpoint: SignedCheckpoint, before: int) -> int:
-        """The checkpoint's number. Checkpoints of older versions have none, and come first."""
-        size = checkpoint.size
-        try:
-            number = sequence_in(checkpoint.note)
-        except Malformed as error:
-            self._tell(size, f"the checkpoint of size {size} cannot be read: {error}")
-            return before + 1
-        if number != before + 1 and (number or before):
-            self._tell(size, f"the checkpoint of size {size} has number {number}, not {before + 1}: one was removed")
-        return number
-
-    async def _tile(self, place: int) -> None:
-        first = place * TILE_WIDTH + 1
-        hashes = await self.proofs.tile(0, place)
-        tree: Sequence[bytes | None] = [None] * TILE_WIDTH
-        if hashes is None:
-            # A tile is stored before a checkpoint covers it.
-            self._tell(first, f"tile {place} of the tree is missing")
-        else:
-            tree = leaves = split(hashes)
-            if await self.proofs.tile_roots(0, place, place + 1) != tree_root(leaves):
-                self._tell(first, f"tile {place} of the tree was changed")
-        for offset in range(0, TILE_WIDTH, ROWS_TOGETHER):
-            await self._rows(first + offset, tree[offset : offset + ROWS_TOGETHER])
-
-    async def _tail(self, size: int) -> None:
-        """Checks the rows after the last full tile: their root was made from the hashes stored with the rows."""
-        for first in range(size // TILE_WIDTH * TILE_WIDTH + 1, size + 1, ROWS_TOGETHER):
-            await self._rows(first, [None] * min(ROWS_TOGETHER, size + 1 - first))
+    async def _tile(self, first: int, width: int) -> None:
+        """Compares the rows of a tile, from leaf `first` on. The last one may not be full: it is not stored."""
+        place, tree = first // TILE_WIDTH, list[bytes | None]([None] * width)
+        if width == TILE_WIDTH:
+            hashes = await self.proofs.tile(0, place)
+            if hashes is None:
+                # A tile is stored before a checkpoint covers it.
+                self._tell(first + 1, f"tile {place} of the tree is missing")
+            else:
+                leaves = split(hashes)
+                tree[:] = leaves
+                if await self.proofs.tile_roots(0, place, place + 1) != tree_root(leaves):
+                    self._tell(first + 1, f"tile {place} of the tree was changed")
+        for offset in range(0, width, ROWS_TOGETHER):
+            await self._rows(first + 1 + offset, tree[offset : offset + ROWS_TOGETHER])
 
     async def _rows(self, first: int, tree: Sequence[bytes | None]) -> None:
         """Compares rows from position `first` on with their hashes in the tree; None: use the row's stored hash."""
-        rows = await self.source.export_events(first, first + len(tree) - 1, len(tree))
+        rows = await self.proofs.export_events(first, first + len(tree) - 1, len(tree))
         there = {row.position: row for row in rows}
         for position, leaf in enumerate(tree, first):
             row = there.get(position)
@@ -158,7 +144,3 @@ class LogWatch(LeaderTask):
             where = {} if position == WHOLE_TREE else {"position": position}
             log.critical("log_changed", **where, problem=problem)
         self.found[position] = problem
-
-
-def _named(position: int) -> str:
-    return "the tree" if position == WHOLE_TREE else f"position {position}"

@@ -10,7 +10,7 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from cells.audit.reconcile.findings import Check, Finding, shown
+from cells.audit.reconcile.findings import Check, Finding, finding
 from cells.sql import queries
 
 if TYPE_CHECKING:
@@ -82,4 +82,4 @@ def _told(expected: str | None, found: str | None) -> tuple[str, str]:
 
 
 def _finding(item: str, expected: str, found: str) -> Finding:
-    return Finding(check=Check.SCHEMA, row=shown(item), expected=shown(expected), found=shown(found))
+    return finding(Check.SCHEMA, item, expected, found)

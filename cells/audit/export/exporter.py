@@ -7,46 +7,21 @@ connection resumes after the last line that it has.
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from cells.audit.export import lines
-from cells.audit.proofs.ports import ProofStore
-from cells.audit.proofs.tree import Span, TreeIncomplete, TreeReader, consistency_spans, nodes_of
+from cells.audit.proofs.ports import ExportHead, ProofStore
+from cells.audit.proofs.tree import TreeIncomplete, TreeReader
 from cells.audit.verify.export import EXPORT
 from cells.audit.verify.tree import TILE_WIDTH
 from cells.domain.audit.refusals import EventNotFound
 from cells.domain.refusals import Unavailable
-from cells.moves.user_bundle import MovedEvent
 from cells.store.outcomes import NO_OUTCOME, OutcomePlace, outcome_place
-from cells.store.ports import EventRow, OutcomeRow, StoreError
+from cells.store.ports import StoreError
 
 # A page takes some milliseconds; the writer can run after each.
 PAGE_EVENTS = 128
 PAGE_OUTCOMES = 256
-
-
-class ExportHead(NamedTuple):
-    """The exported part of the head row."""
-
-    position: int
-    epoch: int
-    hlc_bound_ms: int
-    saga_engine: str
-
-
-class ExportSource(Protocol):
-    """The source of an export. Every method may raise StoreUnavailable."""
-
-    async def export_head(self) -> ExportHead: ...
-
-    async def export_events(self, from_position: int, to_position: int, limit: int) -> list[EventRow]:
-        """The events as stored, including rows that no cell has written."""
-
-    async def export_moved(self, to_position: int, after: MovedEvent | None, limit: int) -> list[MovedEvent]:
-        """Events that users brought from the logs of other cells, user by user, as far as arrivals bind them."""
-
-    async def export_outcomes(self, position: int, after: OutcomePlace, limit: int) -> list[OutcomeRow]:
-        """The outcomes when the log ended at `position`, by id and sender; later ones count as in progress."""
 
 
 class Piece(NamedTuple):
@@ -78,13 +53,12 @@ class Exporter:
     origin: str
     # The keys of the log and of this cell as a witness, for people. Verifiers must get keys from elsewhere.
     keys: Sequence[str]
-    source: ExportSource
     proofs: ProofStore
 
     async def pieces(self, wanted: Wanted) -> AsyncGenerator[Piece, None]:
         """Raises EventNotFound, Unavailable."""
         try:
-            head = await self.source.export_head()
+            head = await self.proofs.export_head()
             end = wanted.to_position or head.position
             if not 1 <= wanted.from_position <= end + 1 or end > head.position:
                 raise EventNotFound(cell=self.cell, position=max(end, wanted.from_position), head=head.position)
@@ -114,20 +88,15 @@ class Exporter:
         yield await self._beyond(end) + await self._end(end, whole=whole), end
 
     async def _header(self, first: int, end: int, head: ExportHead, *, whole: bool) -> bytes:
-        peaks = TreeReader(self.proofs, first - 1)
         return lines.headed(
             EXPORT,
             {
                 "cell": self.cell,
                 "from": first,
-                "head": {
-                    "epoch": head.epoch,
-                    "hlc_bound_ms": head.hlc_bound_ms,
-                    "saga_engine": head.saga_engine,
-                },
+                "head": {name: value for name, value in head._asdict().items() if name != "position"},
                 "keys": [*self.keys],
                 "origin": self.origin,
-                "prefix": [lines.text64(await peaks.hash_of(_span(*node))) for node in nodes_of(Span(0, first - 1))],
+                "prefix": [lines.text64(peak) for peak in await TreeReader(self.proofs, first - 1).peaks()],
                 "to": end,
                 "whole": whole,
             },
@@ -136,7 +105,7 @@ class Exporter:
     async def _events(self, first: int, end: int) -> AsyncIterator[tuple[bytes, int]]:
         """Events, with the tiles that the tree was made from and the checkpoints at their positions."""
         position, tile = first, -1
-        while rows := await self.source.export_events(position, end, PAGE_EVENTS):
+        while rows := await self.proofs.export_events(position, end, PAGE_EVENTS):
             signed = {each.size: each for each in await self.proofs.checkpoints(rows[0].position, PAGE_EVENTS)}
             parts: list[bytes] = []
             for row in rows:
@@ -157,13 +126,13 @@ class Exporter:
 
     async def _moved(self, end: int) -> AsyncIterator[bytes]:
         last = None
-        while found := await self.source.export_moved(end, last, PAGE_EVENTS):
+        while found := await self.proofs.export_moved(end, last, PAGE_EVENTS):
             yield b"".join([lines.moved_line(each) for each in found])
             last = found[-1]
 
     async def _outcomes(self, end: int, after: OutcomePlace | None) -> AsyncIterator[bytes]:
         last = after or NO_OUTCOME
-        while rows := await self.source.export_outcomes(end, last, PAGE_OUTCOMES):
+        while rows := await self.proofs.export_outcomes(end, last, PAGE_OUTCOMES):
             yield b"".join([lines.outcome_line(row) for row in rows])
             last = outcome_place(rows[-1])
 
@@ -173,7 +142,7 @@ class Exporter:
         if not following:
             return b""
         try:
-            path = await TreeReader(self.proofs, following[0].size).hashes_of(consistency_spans(end, following[0].size))
+            path = await TreeReader(self.proofs, following[0].size).consistency(end)
         except TreeIncomplete:
             # The events under the checkpoint are no longer there: the verifier reports it.
             path = []
@@ -181,11 +150,7 @@ class Exporter:
 
     async def _end(self, end: int, *, whole: bool) -> bytes:
         try:
-            root = await TreeReader(self.proofs, end).hash_of(Span(0, end))
+            root = await TreeReader(self.proofs, end).root()
         except TreeIncomplete:
             root = b""
         return lines.line({"end": {"position": end, "root": lines.text64(root), "whole": whole}})
-
-
-def _span(level: int, place: int) -> Span:
-    return Span(place << level, (place + 1) << level)

@@ -35,11 +35,30 @@ def _event_line(event: bytes, leaf_hash: bytes) -> bytes:
     return b'{"event":%b,"leaf_hash":"%b"}\n' % (event.replace(b"\n", b" "), leaf_hash.hex().encode())
 
 
+def event_row(event: dict[str, Any], leaf_hash: bytes) -> EventRow:
+    """The row of a verified event, as it was stored."""
+    return EventRow(
+        position=event["position"],
+        event_id=UUID(event["event_id"]),
+        event_type=event["event_type"],
+        aggregate_id=UUID(event["aggregate_id"]),
+        stream_version=event["stream_version"],
+        causation_id=_optional_id(event["causation_id"]),
+        correlation_id=UUID(event["correlation_id"]),
+        hlc_physical=event["hlc_physical"],
+        hlc_logical=event["hlc_logical"],
+        vector_clock=canonical(event["vector_clock"]),
+        payload=canonical(event["payload"]),
+        metadata=canonical(event["metadata"]),
+        user_id=_optional_id(event["user_id"]),
+        recorded_at=from_microseconds(event["recorded_at_us"]),
+        leaf_hash=leaf_hash,
+    )
+
+
 def moved_line(moved: MovedEvent) -> bytes:
     """An event of another cell's log that a user brought along."""
-    event = leaf_bytes(moved.row).replace(b"\n", b" ")
-    cell, leaf = canonical(moved.cell).encode(), moved.row.leaf_hash.hex().encode()
-    return b'{"moved":{"cell":%b,"event":%b,"leaf_hash":"%b"}}\n' % (cell, event, leaf)
+    return b'{"moved":{"cell":%b,%b}\n' % (canonical(moved.cell).encode(), event_line(moved.row)[1:-1])
 
 
 def outcome_line(row: OutcomeRow) -> bytes:

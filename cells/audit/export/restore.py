@@ -5,16 +5,16 @@ database is marked, and no cell starts on it. An interrupted run resumes where i
 """
 
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple, Protocol
-from uuid import UUID
+from typing import Any
 
-from cells.audit.export.exporter import ExportHead
-from cells.audit.export.lines import outcome_in
-from cells.audit.proofs.ports import ProofStore, SignedCheckpoint
-from cells.audit.proofs.tree import Span, TreeReader
+from cells.audit.export.lines import event_row, outcome_in
+from cells.audit.proofs.ports import ExportHead, ProofStore, SignedCheckpoint
+from cells.audit.proofs.store import SQL
+from cells.audit.proofs.tree import TreeReader
 from cells.audit.verify.export import ExportCheck
 from cells.audit.verify.lines import event_in
 from cells.audit.verify.note import Malformed, VerifierKey, checkpoint_in
@@ -27,6 +27,8 @@ from cells.encoding.derived import PROJECTED
 from cells.moves.user_bundle import MovedEvent
 from cells.store.outcomes import NO_OUTCOME, OutcomePlace, outcome_place
 from cells.store.ports import Batch, EventRow, OutcomeRow, Store
+from cells.store.postgres import SQL as STORE_SQL
+from cells.store.sessions import Connection
 from cells.writer.batch import DecidedBatch
 from cells.writer.cache import StateCache
 
@@ -40,33 +42,60 @@ class RestoreRefused(Exception):
     """The export is not restored: the message says why. The database stays unusable for a cell."""
 
 
-class Restored(NamedTuple):
-    cell: str
-    events: int
-    outcomes: int
-    outcomes_too_old: int
-    checkpoints: int
+@dataclass(slots=True)
+class Restored:
+    cell: str = ""
+    events: int = 0
+    outcomes: int = 0
+    outcomes_too_old: int = 0
+    checkpoints: int = 0
     # The restored events are signed up to this position.
-    signed: int
-    root: str
+    signed: int = 0
+    root: str = ""
 
 
-class ImportStore(Protocol):
-    """The operations that only the owner of the database may do."""
+@dataclass(slots=True, kw_only=True)
+class PostgresIntake:
+    """The steps of an import that only the owner of the database may do. `connect` takes the owner's role."""
+
+    connect: Callable[[], Awaitable[Connection]]
+    _connection: "Connection | None" = None
 
     async def begin(self, cell: str) -> tuple[int, int]:
         """Marks the database, which must be empty or have been marked for the same cell, and raises its epoch.
 
         Returns that epoch, and the position that an earlier run reached. Raises RestoreRefused.
         """
+        self._connection = connection = await self.connect()
+        await connection.execute(STORE_SQL["make_head"], cell)
+        begun = await connection.fetchrow(SQL["import_begin"], cell)
+        if begun is None:
+            owner, position = await connection.fetchrow(SQL["import_head"])  # type: ignore[misc]
+            raise RestoreRefused(
+                f"the database has the log of {owner}, up to position {position}, and the export is of {cell}: "
+                "an export is put back into an empty database"
+            )
+        return begun["epoch"], begun["position"]
 
     async def last_outcome(self) -> OutcomePlace:
-        """The last stored outcome."""
+        found = await self._owner().fetchrow(SQL["last_outcome"])
+        return OutcomePlace(*found) if found is not None else NO_OUTCOME
 
-    async def keep_partitions(self, moment: datetime) -> None: ...
+    async def keep_partitions(self, moment: datetime) -> None:
+        await self._owner().execute(STORE_SQL["keep_outcome_partitions"], moment)
 
     async def finish(self, *, epoch: int, saga_engine: str) -> None:
         """Removes the mark."""
+        await self._owner().execute(SQL["import_finish"], epoch, saga_engine)
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
+
+    def _owner(self) -> Connection:
+        if self._connection is None:
+            raise RuntimeError("begin first")
+        return self._connection
 
 
 @dataclass(slots=True, kw_only=True)
@@ -75,7 +104,7 @@ class Restore:
 
     store: Store
     proofs: ProofStore
-    intake: ImportStore
+    intake: PostgresIntake
     keys: Sequence[VerifierKey]
     now: datetime
     progress: Callable[[int, int], None] = lambda _done, _of: None
@@ -83,7 +112,6 @@ class Restore:
     _cache: StateCache = field(default_factory=lambda: StateCache(lambda _user_id: 0))
     _frontier: Frontier = field(default_factory=Frontier)
     _header: ExportHead | None = None
-    _to: int = 0
     _epoch: int = 0
     _position: int = 0
     _rows: list[EventRow] = field(default_factory=list)
@@ -93,7 +121,7 @@ class Restore:
     _checkpoints: list[SignedCheckpoint] = field(default_factory=list)
     _outcomes: list[OutcomeRow] = field(default_factory=list)
     _last_outcome: OutcomePlace = NO_OUTCOME
-    _counts: dict[str, int] = field(default_factory=lambda: {"outcomes": 0, "too_old": 0, "checkpoints": 0})
+    _done: Restored = field(default_factory=Restored)
     _last_tile: int = -1
     _last_checkpoint: int = 0
 
@@ -137,11 +165,11 @@ class Restore:
                 "the export is of a part of the log: a cell is made from a whole one, or commands that are sent again "
                 "would happen again"
             )
-        try:
-            told, self._to = header["head"], int(header["to"])
-            head = ExportHead(self._to, int(told["epoch"]), int(told["hlc_bound_ms"]), str(told["saga_engine"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise RestoreRefused(f"the first line of the export lacks what a cell is made from: {error}") from error
+        with _reading("the first line of the export lacks what a cell is made from"):
+            told = header["head"]
+            head = ExportHead(
+                int(header["to"]), int(told["epoch"]), int(told["hlc_bound_ms"]), str(told["saga_engine"])
+            )
         self._epoch, self._position = await self.intake.begin(header["cell"])
         self._header = head
         self._last_outcome = await self.intake.last_outcome()
@@ -151,10 +179,8 @@ class Restore:
 
     def _add_event(self, line: bytes) -> None:
         _, event, stored = event_in(line)
-        try:
+        with _reading(f"position {event.get('position')} is no row of a log"):
             row = event_row(event, bytes.fromhex(stored))
-        except (KeyError, TypeError, ValueError) as error:
-            raise RestoreRefused(f"position {event.get('position')} is no row of a log: {error!r}") from error
         self._tiles += self._frontier.add(row.leaf_hash)
         # Rows that an earlier run restored are only verified.
         if row.position > self._position:
@@ -162,10 +188,8 @@ class Restore:
 
     async def _bring(self, content: dict[str, Any]) -> None:
         """Stores a moved event. Those that an earlier run stored stay as they are."""
-        try:
+        with _reading("what was brought along is no row of a log"):
             row = event_row(content["event"], bytes.fromhex(content["leaf_hash"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise RestoreRefused(f"what was brought along is no row of a log: {error!r}") from error
         if self._moved and (self._moved[-1].row.aggregate_id != row.aggregate_id or len(self._moved) >= BATCH_EVENTS):
             await self._stage()
         self._moved.append(MovedEvent(content["cell"], row))
@@ -186,12 +210,10 @@ class Restore:
         )
 
     def _add_outcome(self, content: dict[str, Any]) -> None:
-        try:
+        with _reading("an outcome cannot be read"):
             row = outcome_in(content)
-        except (KeyError, TypeError, ValueError) as error:
-            raise RestoreRefused(f"an outcome that cannot be read: {error!r}") from error
         if self.now - row.recorded_at > OUTCOMES_KEPT:
-            self._counts["too_old"] += 1
+            self._done.outcomes_too_old += 1
         elif outcome_place(row) > self._last_outcome:
             self._outcomes.append(row)
 
@@ -205,14 +227,15 @@ class Restore:
             await self.intake.keep_partitions(datetime(day.year, day.month, day.day, tzinfo=UTC))
         batch.rows.outcomes = self._outcomes
         last_ms = self._rows[-1].hlc_physical + 1 if self._rows else 0
-        bound_ms = max(self._header.hlc_bound_ms if self._header else 0, last_ms)
+        header = self._header or ExportHead(0, 0, 0, "")
+        bound_ms = max(header.hlc_bound_ms, last_ms)
         await self.store.append(batch.sealed(epoch=self._epoch, hlc_bound_ms=bound_ms))
         self._position = batch.position
-        self._counts["outcomes"] += len(self._outcomes)
+        self._done.outcomes += len(self._outcomes)
         self._rows, self._outcomes = [], []
         await self._flush_proofs()
         self._cache.evict(set)
-        self.progress(self._position, self._to)
+        self.progress(self._position, header.position)
 
     async def _batch(self) -> DecidedBatch:
         events = [_decoded(row) for row in self._rows]
@@ -239,7 +262,7 @@ class Restore:
                 await self.proofs.add_checkpoint(each)
             for line in each.lines:
                 await self.proofs.add_cosignature(each.size, line.split()[1], line, each.signed_at)
-        self._counts["checkpoints"] += len(self._checkpoints)
+        self._done.checkpoints += len(self._checkpoints)
         self._tiles, self._checkpoints = [], []
 
     def _is_new(self, tile: Tile) -> bool:
@@ -252,48 +275,28 @@ class Restore:
         found = self._check.finish()
         self._refuse_problems()
         await self._flush()
-        root = await TreeReader(self.proofs, found.last).hash_of(Span(0, found.last))
+        root = await TreeReader(self.proofs, found.last).root()
         if root != self._frontier.root() or self._position != found.last:
             raise RestoreRefused(
                 f"what is in the database does not give the root {found.root} of the export at position {found.last}: "
                 "a run before was of another export; begin with an empty database"
             )
         await self.intake.finish(epoch=self._header.epoch, saga_engine=self._header.saga_engine)
-        return Restored(
-            cell=found.cell,
-            events=found.last,
-            outcomes=self._counts["outcomes"],
-            outcomes_too_old=self._counts["too_old"],
-            checkpoints=self._counts["checkpoints"],
-            signed=found.signed,
-            root=found.root,
-        )
+        done = self._done
+        done.cell, done.events, done.signed, done.root = found.cell, found.last, found.signed, found.root
+        return done
 
 
 def _decoded(row: EventRow) -> AnyEvent:
-    try:
+    with _reading(f"position {row.position}: {row.event_type} cannot be read here"):
         return codec.event_of(row)
+    raise AssertionError
+
+
+@contextmanager
+def _reading(problem: str) -> Iterator[None]:
+    """Raises RestoreRefused for content that cannot be read."""
+    try:
+        yield
     except (codec.UnknownEvent, KeyError, TypeError, ValueError) as error:
-        raise RestoreRefused(f"position {row.position}: {row.event_type} cannot be read here: {error}") from error
-
-
-def event_row(event: dict[str, Any], leaf_hash: bytes) -> EventRow:
-    """The row of a verified event, as it was stored."""
-    causation_id, user_id = event["causation_id"], event["user_id"]
-    return EventRow(
-        position=event["position"],
-        event_id=UUID(event["event_id"]),
-        event_type=event["event_type"],
-        aggregate_id=UUID(event["aggregate_id"]),
-        stream_version=event["stream_version"],
-        causation_id=UUID(causation_id) if causation_id else None,
-        correlation_id=UUID(event["correlation_id"]),
-        hlc_physical=event["hlc_physical"],
-        hlc_logical=event["hlc_logical"],
-        vector_clock=codec.canonical(event["vector_clock"]),
-        payload=codec.canonical(event["payload"]),
-        metadata=codec.canonical(event["metadata"]),
-        user_id=UUID(user_id) if user_id else None,
-        recorded_at=codec.from_microseconds(event["recorded_at_us"]),
-        leaf_hash=leaf_hash,
-    )
+        raise RestoreRefused(f"{problem}: {error!r}") from error

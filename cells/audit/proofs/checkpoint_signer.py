@@ -14,7 +14,7 @@ import structlog
 
 from cells.audit.proofs.keys import SigningKey, checkpoint_body
 from cells.audit.proofs.ports import ProofStore, SignedCheckpoint
-from cells.audit.proofs.tree import Span, TreeIncomplete, TreeReader, frontier_of
+from cells.audit.proofs.tree import TreeIncomplete, TreeReader, frontier_of
 from cells.audit.verify.note import Checkpoint, Malformed, checkpoint_in, sequence_in
 from cells.audit.verify.tree import HASH_BYTES, TILE_WIDTH, Frontier
 from cells.background import BackgroundTask
@@ -86,8 +86,6 @@ class CheckpointSigner:
     # Called with each new checkpoint.
     signed: Callable[[SignedCheckpoint], None] = lambda _: None
     last: SignedCheckpoint | None = None
-    # The number of the last checkpoint, which reveals missing ones.
-    _sequence: int = 0
     # Why signing has stopped.
     broken: str = ""
     _fresh: Fresh = field(default_factory=Fresh)
@@ -116,7 +114,6 @@ class CheckpointSigner:
             async with asyncio.timeout(STOP_S):
                 if self.last is not None and not self.broken:
                     await self._resume()
-                    await self._compare_with_signed()
                     await self._grow()
                     await self._sign()
         self._fresh = Fresh()
@@ -125,7 +122,6 @@ class CheckpointSigner:
         """Signs on; returns if the log turns out to be broken, and signing then stops."""
         try:
             await self._resume()
-            await self._compare_with_signed()
             while not self.broken:
                 await self._grow()
                 if self._due():
@@ -142,15 +138,19 @@ class CheckpointSigner:
             return 0.0
         return self.time.clock.monotonic_s() - self._unsigned_s
 
+    @property
+    def _signed_size(self) -> int:
+        return self.last.size if self.last is not None else 0
+
     # --- growing ----------------------------------------------------------------------------------------------------
 
     async def _resume(self) -> None:
-        """Loads the stored state: another process may have led meanwhile, or a write of this one was lost."""
+        """Loads and checks the stored state: another process may have led, or a write of this one was lost."""
         self._frontier = await frontier_of(self.store)
         self.last = await self.store.last_checkpoint(self.time.durable_position)
         if self.last is not None and self.key is not None and self.last.size > self.accepted:
             self._check_signature(self.last, self.key)
-        self._sequence = sequence_in(self.last.note) if self.last is not None else 0
+        await self._compare_with_signed()
 
     def _check_signature(self, checkpoint: SignedCheckpoint, key: SigningKey) -> None:
         """Checks that this cell signed the stored checkpoint. Raises LogBroken."""
@@ -187,7 +187,7 @@ class CheckpointSigner:
     # --- signing ----------------------------------------------------------------------------------------------------
 
     def _due(self) -> bool:
-        unsigned = self._frontier.size - (self.last.size if self.last else 0)
+        unsigned = self._frontier.size - self._signed_size
         if not unsigned:
             self._unsigned_s = None
             return False
@@ -197,9 +197,11 @@ class CheckpointSigner:
 
     async def _sign(self) -> None:
         size = self._frontier.size
-        if self.key is None or size == (self.last.size if self.last else 0):
+        if self.key is None or size == self._signed_size:
             return
-        checkpoint = self._checkpoint(self.key, size, self._frontier.root(), self._sequence + 1)
+        # Numbers reveal missing checkpoints.
+        number = sequence_in(self.last.note) if self.last is not None else 0
+        checkpoint = self._checkpoint(self.key, size, self._frontier.root(), number + 1)
         if self.checkpoint_file is not None:
             # First, so that the checkpoint file knows every checkpoint that was ever signed.
             await self.checkpoint_file.keep(checkpoint.note)
@@ -212,7 +214,6 @@ class CheckpointSigner:
     async def _add(self, checkpoint: SignedCheckpoint) -> None:
         await self.store.add_checkpoint(checkpoint)
         self.last, self._unsigned_s = checkpoint, None
-        self._sequence = sequence_in(checkpoint.note)
         self.signed(checkpoint)
 
     async def _compare_with_signed(self) -> None:
@@ -221,19 +222,13 @@ class CheckpointSigner:
         for size, root in [(each.size, each.root) for each in (self.last, noted) if each is not None]:
             if size > self.time.durable_position:
                 raise LogBroken(f"{size} events were signed, and the log ends at {self.time.durable_position}")
-            if await self._root(size) != root:
+            # Full tiles of a checkpoint that the checkpoint file knows may be lost with the database's last writes.
+            if self._frontier.size // TILE_WIDTH < size // TILE_WIDTH:
+                await self._grow()
+            if await TreeReader(self.store, size).root() != root:
                 raise LogBroken(f"the events up to position {size} are not those that were signed")
-        if self.key is not None and noted is not None and noted.size > (self.last.size if self.last else 0):
+        if self.key is not None and noted is not None and noted.size > self._signed_size:
             # The checkpoint was signed, but is missing from the database. Numbers must have no gap, so store it. Its
             # bytes are identical, because these signatures are deterministic.
             log.warning("checkpoint_put_back", cell=self.time.cell, position=noted.size)
             await self._add(self._checkpoint(self.key, noted.size, noted.root, noted.sequence))
-
-    async def _root(self, size: int) -> bytes:
-        await self._catch_up(size)
-        return await TreeReader(self.store, size).hash_of(Span(0, size))
-
-    async def _catch_up(self, size: int) -> None:
-        """Writes the full tiles of a checkpoint that the checkpoint file knows and the database lost."""
-        if self._frontier.size // TILE_WIDTH < size // TILE_WIDTH:
-            await self._grow()

@@ -1,10 +1,13 @@
-"""The database ports of the tree, its checkpoints and their witnesses."""
+"""The database ports of the tree, its checkpoints and their witnesses, and of exports."""
 
 from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from cells.audit.verify.tree import Tile
+from cells.moves.user_bundle import MovedEvent
+from cells.store.outcomes import OutcomePlace
+from cells.store.ports import EventRow, OutcomeRow
 
 
 class SignedCheckpoint(NamedTuple):
@@ -20,6 +23,15 @@ class SignedCheckpoint(NamedTuple):
     def text(self) -> str:
         """The note as published."""
         return self.note + "".join(self.lines)
+
+
+class ExportHead(NamedTuple):
+    """The exported part of the head row."""
+
+    position: int
+    epoch: int
+    hlc_bound_ms: int
+    saga_engine: str
 
 
 class Witnessed(NamedTuple):
@@ -75,3 +87,14 @@ class ProofStore(WitnessMemory, Protocol):
 
     async def cosigned_size(self, witness: str) -> int:
         """The largest size that a witness has signed; 0 if there is none."""
+
+    async def export_head(self) -> ExportHead: ...
+
+    async def export_events(self, from_position: int, to_position: int, limit: int) -> list[EventRow]:
+        """The events as stored, including rows that no cell has written."""
+
+    async def export_moved(self, to_position: int, after: MovedEvent | None, limit: int) -> list[MovedEvent]:
+        """Events that users brought from the logs of other cells, user by user, as far as arrivals bind them."""
+
+    async def export_outcomes(self, position: int, after: OutcomePlace, limit: int) -> list[OutcomeRow]:
+        """The outcomes when the log ended at `position`, by id and sender; later ones count as in progress."""

@@ -3,13 +3,12 @@
 Each proof is checked before it is returned: a wrong proof is never returned, and changed rows are reported.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from cells.audit.proofs.ports import ProofStore, SignedCheckpoint
-from cells.audit.proofs.tree import Span, TreeIncomplete, TreeReader, consistency_spans, inclusion_spans
+from cells.audit.proofs.tree import TreeIncomplete, TreeReader
 from cells.audit.verify.tree import is_consistent, is_included
 from cells.domain.audit.refusals import CheckpointNotFound, EventNotFound, LogTampered, NotSignedYet
 from cells.domain.refusals import Unavailable
@@ -17,6 +16,8 @@ from cells.encoding.codec import leaf_bytes, leaf_hash
 from cells.store.ports import Store, StoreError
 
 POSITION_MAX = 2**63 - 1
+
+T = TypeVar("T")
 
 
 class Inclusion(NamedTuple):
@@ -57,13 +58,7 @@ class Prover:
         Raises:
             CheckpointNotFound, NotSignedYet
         """
-        with self._answering():
-            position = (await self.store.head()).position
-            last = await self.proofs.last_checkpoint(POSITION_MAX)
-            if last is None:
-                raise NotSignedYet(cell=self.cell, position=position, size=0)
-            chosen = await self._chosen(size, after) or last
-        return Given(chosen, last.size, position)
+        return await self._answer(self._checkpoint(size, after))
 
     async def inclusion(self, position: int, size: int = 0) -> Inclusion:
         """A proof for the event at `position` in the checkpoint of that size, or in the best one that covers it.
@@ -71,9 +66,7 @@ class Prover:
         Raises:
             EventNotFound, CheckpointNotFound, NotSignedYet, LogTampered
         """
-        with self._answering():
-            return await self._inclusion(position, size)
-        raise AssertionError
+        return await self._answer(self._inclusion(position, size))
 
     async def consistency(self, old_size: int, new_size: int = 0) -> Growth:
         """A proof between two checkpoints; `new_size` 0: up to the best one.
@@ -81,19 +74,23 @@ class Prover:
         Raises:
             CheckpointNotFound, NotSignedYet, LogTampered
         """
-        with self._answering():
-            return await self._consistency(old_size, new_size)
-        raise AssertionError
+        return await self._answer(self._consistency(old_size, new_size))
 
-    @contextmanager
-    def _answering(self) -> Iterator[None]:
+    async def _answer(self, answer: Awaitable[T]) -> T:
         """Raises LogTampered for hashes that are missing, and Unavailable for errors of the store."""
         try:
-            yield
+            return await answer
         except TreeIncomplete as error:
             raise LogTampered(cell=self.cell, problem=str(error)) from error
         except StoreError as error:
             raise Unavailable(problem=str(error)) from error
+
+    async def _checkpoint(self, size: int, after: int = 0) -> Given:
+        position = (await self.store.head()).position
+        last = await self.proofs.last_checkpoint(POSITION_MAX)
+        if last is None:
+            raise NotSignedYet(cell=self.cell, position=position, size=0)
+        return Given(await self._chosen(size, after) or last, last.size, position)
 
     async def _chosen(self, size: int, after: int) -> SignedCheckpoint | None:
         if after:
@@ -111,7 +108,7 @@ class Prover:
 
     async def _holding(self, position: int, size: int) -> SignedCheckpoint:
         """The checkpoint to prove against."""
-        chosen = (await self.checkpoint(size)).checkpoint
+        chosen = (await self._checkpoint(size)).checkpoint
         if chosen.size >= position:
             return chosen
         last = await self.proofs.last_checkpoint(POSITION_MAX)
@@ -131,23 +128,19 @@ class Prover:
         if not rows or rows[0].position != position:
             raise LogTampered(cell=self.cell, problem=f"position {position} is missing")
         leaf = leaf_hash(rows[0])
-        path = await TreeReader(self.proofs, checkpoint.size).hashes_of(inclusion_spans(position - 1, checkpoint.size))
+        path = await TreeReader(self.proofs, checkpoint.size).inclusion(position - 1)
         if leaf != rows[0].leaf_hash or not is_included(leaf, position - 1, checkpoint.size, path, checkpoint.root):
             problem = f"position {position} is not what the checkpoint of size {checkpoint.size} was made over"
             raise LogTampered(cell=self.cell, problem=problem)
         return Inclusion(checkpoint, path, leaf_bytes(rows[0]), leaf)
 
     async def _consistency(self, old_size: int, new_size: int) -> Growth:
-        new = (await self.checkpoint(new_size)).checkpoint
+        new = (await self._checkpoint(new_size)).checkpoint
         old = await self._of_size(old_size)
         if old.size > new.size:
             old, new = new, old
-        path = await TreeReader(self.proofs, new.size).hashes_of(consistency_spans(old.size, new.size))
+        path = await TreeReader(self.proofs, new.size).consistency(old.size)
         if not is_consistent(old.size, new.size, old.root, new.root, path):
             problem = f"the checkpoints of size {old.size} and {new.size} do not agree with the log"
             raise LogTampered(cell=self.cell, problem=problem)
         return Growth(old, new, path)
-
-    async def root(self, size: int) -> bytes:
-        """The root over the first `size` events, signed or not."""
-        return await TreeReader(self.proofs, size).hash_of(Span(0, size))

@@ -1,17 +1,22 @@
-"""Tiles, checkpoints and witnessed checkpoints on PostgreSQL, separate from the writer's connection."""
+"""Tiles, checkpoints, witnessed checkpoints and exports on PostgreSQL, separate from the writer's connection."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
+from uuid import UUID
 
 import asyncpg
 
-from cells.audit.proofs.ports import SignedCheckpoint, Witnessed
+from cells.audit.proofs.ports import ExportHead, SignedCheckpoint, Witnessed
 from cells.audit.verify.tree import Tile
+from cells.encoding.codec import recanonical
+from cells.moves.user_bundle import MovedEvent
 from cells.sql import queries
 from cells.store.failures import passing
-from cells.store.ports import StoreUnavailable
+from cells.store.outcomes import OutcomePlace
+from cells.store.ports import EventRow, OutcomeRow, StoreUnavailable
 from cells.store.sessions import Connection, Pool, session_of
 
 SQL = queries("cells.sql", "proof.sql")
@@ -67,19 +72,36 @@ class PostgresProofs:
             return await self._execute("witness_first", *seen) == "INSERT 0 1"
         return await self._execute("witness_next", *seen, before.size, before.root) == "UPDATE 1"
 
+    async def export_head(self) -> ExportHead:
+        for row in await self._rows("export_head"):
+            return ExportHead(*row)
+        raise StoreUnavailable("the head row is missing: the database is not prepared")
+
+    async def export_events(self, from_position: int, to_position: int, limit: int) -> list[EventRow]:
+        return [_event(row) for row in await self._rows("export_events", from_position, to_position, limit)]
+
+    async def export_moved(self, to_position: int, after: MovedEvent | None, limit: int) -> list[MovedEvent]:
+        place = (after.row.aggregate_id, after.cell, after.row.position) if after else (UUID(int=0), "", 0)
+        rows = await self._rows("export_moved", *place, limit, to_position)
+        return [MovedEvent(row["cell"], _event(tuple(row)[1:])) for row in rows]
+
+    async def export_outcomes(self, position: int, after: OutcomePlace, limit: int) -> list[OutcomeRow]:
+        rows = await self._rows("export_outcomes", position, *after, limit)
+        return [OutcomeRow(*row)._replace(outcome=recanonical(row["outcome"])) for row in rows]
+
     async def _rows(self, query: str, *arguments: object) -> list[asyncpg.Record]:
-        async with connected(self.pool) as connection:
+        async with _connected(self.pool) as connection:
             return await connection.fetch(SQL[query], *arguments)
         raise AssertionError
 
     async def _execute(self, query: str, *arguments: object) -> str:
-        async with connected(self.pool) as connection:
+        async with _connected(self.pool) as connection:
             return await connection.execute(SQL[query], *arguments)
         raise AssertionError
 
 
 @asynccontextmanager
-async def connected(pool: Pool) -> AsyncIterator[Connection]:
+async def _connected(pool: Pool) -> AsyncIterator[Connection]:
     """Raises StoreUnavailable for transient errors."""
     try:
         async with session_of(pool) as connection:
@@ -96,3 +118,18 @@ async def connected(pool: Pool) -> AsyncIterator[Connection]:
 
 def _checkpoint(row: asyncpg.Record) -> SignedCheckpoint:
     return SignedCheckpoint(row["size"], row["root"], row["note"], row["signed_at"], tuple(row["lines"]))
+
+
+def _event(row: Iterable[Any]) -> EventRow:
+    event = EventRow(*row)
+    return event._replace(
+        vector_clock=_text(event.vector_clock), payload=_text(event.payload), metadata=_text(event.metadata)
+    )
+
+
+def _text(stored: str) -> str:
+    try:
+        return recanonical(stored)
+    except ValueError:
+        # No cell wrote this row. Export it unchanged, so that the verifier sees it.
+        return stored

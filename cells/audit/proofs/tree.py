@@ -5,7 +5,6 @@ of 256 (C2SP tlog-tiles): a proof needs only a few tiles however long the log is
 that is a subtree of the tree, complete or at its right edge.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -99,19 +98,28 @@ class TreeIncomplete(Exception):
 
 @dataclass(slots=True)
 class TreeReader:
-    """Reads for one query, and caches what it reads."""
+    """Reads for one query, and caches what it reads. Every method may raise TreeIncomplete."""
 
     store: ProofStore
     # The number of leaves: hashes in a partial tile are read one level below.
     size: int
     _tiles: dict[tuple[int, int], bytes] = field(default_factory=dict)
 
-    async def hashes_of(self, spans: Sequence[Span]) -> list[bytes]:
-        """Raises TreeIncomplete."""
-        return [await self.hash_of(span) for span in spans]
+    async def root(self) -> bytes:
+        return root_of(await self.peaks())
 
-    async def hash_of(self, span: Span) -> bytes:
-        return root_of([tree_root(await self._part(tile_part(node))) for node in nodes_of(span)])
+    async def inclusion(self, index: int) -> list[bytes]:
+        """The proof that the tree contains leaf `index`."""
+        return [root_of(await self.peaks(span)) for span in inclusion_spans(index, self.size)]
+
+    async def consistency(self, old: int) -> list[bytes]:
+        """The proof that the tree extends that of the first `old` leaves."""
+        return [root_of(await self.peaks(span)) for span in consistency_spans(old, self.size)]
+
+    async def peaks(self, span: Span | None = None) -> list[bytes]:
+        """The hashes of the complete subtrees of a span; by default of the whole tree."""
+        nodes = nodes_of(span or Span(0, self.size))
+        return [tree_root(await self._part(tile_part(node))) for node in nodes]
 
     async def _part(self, part: TilePart) -> list[bytes]:
         key = part.level, part.place

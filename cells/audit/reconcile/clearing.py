@@ -19,14 +19,14 @@ class Side(NamedTuple):
     clearing_id: UUID
     currency: str
     amount_minor: int
-    entries_count: int
+    entry_count: int
     # The saga that the movement is a leg of; None if no event names it.
     saga_id: UUID | None
     # Whether that saga has ended at the cut; None in a cell that does not drive it.
-    ended: bool | None
+    saga_ended: bool | None
     # The number of different running sums of its entries, without 0. If a user moves back and forth while money is in
     # transit, each move leaves an entry that reverses the one before: one sum. A leg that was executed twice makes two.
-    sums_count: int = 1
+    sum_count: int = 1
 
 
 class Cut(NamedTuple):
@@ -47,9 +47,9 @@ def matched(cut: Cut) -> tuple[list[Finding], list[UUID]]:
         if problems or _amount(mine) + _amount(theirs):
             left.append(clearing_id)
         for expected in problems:
-            found = f"{_told(cut.here, mine)}; {_told(cut.there, theirs)}"
-            if cut.here == cut.there:
-                found = _told(cut.here, mine)
+            found = _told(cut.here, mine)
+            if cut.here != cut.there:
+                found = f"{found}; {_told(cut.there, theirs)}"
             row = f"movement {clearing_id} between {cut.here} and {cut.there}"
             findings.append(Finding(check=Check.CLEARING, row=row, expected=expected, found=found))
     return findings, left
@@ -57,16 +57,16 @@ def matched(cut: Cut) -> tuple[list[Finding], list[UUID]]:
 
 def _problems(mine: Side | None, theirs: Side | None) -> Iterator[str]:
     sides = [side for side in (mine, theirs) if side is not None]
-    if len({side.currency for side in sides if side.entries_count}) > 1:
+    if len({side.currency for side in sides if side.entry_count}) > 1:
         yield "one currency"
         return
-    if any(side.sums_count > 1 for side in sides):
+    if any(side.sum_count > 1 for side in sides):
         yield "entries of one amount in a cell, each of which takes the one before back"
     net = sum(side.amount_minor for side in sides)
     if not net:
         return
     saga = next((side.saga_id for side in sides if side.saga_id is not None), None)
-    ended = next((side.ended for side in sides if side.ended is not None), None)
+    ended = next((side.saga_ended for side in sides if side.saga_ended is not None), None)
     if ended is None:
         yield f"a saga that one of the two drives: neither knows {saga or 'of one'}"
     elif ended:
@@ -82,7 +82,7 @@ def _amount(side: Side | None) -> int:
 
 
 def _told(cell: str, side: Side | None) -> str:
-    if side is None or not side.entries_count:
+    if side is None or not side.entry_count:
         return f"{cell}: nothing"
-    entries = "1 entry" if side.entries_count == 1 else f"{side.entries_count} entries"
+    entries = "1 entry" if side.entry_count == 1 else f"{side.entry_count} entries"
     return f"{cell}: {side.amount_minor:+} {side.currency} in {entries}"

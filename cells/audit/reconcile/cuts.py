@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 from uuid import UUID
 
 from cells.audit.history.trace import Silent
@@ -15,6 +15,9 @@ from cells.domain.time.hlc import Stamp
 from cells.sql import queries
 from cells.store.postgres import PostgresStore
 from cells.store.sessions import SCAN_TIMEOUT_S
+
+if TYPE_CHECKING:
+    import asyncpg
 
 SQL = queries("cells.sql", "clearing.sql")
 # Movements in one answer.
@@ -37,10 +40,10 @@ class SidesWanted(NamedTuple):
     until: Stamp
     after_position: int = 0
     after_id: UUID | None = None
-    ids: Sequence[UUID] = ()
+    clearing_ids: Sequence[UUID] = ()
     # For each of these the saga that the other side names, where it names one: the cell that drives it and has no entry
     # yet, as money is on its way there, still tells whether it has ended.
-    sagas: Sequence[UUID | None] = ()
+    saga_ids: Sequence[UUID | None] = ()
 
 
 class CutPeers(Protocol):
@@ -52,21 +55,22 @@ class CutPeers(Protocol):
 
 
 class Compared(NamedTuple):
-    findings: Sequence[Finding]
+    findings: Sequence[Finding] = ()
     # Movements that are in transit, or wrong.
-    open_count: int
-    cells: Sequence[str]
+    open_count: int = 0
+    cells: Sequence[str] = ()
     # Cell -> why it was not compared; "": there may be more cells.
-    missing: dict[str, str]
-    until: Stamp
+    missing: Mapping[str, str] = {}
+    until: Stamp = Stamp(0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LocalClearing:
-    """This cell's sides, up to a cut."""
+class Clearing:
+    """Lists this cell's sides up to a cut, and compares them with those of every other cell."""
 
     cell: Cell
     store: PostgresStore
+    peers: CutPeers
 
     async def promise(self, until: Stamp) -> int:
         """The position of the cut: no later event has a stamp at or below `until`.
@@ -84,50 +88,33 @@ class LocalClearing:
         await writer.settled()
         if not writer.leading:
             raise NotLeading(cell=self.cell.name)
-        async with self.store.reading() as connection:
-            return int(await connection.fetchval(SQL["position_at"], until.physical_ms, until.logical))
+        [(position,)] = await self._fetch("position_at", until.physical_ms, until.logical)
+        return int(position)
 
     async def sides(self, wanted: SidesWanted) -> Sides:
         position = await self.promise(wanted.until)
-        ids = wanted.ids
+        ids = wanted.clearing_ids
+        if not ids:
+            where = (wanted.peer, wanted.after_position, position, wanted.after_id, PAGE)
+            ids = [row["clearing_id"] for row in await self._fetch("touched", *where, timeout_s=SCAN_TIMEOUT_S)]
+        sagas = [*wanted.saga_ids] or [None] * len(ids)
+        rows = await self._fetch("sides", wanted.peer, list(ids), position, sagas, timeout_s=SCAN_TIMEOUT_S)
+        return Sides(position, [Side(*row) for row in rows], more=not wanted.clearing_ids and len(ids) == PAGE)
+
+    async def _fetch(self, query: str, *arguments: object, timeout_s: float | None = None) -> "list[asyncpg.Record]":
         async with self.store.reading() as connection:
-            if not ids:
-                where = (wanted.peer, wanted.after_position, position, wanted.after_id, PAGE)
-                found = await connection.fetch(SQL["touched"], *where, timeout=SCAN_TIMEOUT_S)
-                ids = [row["clearing_id"] for row in found]
-            sagas = [*wanted.sagas] or [None] * len(ids)
-            rows = await connection.fetch(SQL["sides"], wanted.peer, list(ids), position, sagas, timeout=SCAN_TIMEOUT_S)
-        return Sides(position, [Side(*row) for row in rows], more=not wanted.ids and len(ids) == PAGE)
-
-    async def peers(self) -> list[str]:
-        """The cells that this one has had movements with."""
-        async with self.store.reading() as connection:
-            return [row["peer"] for row in await connection.fetch(SQL["peers"])]
-
-    async def last_cut(self, peer: str) -> tuple[int, int, Sequence[UUID]]:
-        """The positions here and there up to which movements were compared, and those that were incomplete then."""
-        async with self.store.reading() as connection:
-            rows = await connection.fetch(SQL["last_cut"], peer)
-        return next((tuple(row) for row in rows), (0, 0, []))
-
-    async def keep_cut(self, peer: str, position: int, peer_position: int, left: Sequence[UUID]) -> None:
-        async with self.store.reading() as connection:
-            await connection.execute(SQL["put_cut"], peer, position, peer_position, left)
-
-
-@dataclass(slots=True, kw_only=True)
-class Clearing:
-    """Compares with every other cell. Movements found complete before are not compared again."""
-
-    local_clearing: LocalClearing
-    peers: CutPeers
+            return await connection.fetch(SQL[query], *arguments, timeout=timeout_s)
+        raise AssertionError
 
     async def compare(self, *, full: bool) -> Compared:
-        """Raises what `LocalClearing.promise` raises; names other cells that do not answer."""
-        here = self.local_clearing.cell.name
-        until = self.local_clearing.cell.time.stamp()
+        """Compares movements that were not found complete before, or all. Names other cells that do not answer.
+
+        Raises what `promise` raises.
+        """
+        here, until = self.cell.name, self.cell.time.stamp()
         names, problem = await self.peers.names()
-        known = await self.local_clearing.peers()
+        # The cells that this one has had movements with.
+        known = [row["peer"] for row in await self._fetch("peers")]
         findings: list[Finding] = []
         open_count, cells, missing = 0, [], {"": problem} if problem else {}
         for peer in sorted({here, *names, *known}):
@@ -142,26 +129,24 @@ class Clearing:
         return Compared(findings, open_count, cells, missing, until)
 
     async def _with(self, peer: str, until: Stamp, *, full: bool) -> tuple[list[Finding], list[UUID]]:
-        here = self.local_clearing.cell.name
-        position, peer_position, still_open = (0, 0, []) if full else await self.local_clearing.last_cut(peer)
+        here, last = self.cell.name, [] if full else await self._fetch("last_cut", peer)
+        # The positions here and there up to which movements were compared, and those that were incomplete then.
+        position, peer_position, still_open = last[0] if last else (0, 0, [])
+        mine: dict[UUID, Side] = {}
         theirs: dict[UUID, Side] = {}
         if peer != here:
-            wanted = SidesWanted(here, until, peer_position)
-            peer_position = await self._touched(peer, wanted, theirs)
-        mine: dict[UUID, Side] = {}
+            peer_position = await self._touched(peer, SidesWanted(here, until, peer_position), theirs)
         position = await self._touched(here, SidesWanted(peer, until, position), mine)
         opened = dict.fromkeys(still_open)
         await self._rest(here, SidesWanted(peer, until), {**opened, **theirs}, mine)
         if peer != here:
             await self._rest(peer, SidesWanted(here, until), {**opened, **mine}, theirs)
         findings, left = matched(Cut(here, peer, mine, theirs))
-        await self.local_clearing.keep_cut(peer, position, peer_position, left)
+        await self._fetch("put_cut", peer, position, peer_position, left)
         return findings, left
 
     async def _sides(self, cell: str, wanted: SidesWanted) -> Sides:
-        if cell == self.local_clearing.cell.name:
-            return await self.local_clearing.sides(wanted)
-        return await self.peers.sides(cell, wanted)
+        return await (self.sides(wanted) if cell == self.cell.name else self.peers.sides(cell, wanted))
 
     async def _touched(self, cell: str, wanted: SidesWanted, sides: dict[UUID, Side]) -> int:
         while True:
@@ -179,5 +164,5 @@ class Clearing:
         for first in range(0, len(left), PAGE):
             ids = left[first : first + PAGE]
             sagas = [other.saga_id if (other := others[each]) else None for each in ids]
-            page = await self._sides(cell, wanted._replace(ids=ids, sagas=sagas))
+            page = await self._sides(cell, wanted._replace(clearing_ids=ids, saga_ids=sagas))
             sides |= {side.clearing_id: side for side in page.sides}

@@ -6,25 +6,21 @@ state, in its row and in memory, in one commit with the event that records it. T
 follow from single events (cells/audit/reconcile/repair.py).
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from uuid import UUID
 
 import structlog
 
-from cells.audit.reconcile.findings import Check, Report, WrongState
-from cells.audit.reconcile.passes import Order, Tell
-from cells.cell import Cell
+from cells.audit.reconcile.findings import Check, Order, Report, Tell
+from cells.audit.reconcile.service import Reconciliation, ReconciliationService
 from cells.domain.audit.events import CorrectedBalance
 from cells.domain.audit.refusals import LogDamaged
 from cells.domain.commands import RebuildProjections
 from cells.domain.decision import Replacement
 from cells.domain.refusals import NotLeading, Unavailable
-from cells.domain.values import Kind, Ref
+from cells.domain.values import Ref
 from cells.requests import Author
-from cells.store.ports import Versioned
 
 log = structlog.get_logger()
 
@@ -36,84 +32,67 @@ ROUNDS_MAX = 4
 NAMED_MAX = 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Rebuilt:
     """The repaired rows, and the remaining findings: in the log itself, outcomes, or another cell's part."""
 
-    before: Report
-    after: Report
-    states_count: int
-    house_count: int
-    rows_count: int
+    before: Report = field(init=False)
+    after: Report = field(init=False)
+    states_count: int = 0
+    house_count: int = 0
+    rows_count: int = 0
     # Why rows that only the owner may change were not repaired; empty if they were.
-    rows_problem: str
+    rows_problem: str = ""
 
 
-# Loads the in-memory state of these kinds anew: timers, and the sagas in flight.
-Reload = Callable[[AbstractSet[Kind]], Awaitable[None]]
+async def rebuild(
+    reconciliation: ReconciliationService, *, author: Author, note: str, tell: Tell = lambda _: None
+) -> Rebuilt:
+    """Compares everything from the first event on, and rebuilds wrong rows from the events, while the cell serves.
 
-
-class Reconciler(Protocol):
-    """The operations that a rebuild needs."""
-
-    @property
-    def cell(self) -> Cell: ...
-    @property
-    def reload(self) -> Reload: ...
-
-    async def run_pass(self, order: Order, tell: Tell) -> Report: ...
-    async def publish(self, report: Report, author: Author) -> None: ...
-    async def hold(self, states: Sequence[WrongState]) -> None: ...
-    async def release(self, refs: Sequence[Ref]) -> None: ...
-    async def replayed(self, ids: Sequence[UUID]) -> dict[Ref, Versioned]: ...
+    Raises what `reconcile` raises, and LogDamaged; rows that were repaired until then stay repaired.
+    """
+    async with reconciliation.alone():
+        epoch = reconciliation.cell.writer.epoch
+        return await Rebuild(reconciliation=reconciliation, epoch=epoch, author=author, note=note).run(tell)
 
 
 @dataclass(slots=True, kw_only=True)
 class Rebuild:
     """Call `run` once."""
 
-    reconciliation: Reconciler
+    reconciliation: ReconciliationService
     # The epoch of the replay: a later leader would know newer state than the replayed one.
     epoch: int
     author: Author
     note: str
-    _states_count: int = 0
-    _house_count: int = 0
-    _rows_count: int = 0
-    _rows_problem: str = ""
+    done: Rebuilt = field(default_factory=Rebuilt)
 
     async def run(self, tell: Tell) -> Rebuilt:
-        before = await self._mended(Order(full=True, mend_epoch=self.epoch), tell)
-        await self.reconciliation.publish(before, self.author)
-        await self.reconciliation.hold(before.states)
-        self._require_log(before)
-        if before.mended_count:
-            await self._write((), (), before.mended_count)
-        wrong = before
+        done, reconciliation = self.done, self.reconciliation
+        done.before = wrong = await self._mended(Order(full=True, mend_epoch=self.epoch), tell)
+        await reconciliation.publish(Reconciliation(report=wrong), self.author)
+        await reconciliation.hold(wrong.states)
+        self._require_log(wrong)
+        if wrong.mended_count:
+            await self._write((), (), wrong.mended_count)
         for _ in range(ROUNDS_MAX):
             if not (wrong.states or wrong.house):
                 break
             wrong = await self._round(tell)
             self._require_log(wrong)
-        after = await self.reconciliation.run_pass(Order(full=True), tell)
-        await self.reconciliation.publish(after, self.author)
-        await self.reconciliation.hold(after.states)
-        await self.reconciliation.reload({each.kind for each in before.states})
+        done.after = await reconciliation.run_pass(Order(full=True), tell)
+        await reconciliation.publish(Reconciliation(report=done.after), self.author)
+        await reconciliation.hold(done.after.states)
+        await reconciliation.reload({each.kind for each in done.before.states})
         log.warning(
             "rebuilt",
-            states_count=self._states_count,
-            house_count=self._house_count,
-            rows_count=self._rows_count,
-            left_count=after.findings_count,
+            states_count=done.states_count,
+            house_count=done.house_count,
+            rows_count=done.rows_count,
+            left_count=done.after.findings_count,
         )
-        return Rebuilt(
-            before=before,
-            after=after,
-            states_count=self._states_count,
-            house_count=self._house_count,
-            rows_count=self._rows_count,
-            rows_problem=self._rows_problem,
-        )
+        return done
 
     def _require_log(self, report: Report) -> None:
         """Raises LogDamaged: tables are not rebuilt from events that were changed."""
@@ -127,9 +106,9 @@ class Rebuild:
         try:
             report = await self.reconciliation.run_pass(order, tell)
         except Unavailable as error:
-            self._rows_problem = str(error.facts["problem"])
+            self.done.rows_problem = str(error.facts["problem"])
             return await self.reconciliation.run_pass(Order(full=order.full), tell)
-        self._rows_count += report.mended_count
+        self.done.rows_count += report.mended_count
         return report
 
     async def _round(self, tell: Tell) -> Report:
@@ -138,30 +117,22 @@ class Rebuild:
         held = frozenset(writer.cache.held)
         await writer.settled()
         strangers = tuple(sorted(ref.id for ref in held))
-        order = Order(mend_epoch=None if self._rows_problem else self.epoch, strangers=strangers)
+        order = Order(mend_epoch=None if self.done.rows_problem else self.epoch, strangers=strangers)
         wrong = await self._mended(order, tell)
         await self.reconciliation.hold(wrong.states)
         still = [each for each in wrong.states if Ref(each.kind, each.id) in held]
         await self._replace([each.id for each in still if each.stream_version], wrong)
         gone = [Ref(each.kind, each.id) for each in still if not each.stream_version]
         if wrong.mended_count:
-            self._states_count += len(gone)
+            self.done.states_count += len(gone)
             await self._write((), (), wrong.mended_count)
             await self.reconciliation.release(gone)
         return wrong
 
     async def _replace(self, ids: Sequence[UUID], wrong: Report) -> None:
-        replayed = await self.reconciliation.replayed(ids)
+        replayed = await self.reconciliation.states.states(ids)
         states = [Replacement(ref, entry.state, entry.stream_version) for ref, entry in sorted(replayed.items())]
-        house = tuple(
-            CorrectedBalance(
-                account=each.account,
-                currency=each.currency,
-                expected_minor=each.expected_minor,
-                found_minor=each.found_minor,
-            )
-            for each in wrong.house
-        )
+        house = tuple(wrong.house)
         for first in range(0, max(len(states), 1), AT_ONCE):
             part = tuple(states[first : first + AT_ONCE])
             if part or house:
@@ -176,6 +147,6 @@ class Rebuild:
             raise NotLeading(cell=self.reconciliation.cell.name)
         order = RebuildProjections(states=states, house=house, rows_count=rows_count, note=self.note)
         await self.reconciliation.cell.writer.record(order, self.author)
-        self._states_count += len(states)
-        self._house_count += len(house)
+        self.done.states_count += len(states)
+        self.done.house_count += len(house)
         await self.reconciliation.release([each.aggregate for each in states])

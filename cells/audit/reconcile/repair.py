@@ -6,10 +6,10 @@ writes, and a deposed leader is refused. It inserts rows that follow from events
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from cells.audit.reconcile.findings import WrongState
-from cells.audit.reconcile.one_pass import DERIVED, KEYS, PROJECTIONS, Difference
+from cells.audit.reconcile.one_pass import DERIVED, PROJECTIONS, Derived, Difference, Reconciler
 from cells.sql import queries
 from cells.store.ports import Fenced
 
@@ -21,22 +21,10 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 SQL = queries("cells.sql", "mend.sql")
 
 
-class WrongSnapshots(NamedTuple):
-    """Positions of wrong states and house sums. They are deleted and made again from the events."""
-
-    states: Sequence[int]
-    house: Sequence[int]
-
-
-async def repair(
-    owner: Connection,
-    *,
-    epoch: int,
-    differences: Sequence[Difference],
-    strangers: Sequence[WrongState],
-    snapshots: WrongSnapshots,
-) -> int:
+async def repair(owner: Connection, epoch: int, wrong: Reconciler, strangers: Sequence[WrongState]) -> int:
     """Returns the number of repaired rows. `strangers` are aggregates with rows but without events.
+
+    Wrong snapshots are deleted, and made again from the events later.
 
     Raises:
         Fenced: another process leads now.
@@ -44,26 +32,27 @@ async def repair(
     async with owner.transaction():
         if await owner.fetchval(SQL["lock_head"]) != epoch:
             raise Fenced("another process leads: nothing was put right")
-        for table, row, _ in DERIVED:
-            await _mend(owner, table, row._fields, [each for each in differences if each.table == table])
+        for derived in DERIVED:
+            await _mend(owner, derived, [each for each in wrong.differences if each.table == derived.table])
         by_table = defaultdict(list)
         for stranger in strangers:
             by_table[PROJECTIONS[stranger.kind]].append(stranger.id)
         for table, ids in sorted(by_table.items()):
             await owner.execute(SQL[f"drop_{table}"], ids)
-        await owner.execute(SQL["drop_snapshots"], snapshots.states)
-        await owner.execute(SQL["drop_house_snapshots"], snapshots.house)
-    return len(differences) + len(strangers) + len(set(snapshots.states)) + len(set(snapshots.house))
+        await owner.execute(SQL["drop_snapshots"], wrong.snapshots)
+        await owner.execute(SQL["drop_house_snapshots"], wrong.house_snapshots)
+    snapshots = len(set(wrong.snapshots)) + len(set(wrong.house_snapshots))
+    return len(wrong.differences) + len(strangers) + snapshots
 
 
-async def _mend(owner: Connection, table: str, columns: Sequence[str], differences: Sequence[Difference]) -> None:
+async def _mend(owner: Connection, derived: Derived, differences: Sequence[Difference]) -> None:
     if not differences:
         return
-    wrong: list[tuple[Any, ...]] = [each.found for each in differences if each.found is not None]
-    right: list[tuple[Any, ...]] = [each.expected for each in differences if each.expected is not None]
-    await owner.execute(SQL[f"open_{table}"])
+    wrong = [derived.key_of(each.found) for each in differences if each.found is not None]
+    right = [each.expected for each in differences if each.expected is not None]
+    await owner.execute(SQL[f"open_{derived.table}"])
     if wrong:
-        await owner.execute(SQL[f"drop_{table}"], *([row[place] for row in wrong] for place in KEYS[table]))
+        await owner.execute(SQL[f"drop_{derived.table}"], *zip(*wrong, strict=True))
     if right:
-        await owner.copy_records_to_table(table, records=right, columns=columns)
-    await owner.execute(SQL[f"close_{table}"])
+        await owner.copy_records_to_table(derived.table, records=right, columns=derived.columns)
+    await owner.execute(SQL[f"close_{derived.table}"])

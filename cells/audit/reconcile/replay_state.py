@@ -1,16 +1,21 @@
-"""The replay state between two passes: the states of all aggregates and the house's balances, at a position."""
+"""Stored by passes in the cell's database: the replay state that the next one resumes from, and the quarantine.
+
+The replay state is the states of all aggregates and the house's balances, at a position of the log.
+"""
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
 from cells.audit.reconcile.fold import Fold, ReplayedState, StoredEvent
-from cells.domain.values import Kind
+from cells.domain.values import Kind, Ref
 from cells.encoding import codec
 from cells.encoding.derived import state_columns
 from cells.sql import queries
+from cells.store.ports import StoreUnavailable, Versioned
+from cells.store.postgres import PostgresStore
 
 if TYPE_CHECKING:
     import asyncpg
@@ -58,16 +63,14 @@ class ReplayState:
         seal: bytes | None = await self.connection.fetchval(SQL["replay_seal"])
         if seal is None:
             return False
-        self.tampered = seal != await self._seal()
+        self.tampered = seal != await replay_seal(self.connection, self.key)
         return not self.tampered
 
     async def seal(self) -> None:
         """Seals the state at the end of a pass, in the open transaction."""
         if self.key:
-            await self.connection.execute(SQL["put_replay_seal"], await self._seal())
-
-    async def _seal(self) -> bytes:
-        return await replay_seal(self.connection, self.key)
+            seal = await replay_seal(self.connection, self.key)
+            await self.connection.execute(SQL["put_replay_seal"], seal)
 
     @property
     def is_large(self) -> bool:
@@ -114,3 +117,38 @@ class ReplayState:
         if self.is_large:
             self.fold.states.clear()
             self._complete = False
+
+
+@dataclass(frozen=True, slots=True)
+class AuditStateStore:
+    store: PostgresStore
+    # The key that seals the replay state between passes; empty: no seal.
+    replay_key: bytes = b""
+
+    async def load(self) -> dict[Ref, str]:
+        """The aggregates whose rows are known to be wrong. Raises StoreError."""
+        async with self.store.reading() as connection:
+            rows = await connection.fetch(SQL["quarantine"])
+        return {Ref(Kind(row["kind"]), row["id"]): row["problem"] for row in rows}
+
+    async def keep(self, held: Mapping[Ref, str]) -> None:
+        """Stores exactly these. Raises StoreError."""
+        kinds, ids = [ref.kind.value for ref in held], [ref.id for ref in held]
+        async with self.store.reading() as connection, connection.transaction():
+            await connection.execute(SQL["keep_quarantine"], kinds, ids)
+            await connection.execute(SQL["put_quarantine"], kinds, ids, list(held.values()))
+
+    async def states(self, ids: Sequence[UUID]) -> dict[Ref, Versioned]:
+        """The states as the last pass replayed them. Raises StoreError."""
+        async with self.store.reading() as connection, connection.transaction(isolation="repeatable_read"):
+            if self.replay_key:
+                seal = await replay_seal(connection, self.replay_key)
+                if seal != await connection.fetchval(SQL["replay_seal"]):
+                    raise StoreUnavailable("the replay was changed since the pass that has left it")
+            rows = await connection.fetch(SQL["states"], list(ids))
+        return {
+            Ref(Kind(row["kind"]), row["id"]): Versioned(
+                codec.decode_state(Kind(row["kind"]), row["state"]), row["stream_version"]
+            )
+            for row in rows
+        }

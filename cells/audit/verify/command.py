@@ -45,13 +45,15 @@ def main(arguments: Sequence[str], *, program: str) -> int:
             evidence = Evidence(folder=path, policy=policy, held=held, callers=callers, seed=options.seed)
             result = _evidence(evidence, own_keys=not options.key)
         elif is_tiles:
-            result = _refused(lambda: _proof(check_tiles(path, policy.keys, held), policy.quorum))
+            result = _proof(check_tiles(path, policy.keys, held), policy.quorum)
         else:
             with sys.stdin.buffer if options.file == "-" else path.open("rb") as file:
-                result = _refused(lambda: _file(file, policy, held, callers))
+                result = _file(file, policy, held, callers)
     except (Unusable, OSError) as error:
         sys.stderr.write(f"{program}: {error}\n")
         return USAGE
+    except (Malformed, UnicodeDecodeError) as error:
+        result = _failure(str(error))
     return result.tell(as_json=options.as_json)
 
 
@@ -132,14 +134,6 @@ def _parsed(option: str, path: str, parse: Callable[[str], T]) -> T:
         raise Unusable(f"{option} {path}: {error}") from None
 
 
-def _refused(check: Callable[[], Result]) -> Result:
-    """The result of the check, or the reason why the file cannot be checked."""
-    try:
-        return check()
-    except (Malformed, UnicodeDecodeError) as error:
-        return _failure(str(error))
-
-
 def _failure(problem: str) -> Result:
     return Result(holds=False, content={"problem": problem}, lines=[problem])
 
@@ -181,14 +175,9 @@ def _proof(proven: Proven, quorum: Quorum | None) -> Result:
 
 
 def _findings(found: Findings) -> Result:
+    names = ("cell", "first", "last", "root", "checkpoints", "signed", "witnessed")
     content = {
-        "cell": found.cell,
-        "first": found.first,
-        "last": found.last,
-        "root": found.root,
-        "checkpoints": found.checkpoints,
-        "signed": found.signed,
-        "witnessed": found.witnessed,
+        **{name: getattr(found, name) for name in names},
         "required": str(found.quorum) if found.quorum is not None else None,
         "callers": found.callers and {"signed": found.callers[0], "proven": found.callers[1]},
         "whole": found.whole,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from .callers import CallerCheck
 from .lines import canonical, event_in, parsed
-from .note import UNREADABLE, Checkpoint, Malformed, Quorum, VerifierKey, checkpoint_in, unbase64
+from .note import UNREADABLE, Checkpoint, Malformed, Quorum, VerifierKey, checkpoint_in, number_problem, unbase64
 from .tree import HASH_BYTES, TILE_WIDTH, Tree, is_consistent, leaf_hash
 
 EXPORT = "export/1"
@@ -300,20 +300,13 @@ class ExportCheck:
             self._unwitnessed += 1
 
     def _number(self, checkpoint: Checkpoint) -> None:
-        """Checks that numbers start at 1 without a gap; only checkpoints before the first number have none."""
+        """Checks that numbers start at 1 without a gap."""
         last, self._last = self._last, checkpoint
         if not self.numbered or (self.found.first > 1 if last is None else last.size == checkpoint.size):
             return
-        expected, first = (last.sequence + 1, last.size + 1) if last is not None else (1, 1)
-        number = checkpoint.sequence
-        if number > expected:
-            missing = f"{expected} to {number - 1}" if number - 1 > expected else f"{expected}"
-            text = f"before the checkpoint of size {checkpoint.size} number {missing} is missing: it was deleted"
-        elif number != expected and (expected > 1 or number):
-            text = f"the checkpoint of size {checkpoint.size} has number {number or 'none'}, not {expected}"
-        else:
-            return
-        self.found.problem(first, text, checkpoint.size)
+        before, first = (last.sequence, last.size + 1) if last is not None else (0, 1)
+        if problem := number_problem(checkpoint.size, checkpoint.sequence, before):
+            self.found.problem(first, problem, checkpoint.size)
 
     # --- the end --------------------------------------------------------------------------------------------------
 

@@ -140,6 +140,17 @@ def sequence_in(note: str) -> int:
     return _sequence(body_of(note).split("\n")[BODY_LINES:])
 
 
+def number_problem(size: int, number: int, before: int) -> str:
+    """Why a number does not follow the one before; empty if it does. Older checkpoints have none, and come first."""
+    expected = before + 1
+    if number > expected:
+        missing = f"{expected} to {number - 1}" if number - 1 > expected else f"{expected}"
+        return f"before the checkpoint of size {size} number {missing} is missing: it was deleted"
+    if number != expected and (number or before):
+        return f"the checkpoint of size {size} has number {number or 'none'}, not {expected}"
+    return ""
+
+
 def _sequence(extensions: Sequence[str]) -> int:
     """The number in the extension lines; other lines are ignored."""
     found = [line for line in extensions if line.partition(" ")[0] == SEQUENCE]

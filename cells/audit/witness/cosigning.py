@@ -9,8 +9,16 @@ import structlog
 
 from cells.audit.proofs.checkpoint_signer import CheckpointSigner
 from cells.audit.proofs.ports import ProofStore, SignedCheckpoint
-from cells.audit.proofs.tree import TreeIncomplete, TreeReader, consistency_spans
-from cells.audit.verify.note import KEY_ID_BYTES, Malformed, VerifierKey, checkpoint_in, unbase64
+from cells.audit.proofs.tree import TreeIncomplete, TreeReader
+from cells.audit.verify.note import (
+    KEY_ID_BYTES,
+    Malformed,
+    VerifierKey,
+    checkpoint_in,
+    origin_of,
+    own_witness,
+    unbase64,
+)
 from cells.audit.witness.cosigner import Asked, told_size
 from cells.background import BackgroundTask, LeaderTask, note_failure
 from cells.domain.audit.refusals import LogShrunk, WitnessedOtherwise
@@ -117,7 +125,7 @@ class Cosigning(LeaderTask):
             return _checked(name, await self.witnesses.cosign(name, await self._asked(last, size)))
 
     async def _asked(self, last: SignedCheckpoint, size: int) -> Asked:
-        path = await TreeReader(self.proofs, last.size).hashes_of(consistency_spans(size, last.size))
+        path = await TreeReader(self.proofs, last.size).consistency(size)
         key = self.checkpoint_signer.key
         return Asked(key=str(key.verifier) if key else "", note=last.note, old_size=size, path=path)
 
@@ -151,8 +159,7 @@ def _proven_size(note: str, key: VerifierKey) -> int:
 def _checked(name: str, line: str) -> str:
     """The line, if it has the form of a cosignature. Verifying it needs the witness's key. Raises Malformed."""
     head, _, content = line.rstrip("\n").rpartition(" ")
-    if head != f"\u2014 cellbook/{name}/witness" or len(unbase64(content, "a cosignature")) != (
-        KEY_ID_BYTES + COSIGNATURE_BYTES
-    ):
+    size = len(unbase64(content, "a cosignature"))
+    if (head, size) != (f"\u2014 {own_witness(origin_of(name))}", KEY_ID_BYTES + COSIGNATURE_BYTES):
         raise Malformed(f"what {name} has answered is no cosignature: {line[:80]!r}")
     return f"{head} {content}\n"

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cells.audit.verify.command import main as verify_main
-from server.audit.keys import SigningKeysInvalid
+from cells.store.unusable import CannotServe
 from server.audit.restore import Where
 from server.cli.audit import balances, books, evidence, export, past, proof, publish, statement, trace, trial
 from server.cli.client import ClientError
@@ -58,7 +58,7 @@ def key_command(
     if file is None:
         for_cells(proof.run_keys)(router=router, cell=cell)
         return
-    with wrong_usage(SigningKeysInvalid):
+    with wrong_usage(CannotServe):
         print("\n".join(proof.keys_in(file, cell)))
 
 
@@ -70,7 +70,7 @@ def new_key_command(
     witness: Annotated[bool, typer.Option("--witness", help="Make the key of an outside `cellbook witness`.")] = False,
 ) -> None:
     """Make a cell's signing keys, and print the public ones."""
-    with wrong_usage(SigningKeysInvalid):
+    with wrong_usage(CannotServe):
         print("\n".join(proof.make_witness_key(cell, file) if witness else proof.make_keys(cell, file)))
 
 

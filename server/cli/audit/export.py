@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -194,7 +194,7 @@ async def run_import(file: Path, where: Where, keys: Sequence[VerifierKey]) -> N
             done = await put_back(file, where, keys, counted.reached)
     except (RestoreRefused, StoreError, CannotServe, asyncpg.PostgresError, OSError) as error:
         raise ClientError(f"{file} was not put back: {error}") from error
-    report.show(done._asdict, "\n".join(_restored_lines(done)))
+    report.show(lambda: asdict(done), "\n".join(_restored_lines(done)))
 
 
 def _restored_lines(done: Restored) -> Iterator[str]:

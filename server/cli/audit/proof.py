@@ -14,7 +14,8 @@ from cellbook.v1 import audit_pb2
 from cells.audit.export.lines import consistency_lines, proof_lines
 from cells.audit.proofs.keys import SEED_BYTES, SigningKey, cell_keys_in, new_keys
 from cells.audit.verify.note import WITNESS_KEY, Malformed, VerifierKey, verifier_key
-from server.audit.keys import SigningKeysInvalid, verifier_keys
+from cells.store.unusable import CannotServe
+from server.audit.keys import verifier_keys
 from server.cli import report
 from server.cli.client import ClientError
 from server.cli.reach import Reach
@@ -104,7 +105,7 @@ def keys_from(texts: Sequence[str], data: Path | None) -> list[VerifierKey]:
             return [key for text in texts for key in _keys(text)]
         if own is not None and own.exists():
             return [verifier_key(text) for text in keys_in(own, "")]
-    except (Malformed, SigningKeysInvalid) as error:
+    except (Malformed, CannotServe) as error:
         raise ClientError(str(error)) from None
     raise ClientError(
         f"by which key are its checkpoints to be checked? Name it by --key, or put {KEY_FILE} back into the folder"
@@ -117,28 +118,28 @@ def _keys(text: str) -> list[VerifierKey]:
 
 
 def keys_in(file: Path, cell: str) -> list[str]:
-    """The public keys for the private keys in a cell's key file. Raises SigningKeysInvalid."""
+    """The public keys for the private keys in a cell's key file. Raises CannotServe."""
     try:
         text = file.read_text("utf-8")
         name = cell or text.partition("PRIVATE+KEY+cellbook/")[2].partition("+")[0].removesuffix("/witness")
         keys = cell_keys_in(text, name)
     except OSError as error:
-        raise SigningKeysInvalid(f"{file}: {error.strerror}") from None
+        raise CannotServe(f"{file}: {error.strerror}") from None
     except (Malformed, UnicodeDecodeError) as error:
-        raise SigningKeysInvalid(f"{file}: {error}") from None
+        raise CannotServe(f"{file}: {error}") from None
     return [str(keys.log.verifier), str(keys.witness.verifier)]
 
 
 def make_keys(cell: str, file: Path) -> list[str]:
-    """Writes new keys to a new file; returns the public keys. Raises SigningKeysInvalid."""
+    """Writes new keys to a new file; returns the public keys. Raises CannotServe."""
     _write_new(file, new_keys(cell, os.urandom).text)
     return keys_in(file, cell)
 
 
 def make_witness_key(name: str, file: Path) -> list[str]:
-    """As `make_keys`, for an outside witness, whose name is the key's name. Raises SigningKeysInvalid."""
+    """As `make_keys`, for an outside witness, whose name is the key's name. Raises CannotServe."""
     if not WITNESS_NAME.fullmatch(name):
-        raise SigningKeysInvalid(f"{name!r} is no name of a witness: expected one like witness.bank.example")
+        raise CannotServe(f"{name!r} is no name of a witness: expected one like witness.bank.example")
     key = SigningKey(name=name, kind=WITNESS_KEY, seed=os.urandom(SEED_BYTES))
     _write_new(file, f"{key.text}\n")
     return [str(key.verifier)]
@@ -146,8 +147,8 @@ def make_witness_key(name: str, file: Path) -> list[str]:
 
 def _write_new(file: Path, text: str) -> None:
     if file.exists():
-        raise SigningKeysInvalid(f"{file} is there already, and a key is never written over")
+        raise CannotServe(f"{file} is there already, and a key is never written over")
     try:
         create_secret(file, text)
     except OSError as error:
-        raise SigningKeysInvalid(f"{file}: {error.strerror}") from None
+        raise CannotServe(f"{file}: {error.strerror}") from None

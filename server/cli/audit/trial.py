@@ -124,7 +124,7 @@ async def _ask_for_saga(reach: Reach, cells: Mapping[str, CellAtCut], movement: 
     own = {name: cells[name].sides.get(peer, {}) for name, peer in pair.items() if name in cells}
     known = [sides[clearing_id] for sides in own.values() if clearing_id in sides]
     saga_id = next((each.saga_id for each in known if each.saga_id), None)
-    if saga_id is None or any(each.ended is not None for each in known):
+    if saga_id is None or any(each.saga_ended is not None for each in known):
         return
     for cell in reach.cells:
         if cell.name not in own or clearing_id in own[cell.name]:

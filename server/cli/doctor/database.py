@@ -9,7 +9,8 @@ import asyncpg
 from cells.audit.checks.schema_check import schema_findings, schema_of, shipped_schema
 from cells.audit.reconcile.findings import Finding as Difference
 from cells.sql import queries
-from server.audit.memory import CheckpointFile, LogShorter
+from cells.store.unusable import CannotServe
+from server.audit.memory import CheckpointFile
 from server.cli.doctor.findings import Examined, Finding, State
 from server.shell.postgres.database import CONNECT_TIMEOUT_S, VERSION_MAX, VERSION_MIN, Connection, migrations_of
 
@@ -244,7 +245,7 @@ def _age(at: Examined, facts: Facts, checkpoint_file: CheckpointFile) -> Finding
     last = checkpoint_file.last()
     try:
         checkpoint_file.check(facts.position)
-    except LogShorter as problem:
+    except CannotServe as problem:
         return at.fail("not an old one", str(problem), "docs/operations.md#restore")
     if last is None:
         return at.note("not an old one", f"not to be told: nothing is noted yet in {checkpoint_file.path}")

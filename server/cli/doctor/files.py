@@ -9,12 +9,13 @@ from pathlib import Path
 
 from pydantic_settings import SettingsConfigDict
 
+from cells.store.unusable import CannotServe
 from server.audit.build import checkpoint_file_of
-from server.audit.keys import SigningKeysInvalid, keys_of
-from server.audit.memory import CheckpointFile, CheckpointFileInvalid
+from server.audit.keys import keys_of
+from server.audit.memory import CheckpointFile
 from server.cli.doctor.findings import Examined, Finding, State
 from server.process.settings import ServerSettings
-from server.shell.files import StateNotWritable, require_writable
+from server.shell.files import require_writable
 from server.shell.identity.tls import TlsFiles, TlsInvalid, expires_at, read_pem
 from server.shell.settings.host import HostSettings, SettingsInvalid, load_settings
 
@@ -76,7 +77,7 @@ def examine_checkpoint_file(settings: HostSettings, where: str) -> tuple[Checkpo
         checkpoint_file = checkpoint_file_of(settings, keys) if keys is not None else None
         if checkpoint_file is not None:
             require_writable(checkpoint_file.path.parent, "the last checkpoint that the cell has signed")
-    except (SigningKeysInvalid, CheckpointFileInvalid, StateNotWritable) as problem:
+    except CannotServe as problem:
         return None, [at.fail(check, str(problem), "docs/operations.md#what-a-cell-keeps-beside-its-database")]
     return checkpoint_file, [at.ok(check, str(checkpoint_file.path.parent))] if checkpoint_file is not None else []
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from cells.audit.checks.log_watch import LogWatch
-from cells.audit.export.exporter import Exporter, ExportSource, Wanted
-from cells.audit.export.restore import Restore, Restored
-from cells.audit.export.store import PostgresExport, PostgresIntake
+from cells.audit.export.exporter import Exporter, Wanted
+from cells.audit.export.restore import PostgresIntake, Restore, Restored
 from cells.audit.proofs.checkpoint_signer import CheckpointKeeper, CheckpointSigner
 from cells.audit.proofs.keys import CellKeys, new_keys
 from cells.audit.proofs.ports import ProofStore, SignedCheckpoint
@@ -65,7 +64,6 @@ class Rig:
     def watch(self) -> LogWatch:
         return LogWatch(
             checkpoint_signer=self.checkpoint_signer,
-            source=self.exporter.source,
             proofs=self.proofs,
             events_per_s=1_000_000,
         )
@@ -101,7 +99,7 @@ async def proving(
         )
         cell.tasks.append(checkpoint_signer)
         prover = Prover(cell=CELL, store=store, proofs=proofs)
-        exporter = exporter_of(CELL, PostgresExport(pool=store.reads), proofs)
+        exporter = exporter_of(CELL, proofs)
         async with leading(cell):
             yield Rig(
                 cell=cell,
@@ -113,8 +111,8 @@ async def proving(
             )
 
 
-def exporter_of(cell: str, source: ExportSource, proofs: ProofStore) -> Exporter:
-    return Exporter(cell=cell, origin=origin_of(cell), keys=[str(KEYS.log.verifier)], source=source, proofs=proofs)
+def exporter_of(cell: str, proofs: ProofStore) -> Exporter:
+    return Exporter(cell=cell, origin=origin_of(cell), keys=[str(KEYS.log.verifier)], proofs=proofs)
 
 
 async def exported(exporter: Exporter, wanted: Wanted = ALL) -> list[bytes]:
@@ -125,7 +123,7 @@ async def export_of(dsn: str, wanted: Wanted = ALL) -> list[bytes]:
     """The lines of an export of a database on which no cell runs."""
     async with opened_raw(dsn) as store:
         proofs = PostgresProofs(pool=store.reads)
-        return await exported(exporter_of(CELL, PostgresExport(pool=store.reads), proofs), wanted)
+        return await exported(exporter_of(CELL, proofs), wanted)
 
 
 async def in_order(lines: Iterable[bytes]) -> AsyncIterator[bytes]:

@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cells.audit.export.store import PostgresExport
 from cells.audit.proofs.store import PostgresProofs
 from cells.audit.verify.export import Findings, check_export
 from cells.audit.verify.note import Checkpoint, Malformed, VerifierKey, any_of
@@ -175,7 +174,7 @@ async def rehash_copies(dsn: str) -> None:
 async def verified(dsn: str, held: Sequence[Checkpoint], verifiers: Sequence[VerifierKey]) -> set[str]:
     """By an auditor who has kept the last checkpoint, and wants a witness."""
     async with opened_raw(dsn) as store:
-        exporter = exporter_of(HERE, PostgresExport(pool=store.reads), PostgresProofs(pool=store.reads))
+        exporter = exporter_of(HERE, PostgresProofs(pool=store.reads))
         lines = await exported(exporter)
     try:
         return _told(check_export(lines, verifiers, held, any_of(1, verifiers)))

@@ -7,15 +7,13 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from cells.audit.checks.log_watch import LogWatch
-from cells.audit.export.store import PostgresExport
 from cells.audit.proofs.checkpoint_signer import CheckpointSigner
 from cells.audit.proofs.keys import new_keys
 from cells.audit.proofs.ports import Witnessed
 from cells.audit.proofs.store import PostgresProofs
-from cells.audit.proofs.tree import TreeIncomplete, TreeReader, consistency_spans
-from cells.audit.reconcile.cuts import Clearing, LocalClearing
-from cells.audit.reconcile.findings import Finding
-from cells.audit.reconcile.passes import Order
+from cells.audit.proofs.tree import TreeIncomplete, TreeReader
+from cells.audit.reconcile.cuts import Clearing
+from cells.audit.reconcile.findings import Finding, Order
 from cells.audit.verify.note import Checkpoint, checkpoint_in, origin_of
 from cells.audit.witness.cosigner import Asked, Witness
 from cells.domain.commands import Withdraw
@@ -45,7 +43,7 @@ SIZES = (300, 330, 350)
 UNSIGNED = 5
 # So many cells are changed at a time.
 TOGETHER = 2
-REPLAY_KEY = KEYS.secret("replay").hex()
+REPLAY_KEY = KEYS.secret("replay")
 
 
 @dataclass(slots=True)
@@ -76,7 +74,7 @@ class Base:
     # The checkpoints: what the cell's disk, the witness and an auditor know is the last one.
     notes: tuple[str, ...]
     # The other cell, which leads.
-    neighbour: LocalClearing
+    neighbour: Clearing
     # Databases that are as `here` is.
     free: "asyncio.Queue[str]"
 
@@ -248,7 +246,6 @@ class Evil:
 async def _look(base: Base, run: Running, found: Noticed) -> None:
     watch = LogWatch(
         checkpoint_signer=run.checkpoint_signer,
-        source=PostgresExport(pool=run.store.reads),
         proofs=run.proofs,
         events_per_s=1_000_000,
     )
@@ -269,12 +266,9 @@ async def passed(run: Running, *, full: bool) -> set[str]:
 
 async def _compared(base: Base, run: Running) -> Sequence[Finding]:
     """Movements, with the other cell."""
-    local_clearing = LocalClearing(cell=run.cell, store=run.store)
     peers = DirectPeers(cells={HERE: run.cell, THERE: base.neighbour.cell})
-    clearing = Clearing(
-        local_clearing=local_clearing, peers=DirectCutPeers(HERE, peers, {HERE: local_clearing, THERE: base.neighbour})
-    )
-    return (await clearing.compare(full=True)).findings
+    asked = DirectCutPeers(HERE, peers, {THERE: base.neighbour})
+    return (await Clearing(cell=run.cell, store=run.store, peers=asked).compare(full=True)).findings
 
 
 async def _ask(witness: Witness, run: Running, found: Noticed) -> None:
@@ -283,8 +277,7 @@ async def _ask(witness: Witness, run: Running, found: Noticed) -> None:
     if last is None or seen is None or run.checkpoint_signer.broken or run.task.done():
         return
     try:
-        spans = consistency_spans(min(seen.size, last.size), last.size)
-        path = await TreeReader(run.proofs, last.size).hashes_of(spans)
+        path = await TreeReader(run.proofs, last.size).consistency(min(seen.size, last.size))
         asked = Asked(key=str(KEYS.log.verifier), note=last.note, old_size=seen.size, path=path)
         line = await witness.cosign(HERE, asked)
         await run.proofs.add_cosignature(last.size, THERE, line, SystemClock().wall())
@@ -355,7 +348,7 @@ async def based(cluster: EmbeddedPostgres, templates: dict[str, str]) -> AsyncIt
             old=names["old"],
             there=templates[THERE],
             notes=notes,
-            neighbour=LocalClearing(cell=there, store=store),
+            neighbour=Clearing(cell=there, store=store, peers=DirectCutPeers(THERE, DirectPeers(), {})),
             free=free,
         )
         there.stop()

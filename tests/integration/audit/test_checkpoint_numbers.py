@@ -88,8 +88,8 @@ async def test_a_checkpoint_that_was_deleted_is_found_by_its_number(signed: str,
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ("DELETE FROM checkpoints WHERE size = 2", {4: "has number 2, not 1: one was removed"}),
-        ("DELETE FROM checkpoints WHERE size = 4", {6: "has number 3, not 2: one was removed"}),
+        ("DELETE FROM checkpoints WHERE size = 2", {4: "number 1 is missing: it was deleted"}),
+        ("DELETE FROM checkpoints WHERE size = 4", {6: "number 2 is missing: it was deleted"}),
         ("DELETE FROM checkpoints WHERE size = 6", {6: "is missing, or is not what was signed"}),
         ("DELETE FROM checkpoints", {6: "is missing, or is not what was signed"}),
         ("UPDATE checkpoints SET root = sha256('x') WHERE size = 6", {6: "is missing, or is not what was signed"}),

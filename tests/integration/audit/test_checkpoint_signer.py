@@ -9,7 +9,7 @@ import pytest
 from cells.audit.proofs import tree
 from cells.audit.proofs.ports import SignedCheckpoint
 from cells.audit.proofs.store import PostgresProofs
-from cells.audit.proofs.tree import Span, TreeIncomplete, TreeReader
+from cells.audit.proofs.tree import TreeIncomplete, TreeReader
 from cells.audit.verify.note import checkpoint_in
 from cells.audit.verify.tree import Frontier, Tile, is_consistent, is_included, leaf_hash, split, tree_root
 from cells.domain.audit.refusals import CheckpointNotFound, EventNotFound, LogTampered, NotSignedYet
@@ -95,7 +95,7 @@ async def test_a_long_log_without_a_tree_is_caught_up_with(cell_dsn: str) -> Non
             (1, 1),
         ]
         for size in (1, 255, 256, 257, 65_535, 65_536, 65_537, LEAVES):
-            assert await rig.prover.root(size) == await root_of(cell_dsn, size)
+            assert await TreeReader(rig.proofs, size).root() == await root_of(cell_dsn, size)
         leaves = {n: sha256(str(n).encode()).digest() for n in (1, 256, 257, 65_536, 65_537, LEAVES)}
         assert split(await rig.proofs.leaf_hashes(256, 257)) == [leaves[257]]
 
@@ -106,13 +106,13 @@ async def test_the_tree_is_read_while_it_lags_behind(cell_dsn: str) -> None:
     async with opened(cell_dsn) as store:
         proofs = PostgresProofs(pool=store.reads)
         for size in (256, 511, 512, 775):
-            assert await TreeReader(proofs, size).hash_of(Span(0, size)) == await root_of(cell_dsn, size)
+            assert await TreeReader(proofs, size).root() == await root_of(cell_dsn, size)
         await proofs.add_tiles((await frontier_tiles(cell_dsn))[:2])
-        assert await TreeReader(proofs, 775).hash_of(Span(0, 775)) == await root_of(cell_dsn, 775)
+        assert await TreeReader(proofs, 775).root() == await root_of(cell_dsn, 775)
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(tree, "BEHIND_MAX", 0)
             with pytest.raises(TreeIncomplete, match="tiles 2 to 2 of level 0 are not there yet"):
-                await TreeReader(proofs, 775).hash_of(Span(0, 775))
+                await TreeReader(proofs, 775).root()
 
 
 async def frontier_tiles(dsn: str) -> list[Tile]:

@@ -9,8 +9,7 @@ from cells.audit.checks.copies import Copies, Proven
 from cells.audit.history.lookups import PostgresHistoryLookups
 from cells.audit.history.trace import Answer, Finder, Search, Silent
 from cells.audit.history.trace_lookups import PostgresTraceLookups
-from cells.audit.reconcile.findings import Check
-from cells.audit.reconcile.passes import Order
+from cells.audit.reconcile.findings import Check, Order
 from cells.domain.moves.commands import BeginMove
 from cells.store.postgres import PostgresStore
 from tests.integration.audit.superuser import COPIES_OPEN, rehash_copies, unguard
@@ -60,9 +59,9 @@ async def test_copies_are_proven_by_the_chain_of_the_arrival(moved: Played, monk
     [(count,)] = await ask(moved.dsns[THERE], "SELECT count(*) FROM moved_events")
     for page in (64, 5, 1):
         monkeypatch.setattr("cells.audit.checks.copies.PAGE", page)
-        assert await compared(moved, silent=True) == Proven([], {}, count)
+        assert await compared(moved, silent=True) == Proven([], count)
     [(arrived,)] = await ask(moved.dsns[THERE], ARRIVAL)
-    assert await compared(moved, after=arrived) == Proven([], {}, 0)
+    assert await compared(moved, after=arrived) == Proven()
 
 
 @pytest.fixture
@@ -82,9 +81,10 @@ async def test_without_a_chain_they_are_proven_by_the_log_that_they_are_of(
     [(count,)] = await ask(unchained.dsns[THERE], "SELECT count(*) FROM moved_events")
     for page in (64, 5, 1):
         monkeypatch.setattr("cells.audit.checks.copies.PAGE", page)
-        assert await compared(unchained) == Proven([], {}, count)
+        assert await compared(unchained) == Proven([], count)
     proven = await compared(unchained, silent=True)
-    assert proven == Proven([], {HERE: f"{count} copies of its events are not proven: {HERE} is cut off"}, 0)
+    assert (proven.findings, proven.proven) == ([], 0)
+    assert proven.missing == {HERE: f"{count} copies of its events are not proven: {HERE} is cut off"}
 
 
 async def test_a_user_who_comes_back_leaves_nothing_to_find(moved: Played) -> None:

@@ -12,7 +12,6 @@ import pytest
 from cells.audit.export import restore as restore_module
 from cells.audit.export.exporter import Wanted
 from cells.audit.export.restore import RestoreRefused
-from cells.audit.export.store import PostgresExport
 from cells.audit.proofs.keys import new_keys
 from cells.audit.proofs.store import PostgresProofs
 from cells.audit.verify.export import Findings, check_export
@@ -187,7 +186,7 @@ async def test_a_command_that_has_ended_since_was_under_way_then(cell_dsn: str) 
         story = await opened_story(stack, store, MemoryStore(AWAY))
         task = await story.unfinished_transfer()
         proofs = PostgresProofs(pool=store.reads)
-        exporter = exporter_of(CELL, PostgresExport(pool=store.reads), proofs)
+        exporter = exporter_of(CELL, proofs)
         pieces = exporter.pieces(Wanted())
         lines = [(await anext(pieces)).lines]
         story.peers.cut.clear()

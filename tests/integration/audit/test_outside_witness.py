@@ -20,7 +20,8 @@ from cellbook.v1 import router_pb2
 from cells.audit.verify.command import GOOD
 from cells.audit.verify.command import main as verify
 from cells.audit.verify.note import origin_of
-from server.audit.keys import SigningKeysInvalid, outside_witnesses, verifier_keys
+from cells.store.unusable import CannotServe
+from server.audit.keys import outside_witnesses, verifier_keys
 from server.cli.access import PLAIN
 from server.cli.audit import export, proof
 from server.cli.witness import GrpcLogs, follower_of
@@ -191,11 +192,11 @@ async def test_a_cell_takes_so_many_witnesses_and_no_logs(tmp_path: Path) -> Non
     file.write_text("\n".join(made[:16]))
     assert len(outside_witnesses(file)) == 16
     file.write_text("\n".join(made))
-    with pytest.raises(SigningKeysInvalid, match="at most 16 keys"):
+    with pytest.raises(CannotServe, match="at most 16 keys"):
         outside_witnesses(file)
     file.write_text(proof.make_keys("us-east", tmp_path / "log")[0])
-    with pytest.raises(SigningKeysInvalid, match="each of a witness"):
+    with pytest.raises(CannotServe, match="each of a witness"):
         outside_witnesses(file)
     assert outside_witnesses(None) == []
-    with pytest.raises(SigningKeysInvalid, match="no name of a witness"):
+    with pytest.raises(CannotServe, match="no name of a witness"):
         proof.make_witness_key("a b+c", tmp_path / "x")

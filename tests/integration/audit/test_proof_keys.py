@@ -16,11 +16,12 @@ from cells.audit.proofs.keys import CellKeys, checkpoint_body, new_keys
 from cells.audit.verify.command import BAD, USAGE
 from cells.audit.verify.note import origin_of
 from cells.domain.time.hlc import HybridLogicalClock
+from cells.store.unusable import CannotServe
 from cells.time.celltime import CellTime
 from cells.time.clocks import SystemClock
 from server.audit.build import checkpoint_file_of, kept_checkpoint_file
-from server.audit.keys import SigningKeysInvalid, signing_keys
-from server.audit.memory import CheckpointFile, CheckpointFileInvalid, LogShorter
+from server.audit.keys import signing_keys
+from server.audit.memory import CheckpointFile
 from server.cli.audit import proof
 from server.cli.main import app
 from server.contacts.erasures import Erasures
@@ -46,7 +47,7 @@ def test_keys_are_made_and_shown(tmp_path: Path) -> None:
     assert (again.exit_code, "never written over" in again.stderr) == (2, True)
     for content in ("", "junk\n"):
         file.write_text(content)
-        with pytest.raises(SigningKeysInvalid):
+        with pytest.raises(CannotServe):
             proof.keys_in(file, "")
     assert RUN.invoke(app, ["audit", "key", "--file", str(file)]).exit_code == 2
 
@@ -117,10 +118,10 @@ async def test_the_memo_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     again.load()
     assert again.last() == checkpoint_file.last() == (origin_of(HERE), 9, bytes(32), (), 0)
     again.check(9)
-    with pytest.raises(LogShorter, match="signed its first 9 events"):
+    with pytest.raises(CannotServe, match="signed its first 9 events"):
         again.check(8)
     other = new_keys(HERE, os.urandom).log.verifier
-    with pytest.raises(CheckpointFileInvalid, match="put the key back that belongs to it"):
+    with pytest.raises(CannotServe, match="put the key back that belongs to it"):
         CheckpointFile(tmp_path / "checkpoint.last", other).load()
     assert sorted(each.name for each in tmp_path.iterdir()) == ["checkpoint.key", "checkpoint.last"]
 
@@ -170,7 +171,7 @@ async def test_cells_of_one_folder_have_a_file_each(tmp_path: Path) -> None:
     assert (last(HERE), last(AWAY)) == (7, 8)
     # Nobody's: it may be this cell's, broken.
     old.write_text("junk\n")
-    with pytest.raises(CheckpointFileInvalid, match=r"checkpoint\.last: not a checkpoint"):
+    with pytest.raises(CannotServe, match=r"checkpoint\.last: not a checkpoint"):
         last(HERE)
 
 

@@ -129,7 +129,7 @@ async def signed_export(name: str, store: MemoryStore) -> list[bytes]:
         for other in CELLS:
             if other != name:
                 await proofs.add_cosignature(end, other, KEYS[other].witness.cosign(body, AT_S), NOW)
-    return await exported(exporter_of(name, proofs, proofs))
+    return await exported(exporter_of(name, proofs))
 
 
 def ours(lines: list[bytes]) -> Findings:

@@ -20,7 +20,8 @@ from cells.domain.commands import Deposit
 from cells.domain.record import replace
 from cells.domain.values import Money
 from cells.encoding import codec
-from server.audit.signatures import CallersInvalid, caller_signatures
+from cells.store.unusable import CannotServe
+from server.audit.signatures import caller_signatures
 from server.shell.calls.statuses import of_status
 from server.shell.identity.principal import parse_principal
 from tests.integration.audit.bank_rig import BANK, Bank, open_bank
@@ -190,12 +191,12 @@ def test_a_file_of_callers_that_says_nothing_clear_is_refused(line: str, tmp_pat
     with pytest.raises(Malformed):
         callers_in(line)
     (tmp_path / "callers").write_text(line)
-    with pytest.raises(CallersInvalid, match="caller_keys_file"):
+    with pytest.raises(CannotServe, match="caller_keys_file"):
         caller_signatures(tmp_path / "callers", frozenset())
     assert verify([line, "--key", str(KEYS.log.verifier), "--callers", str(tmp_path / "callers")], program="v") == 2
 
 
 def test_a_file_of_callers_that_is_not_there_ends_the_start(tmp_path: Path) -> None:
     """With the setting's name."""
-    with pytest.raises(CallersInvalid, match="caller_keys_file: cannot read"):
+    with pytest.raises(CannotServe, match="caller_keys_file: cannot read"):
         caller_signatures(tmp_path / "none", frozenset())

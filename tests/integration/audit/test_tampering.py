@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from cells.audit.checks.log_watch import WHOLE_TREE, LogWatch
-from cells.audit.export.store import PostgresExport
 from cells.audit.proofs.checkpoint_signer import CheckpointSigner
 from cells.audit.proofs.keys import new_keys
 from cells.audit.proofs.store import PostgresProofs
@@ -250,13 +249,13 @@ async def test_another_language_comes_to_the_same(evil: Superuser, tmp_path: Pat
 async def watched(evil: Superuser) -> dict[int, str]:
     """What the cell finds by itself in one round."""
     async with opened_raw(evil.dsn) as store:
-        proofs, source = PostgresProofs(pool=store.reads), PostgresExport(pool=store.reads)
+        proofs = PostgresProofs(pool=store.reads)
         cell = build_cell(CELL, store)
         checkpoint_signer = CheckpointSigner(
             store=proofs, time=cell.time, key=None, checkpoint_file=None, events_max=1, pause_max_s=1.0
         )
         checkpoint_signer.last = await proofs.last_checkpoint(LAST)
-        watch = LogWatch(checkpoint_signer=checkpoint_signer, source=source, proofs=proofs, events_per_s=1_000_000)
+        watch = LogWatch(checkpoint_signer=checkpoint_signer, proofs=proofs, events_per_s=1_000_000)
         await watch.round()
         return watch.before
 

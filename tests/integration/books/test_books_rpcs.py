@@ -10,9 +10,9 @@ import pytest
 import pytest_asyncio
 
 from cellbook.v1 import audit_pb2, types_pb2
-from cells.audit.reconcile.passes import Order, PassFailed
+from cells.audit.reconcile.findings import Order
 from cells.domain.audit.refusals import StampInFuture
-from cells.domain.refusals import NotPermitted
+from cells.domain.refusals import NotPermitted, Unavailable
 from server.audit.process import ChildPasses
 from server.cli.audit import books as shown
 from server.cli.client import ClientError
@@ -97,7 +97,7 @@ async def test_progress_comes_before_findings_and_the_summary_last(rig: Town) ->
     call = audit.Reconcile(audit_pb2.ReconcileRequest(full=True, events_per_s=1), metadata=AUDITOR, timeout=60)
     await call.read()
     call.cancel()
-    reconciliation = rig.cells[CELLS[0]].parts.audit.books.reconciliation
+    reconciliation = rig.cells[CELLS[0]].parts.audit.reconciliation
     await until(lambda: not reconciliation._busy.locked())
     await reconciliation.reconcile(Order())
 
@@ -130,7 +130,7 @@ async def test_no_cell_promises_for_the_future(rig: Town) -> None:
 
 async def test_the_schedule_looks_without_being_asked(rig: Town) -> None:
     """The leader alone, and over and over."""
-    reconciliation = rig.cells[CELLS[0]].parts.audit.books.reconciliation
+    reconciliation = rig.cells[CELLS[0]].parts.audit.reconciliation
     before = reconciliation.passes_count
     await reconciliation.stop()
     reconciliation.every_s = 0.01  # type: ignore[assignment]
@@ -148,5 +148,5 @@ async def test_a_process_that_dies_is_no_good_news() -> None:
     """A pass without a word at its end has failed, and it is said why as far as is known."""
     passes = ChildPasses(dsn="postgresql://nobody@127.0.0.1:1/none", cell=CELLS[0])
     seen: list[Progress] = []
-    with pytest.raises(PassFailed, match="onnect"):
+    with pytest.raises(Unavailable, match="onnect"):
         await asyncio.wait_for(passes.run(Order(full=True), seen.append), 60)

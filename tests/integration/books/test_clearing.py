@@ -8,7 +8,8 @@ import pytest
 
 from cells.audit.reconcile.clearing import Cut, Side, matched
 from cells.audit.reconcile.cuts import SQL, Compared
-from cells.audit.reconcile.passes import Order
+from cells.audit.reconcile.findings import Order
+from cells.audit.reconcile.rebuild import rebuild
 from cells.domain.audit.refusals import StampInFuture
 from cells.domain.commands import Transfer
 from cells.domain.moves.commands import BeginMove
@@ -160,7 +161,7 @@ async def test_a_lost_leg_and_a_doubled_one_do_not_cancel(played: Played) -> Non
             assert any(str(lost) in each for each in named), named
             assert any(str(doubled) in each for each in named), named
         for cell in (HERE, THERE):
-            await town.reconciliations[cell].rebuild(author=Author("operator/olga"), note="")
+            await rebuild(town.reconciliations[cell], author=Author("operator/olga"), note="")
         for cell in (HERE, THERE):
             assert about_clearing(await compared(town, full=True, cell=cell)) == []
     await check_all(played.dsns)
@@ -266,14 +267,14 @@ async def cross(town: Town, played: Played) -> None:
 async def test_nothing_is_promised_for_the_future_or_by_a_standby(played: Played) -> None:
     """A promise is of the one who writes, and up to the clock that it writes by."""
     async with serving(played.dsns) as town:
-        local_clearing = town.reconciliations[HERE].clearing.local_clearing  # type: ignore[attr-defined]
+        clearing = town.reconciliations[HERE].clearing
         now_ms = town.here.time.clock.wall_ms()
         with pytest.raises(StampInFuture):
-            await local_clearing.promise(Stamp(now_ms + 60_000, 0))
-        assert await local_clearing.promise(Stamp(1, 0)) == 0
-        assert await local_clearing.promise(town.here.time.hlc.last) == town.here.time.durable_position
+            await clearing.promise(Stamp(now_ms + 60_000, 0))
+        assert await clearing.promise(Stamp(1, 0)) == 0
+        assert await clearing.promise(town.here.time.hlc.last) == town.here.time.durable_position
     with pytest.raises(NotLeading):
-        await local_clearing.promise(Stamp(now_ms, 0))
+        await clearing.promise(Stamp(now_ms, 0))
 
 
 async def test_a_promise_waits_for_what_has_its_stamp_already(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,8 +292,8 @@ async def test_a_promise_waits_for_what_has_its_stamp_already(played: Played, mo
         paying = asyncio.create_task(town.here.execute(request(pay)))
         await until(lambda: under_way(town.here))
         before = town.here.time.durable_position
-        local_clearing = town.reconciliations[HERE].clearing.local_clearing  # type: ignore[attr-defined]
-        promise = asyncio.create_task(local_clearing.promise(town.here.time.hlc.last))
+        clearing = town.reconciliations[HERE].clearing
+        promise = asyncio.create_task(clearing.promise(town.here.time.hlc.last))
         await asyncio.wait([promise], timeout=0.2)
         assert not promise.done()
         gate.set()

@@ -8,8 +8,8 @@ import pytest_asyncio
 
 from cells.audit.history.moments import Moment
 from cells.audit.history.snapshots import SnapshotKey
-from cells.audit.reconcile.findings import Check
-from cells.audit.reconcile.passes import Order
+from cells.audit.reconcile.findings import Check, Order
+from cells.audit.reconcile.rebuild import rebuild
 from cells.requests import Author
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.audit_rig import CELLS, Served, town
@@ -59,6 +59,6 @@ async def test_a_pass_finds_and_a_rebuild_drops_snapshots_that_are_not_what_the_
         rows = [each.row for each in report.findings if each.check is Check.SNAPSHOT]
         assert any("house_snapshots (40): fees USD" in row for row in rows)
         assert any(row.startswith(f"snapshots ({played.ann}") for row in rows)
-        done = await town.reconciliations[HERE].rebuild(author=Author("operator/olga"), note="somebody's work")
-        assert done.after.findings == ()
+        done = await rebuild(town.reconciliations[HERE], author=Author("operator/olga"), note="somebody's work")
+        assert done.after.findings == []
     assert await ask(dsn, "SELECT position FROM house_snapshots UNION ALL SELECT position FROM snapshots") == []

@@ -2,8 +2,8 @@
 
 import pytest
 
-from cells.audit.reconcile.findings import Check
-from cells.audit.reconcile.passes import Order
+from cells.audit.reconcile.findings import Check, Order
+from cells.audit.reconcile.rebuild import rebuild
 from cells.audit.verify.tree import Frontier
 from cells.domain.audit.refusals import LogDamaged
 from cells.requests import Author
@@ -39,7 +39,7 @@ async def tables(dsn: str) -> list[object]:
 
 async def refused(town: Town) -> LogDamaged:
     with pytest.raises(LogDamaged) as caught:
-        await town.reconciliations[HERE].rebuild(author=Author("operator/olga"), note="as the runbook says")
+        await rebuild(town.reconciliations[HERE], author=Author("operator/olga"), note="as the runbook says")
     return caught.value
 
 
@@ -53,7 +53,7 @@ async def test_nothing_is_rebuilt_over_a_changed_log(played: Played, forgery: st
         found = await town.reconciliations[HERE].reconcile(Order(full=True))
         assert {each.check for each in found.findings} <= {Check.EVENT, Check.SAGA, Check.OUTCOME}
         assert any(f"position {position}" in each.row for each in found.findings)
-        assert (found.report.states, found.report.house) == ((), ())
+        assert (found.report.states, found.report.house) == ([], [])
         error = await refused(town)
         assert f"position {position}" in error.message
         assert await available(town.here, played.ann) < 1_000_000
@@ -66,7 +66,7 @@ async def test_without_the_check_the_forgery_becomes_money(played: Played, monke
     dsn = played.dsns[HERE]
     await corrupt(dsn, [TENFOLD])
     async with serving(played.dsns) as town:
-        await town.reconciliations[HERE].rebuild(author=Author("operator/olga"), note="as the runbook says")
+        await rebuild(town.reconciliations[HERE], author=Author("operator/olga"), note="as the runbook says")
         assert max([await available(town.here, user) for user in (played.ann, played.ben)]) > 900_000
 
 
@@ -112,5 +112,5 @@ async def test_a_wrong_table_beside_a_sound_log_is_still_rebuilt(played: Played)
     dsn = played.dsns[HERE]
     await corrupt(dsn, [CHANGED[0].sql])
     async with serving(played.dsns) as town:
-        done = await town.reconciliations[HERE].rebuild(author=Author("operator/olga"), note="a disk that lies")
-        assert (done.states_count, done.after.findings) == (1, ())
+        done = await rebuild(town.reconciliations[HERE], author=Author("operator/olga"), note="a disk that lies")
+        assert (done.states_count, done.after.findings) == (1, [])

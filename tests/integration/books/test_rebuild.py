@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cells.audit.reconcile.findings import Check, Progress
-from cells.audit.reconcile.passes import Order
+from cells.audit.reconcile.findings import Check, Order, Progress
+from cells.audit.reconcile.rebuild import rebuild
 from cells.domain.audit.events import Mismatch, ProjectionsRebuilt, ReconciliationFailed
 from cells.domain.audit.refusals import AuditUnderWay, StateUnderRepair
 from cells.domain.commands import CloseAuction, Transfer, Withdraw
@@ -33,7 +33,7 @@ UNREADABLE = "UPDATE accounts SET state = '[]' WHERE id = '%s' RETURNING id"
 
 
 async def rebuilt(town: Town) -> "Rebuilt":
-    return await town.reconciliations[HERE].rebuild(author=Author("operator/olga"), note="a disk that lies")
+    return await rebuild(town.reconciliations[HERE], author=Author("operator/olga"), note="a disk that lies")
 
 
 @pytest.mark.parametrize("changes", [CHANGED, MISSING, SURPLUS], ids=["changed", "missing", "surplus"])
@@ -43,9 +43,9 @@ async def test_every_derived_row_is_rebuilt(played: Played, changes: Sequence[Ch
     seen: list[Progress] = []
     await corrupt(dsn, [change.sql for change in changes])
     async with serving(played.dsns) as town:
-        done = await town.reconciliations[HERE].rebuild(author=Author("operator/olga"), note="", tell=seen.append)
+        done = await rebuild(town.reconciliations[HERE], author=Author("operator/olga"), note="", tell=seen.append)
         assert done.before.findings_count >= len(changes)
-        assert done.after.findings == ()
+        assert done.after.findings == []
         projections = sum(change.check is Check.PROJECTION for change in changes)
         houses = sum(change.check is Check.HOUSE for change in changes)
         assert (done.states_count, done.house_count, done.rows_problem) == (projections, houses, "")

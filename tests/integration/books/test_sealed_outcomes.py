@@ -48,8 +48,8 @@ async def sealed(played: Played) -> dict[str, UUID]:
 async def test_answers_of_every_kind_are_sealed(played: Played, sealed: dict[str, UUID]) -> None:
     """Those of flows when they end, and those that a user brings along by the new home: no pass finds anything."""
     for dsn in played.dsns.values():
-        assert (await reconciled(dsn, key=KEY)).findings == ()
-        assert (await reconciled(dsn, full=False, key=KEY)).findings == ()
+        assert (await reconciled(dsn, key=KEY)).findings == []
+        assert (await reconciled(dsn, full=False, key=KEY)).findings == []
         assert (await ask(dsn, "SELECT count(*) FROM command_outcomes WHERE seal IS NOT NULL"))[0][0] >= 2
     for name, command_id in sealed.items():
         assert await ask(played.dsns[HERE], "SELECT 1 FROM command_outcomes WHERE command_id = $1", command_id), name
@@ -100,4 +100,4 @@ async def test_a_changed_answer_is_named(played: Played, sealed: dict[str, UUID]
             await ask(dsn, WRITE, sealed[name], *kept[0])
         assert found, name
     for dsn in played.dsns.values():
-        assert (await reconciled(dsn, key=KEY)).findings == ()
+        assert (await reconciled(dsn, key=KEY)).findings == []

@@ -5,8 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from cells.audit.reconcile.findings import Check, Finding
-from cells.audit.reconcile.passes import Order
+from cells.audit.reconcile.findings import Check, Finding, Order
 from cells.domain.moves.commands import ArriveUser, BeginMove
 from cells.encoding.outcome_seal import OutcomeSeal
 from cells.moves import history_exporter

@@ -52,7 +52,7 @@ def metrics() -> set[str]:
         mail_sender = MailSender(outbox=NOTHING, vault=NOTHING, server=NOTHING, sender="", clock=SystemClock())
         async with world() as here:
             audit: Any = Mock(cell=here.cells[HERE])
-            audit.history.damage, audit.books.reconciliation = {}, Mock(tally=Counter(), last=None, age_s=0.0)
+            audit.history.damage, audit.reconciliation = {}, Mock(tally=Counter(), last=None, age_s=0.0)
             signer, watch, witness = Mock(broken="", unsigned_s=0.0), Mock(problems=0), Mock(refused={})
             proofs = ProofParts(signer, Mock(problems={}), watch, Mock(witness=witness))
             cell = cell_registry(here.cells[HERE], here.all_steps[HERE], mail_sender, proofs, audit)

@@ -69,7 +69,7 @@ async def test_an_index_for_queries_is_the_operators_own_business(cell_dsn: str)
 async def test_a_pass_names_it(cell_dsn: str) -> None:
     """Among its findings, from the process that leads as from any other."""
     await ask(cell_dsn, "INSERT INTO head (cell) VALUES ('us-east')")
-    assert (await reconciled(cell_dsn)).findings == ()
+    assert (await reconciled(cell_dsn)).findings == []
     await ask(cell_dsn, "ALTER TABLE event_store DISABLE TRIGGER append_only")
     [finding] = (await reconciled(cell_dsn)).findings
     assert (finding.check, finding.row) == (Check.SCHEMA, "trigger append_only on event_store")

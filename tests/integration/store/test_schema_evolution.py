@@ -129,7 +129,7 @@ async def test_two_versions_are_folded_proved_and_restored(store: MemoryStore, c
     cell.tasks.append(checkpoint_signer)
     async with leading(cell):
         await until(lambda: checkpoint_signer.last is not None and checkpoint_signer.last.size == len(store.log))
-    lines = await exported(exporter_of(HERE, proofs, proofs))
+    lines = await exported(exporter_of(HERE, proofs))
     found = check_export(lines, [KEYS.log.verifier])
     assert not found.problems
     assert found.signed == len(store.log)
@@ -153,7 +153,7 @@ async def test_two_versions_are_folded_proved_and_restored(store: MemoryStore, c
 async def test_two_versions_are_read_and_traced(store: MemoryStore, cell_dsn: str) -> None:
     """Row by row from the database: nothing is wrong with any, and each is what it was in the first place."""
     proofs = MemoryProofs(store)
-    await restored(cell_dsn, await exported(exporter_of(HERE, proofs, proofs)))
+    await restored(cell_dsn, await exported(exporter_of(HERE, proofs)))
     async with opened(cell_dsn) as postgres:
         rows = await postgres.events(from_position=1, limit=10_000)
         assert rows == store.log

@@ -73,14 +73,14 @@ async def test_a_store_is_migrated_with_all_that_is_in_it(older: dict[str, str],
         assert await ask(dsn, STATES) == await ask(played.dsns[cell], STATES)
         assert await ask(dsn, "SELECT * FROM balances") == await ask(played.dsns[cell], "SELECT * FROM balances")
         report = await reconciled(dsn)
-        assert (report.findings, report.position) == ((), len(before[cell]))
+        assert (report.findings, report.position) == ([], len(before[cell]))
     await check_all(older)
     async with serving(older) as town:
         await town.play()
     await check_all(older)
     for cell, dsn in older.items():
         report = await reconciled(dsn)
-        assert report.findings == ()
+        assert report.findings == []
         assert report.position > len(before[cell])
         assert await ask(dsn, LEAVES, len(before[cell])) == before[cell]
 
