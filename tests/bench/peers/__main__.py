@@ -54,7 +54,7 @@ MODES = {
         Mode(name="batches of 100, 8 threads", clients=8, items=100),
     ),
 }
-NO_TIGERBEETLE = "left out: TIGERBEETLE= names no server program, and no package registry has one"
+NO_TIGERBEETLE = "left out: TIGERBEETLE= names no server program; PyPI has only the client"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
