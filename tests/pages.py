@@ -230,7 +230,7 @@ def _postings(event: type[Event]) -> str:
     if movement is None:
         return ""
     lines = movement.lines(event.kind, UUID(int=0))
-    shown = [f"{_account(account)} {_terms(change, amounts)}" for account, change in lines if change]
+    shown = [f"{_account(account)} {_terms(change, amounts)}" for account, _, change in lines]
     return "; ".join(shown)
 
 

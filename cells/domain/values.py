@@ -5,6 +5,7 @@ from hashlib import sha1
 from typing import Final, NamedTuple, TypedDict
 from uuid import UUID
 
+from cells.domain.record import Struct
 from cells.domain.refusals import (
     AmountNotPositive,
     AmountTooLarge,
@@ -154,7 +155,7 @@ ACCOUNT: Final = Kind.ACCOUNT
 AUCTION: Final = Kind.AUCTION
 
 
-class Ref(NamedTuple):
+class Ref(Struct, frozen=True, order=True, gc=False, cache_hash=True):
     """Identifies a piece of state: an aggregate, a leg's barrier, or a used external reference."""
 
     kind: Kind

@@ -15,6 +15,7 @@ from cells.domain.event import Movement
 from cells.domain.events import AnyEvent, AssetRegistered, AuctionCreated
 from cells.domain.evolve import evolve, marked
 from cells.domain.moves.events import AccountArrived
+from cells.domain.record import Struct
 from cells.domain.refusals import HouseAccountFull, Refused, Unstorable
 from cells.domain.sagas.leg import LegBarrier, UsedReference
 from cells.domain.sagas.saga_events import SagaStarted, begun_by
@@ -61,7 +62,7 @@ class DueSnapshot(NamedTuple):
     leaf_hash: bytes
 
 
-class Committed(NamedTuple):
+class Committed(Struct, frozen=True):
     """An event as followers of the log within the process see it."""
 
     row: EventRow
@@ -104,12 +105,12 @@ class DecidedBatch:
     # The transaction, once it is under way.
     commit: asyncio.Task[StoreError | None] | None = None
     # The recording time of events, as of the last reading.
-    recorded_at: datetime = field(init=False)
-    stamp: Callable[[], Stamp] = field(init=False)
+    recorded_at: datetime = field(init=False, repr=False)
+    stamp: Callable[[], Stamp] = field(init=False, repr=False)
     # The time of decisions: that of the next event's stamp.
-    now_ms: Callable[[], int] = field(init=False)
+    now_ms: Callable[[], int] = field(init=False, repr=False)
     # The vector clock with a placeholder for the own position: '{"eu-west":7,"us-east":%d}'.
-    vector_template: str = field(init=False)
+    vector_template: str = field(init=False, repr=False)
 
     @property
     def pendings(self) -> list[Pending]:
@@ -168,7 +169,7 @@ class DecidedBatch:
         aggregate, event = event_draft.aggregate, event_draft.event
         before = latest.get(aggregate) or self.cache.get(aggregate)
         if before is not None:
-            state, version, lineage = before
+            state, version, lineage = before.state, before.stream_version, before.lineage
         elif isinstance(event, BEGINNINGS) or self.cache.has(aggregate):
             state, version, lineage = None, 0, Lineage()
         else:
@@ -233,14 +234,14 @@ class DecidedBatch:
             hlc_physical,
             hlc_logical,
             self.vector_template % position,
-            codec.encode_event(event, movement.postings(aggregate) if movement is not None else ()),
+            codec.encode_event(event, movement.lines(aggregate.kind, aggregate.id) if movement is not None else ()),
             codec.encode_metadata(
                 event.version, request.command_id, request.principal, event_draft.leg, request.authority
             ),
             request.user_id,
             self.recorded_at,
         )
-        return EventRow(*columns, codec.hash_of(columns))
+        return EventRow._make((*columns, codec.hash_of(columns)))
 
     def _put(self, ref: Ref, entry: CachedState) -> None:
         self.cache.put(ref, entry)

@@ -22,8 +22,6 @@ log = structlog.get_logger()
 STATES_MAX = 50_000
 # Also searched in users' history copies.
 CARRIED = frozenset({Kind.LEG, Kind.REFERENCE})
-# A Ref, or a tuple that equals one.
-Key = tuple[Kind, UUID]
 
 
 class NotLoaded(KeyError):
@@ -40,10 +38,10 @@ class StateCache:
     def __init__(self, open_flows: Callable[[UUID], int], *, states_max: int = STATES_MAX) -> None:
         """`open_flows` counts a user's open sagas, as the leader knows them."""
         self.open_flows = open_flows
-        self._entries: OrderedDict[Key, CachedState | None] = OrderedDict()
+        self._entries: OrderedDict[Ref, CachedState | None] = OrderedDict()
         self._states_max = states_max
         # Legs and references that were not found. An arrival may bring them.
-        self._absent: set[Key] = set()
+        self._absent: set[Ref] = set()
         # The number of lookups, and of states that had to be loaded.
         self.lookups = 0
         self.misses = 0
@@ -57,35 +55,35 @@ class StateCache:
         return ref in self._entries
 
     def account(self, user_id: UUID) -> Account | None:
-        found: Account | None = self._state((ACCOUNT, user_id))
+        found: Account | None = self._state(Ref(ACCOUNT, user_id))
         return found
 
     def asset(self, asset_id: UUID) -> Asset | None:
-        found: Asset | None = self._state((Kind.ASSET, asset_id))
+        found: Asset | None = self._state(Ref(Kind.ASSET, asset_id))
         return found
 
     def auction(self, auction_id: UUID) -> Auction | None:
-        found: Auction | None = self._state((AUCTION, auction_id))
+        found: Auction | None = self._state(Ref(AUCTION, auction_id))
         return found
 
     def saga(self, saga_id: UUID) -> Saga | None:
-        found: Saga | None = self._state((Kind.SAGA, saga_id))
+        found: Saga | None = self._state(Ref(Kind.SAGA, saga_id))
         return found
 
     def leg(self, leg_id: UUID) -> LegBarrier:
-        found: LegBarrier | None = self._state((Kind.LEG, leg_id))
+        found: LegBarrier | None = self._state(Ref(Kind.LEG, leg_id))
         return found or LegBarrier()
 
     def reference(self, ref: Ref) -> UsedReference | None:
         found: UsedReference | None = self._state(ref)
         return found
 
-    def _state(self, key: Key) -> Any:  # noqa: ANN401 - a state of the key's kind, or None
+    def _state(self, key: Ref) -> Any:  # noqa: ANN401 - a state of the key's kind, or None
         self.lookups += 1
         try:
             entry = self._entries[key]
         except KeyError:
-            raise NotLoaded(Ref(*key)) from None
+            raise NotLoaded(key) from None
         self._entries.move_to_end(key)
         return None if entry is None else entry.state
 
@@ -131,7 +129,7 @@ class StateCache:
             if ref in self.held:
                 raise StateUnderRepair(kind=ref.kind.value, id=str(ref.id))
 
-    def forget(self, refs: Iterable[Key]) -> None:
+    def forget(self, refs: Iterable[Ref]) -> None:
         """Drops states that turned out not to be durable."""
         for ref in refs:
             self._entries.pop(ref, None)

@@ -56,6 +56,8 @@ class Decider:
         if not stored:
             return {}
         known = by_key(await self.store.outcomes([pending.request.command_id for pending in stored]))
+        if not known:
+            return {}
         rows = {pending: row_for(pending.request.key, pending.request.user_id, known) for pending in stored}
         cell = self.time.cell
         return {pending: stored_answer(row, pending.request, cell) for pending, row in rows.items() if row is not None}
@@ -167,9 +169,9 @@ class Decider:
             state=CommandState.ACCEPTED if decision.awaits_saga is None else CommandState.IN_PROGRESS,
             saga_id=decision.awaits_saga,
         )
-        brought = begun_elsewhere(request.command, answer, decision.mark)
-        if brought is not None:
-            batch.rows.brought_outcomes.append(brought)
+        if decision.mark is not None:
+            brought = begun_elsewhere(request.command, answer, decision.mark)
+            batch.rows.brought_outcomes.extend([brought] if brought is not None else [])
         return answer
 
     def _row(

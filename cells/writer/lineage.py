@@ -1,9 +1,10 @@
 """How the writer came to a state: snapshots are made only of those that are known to follow from the events."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Self
 
 from cells.domain.decision import State
+from cells.domain.record import Struct
 
 # A snapshot of a stream is made after this many events.
 SNAPSHOT_EVENTS = 64
@@ -24,7 +25,7 @@ class Lineage:
     kept_version: int = 0
 
 
-class CachedState(NamedTuple):
+class CachedState(Struct, frozen=True):
     """As Versioned. Without a lineage, no snapshot is made of it."""
 
     state: State

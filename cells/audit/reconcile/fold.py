@@ -230,8 +230,8 @@ def _check_postings(movement: Movement | None, found: Json, stored: StoredEvent,
     """Compares the stored postings with the event's own. An event that moves no money has none, not an empty list."""
     expected: list[Line] = []
     if movement is not None:
-        currency, lines = movement.currency, movement.lines(kind, stored.aggregate_id)
-        expected = [Line(account, str(change), currency) for account, change in lines]
+        lines = movement.lines(kind, stored.aggregate_id)
+        expected = [Line(account, str(change), currency) for account, currency, change in lines]
         if found == expected or to_builtins([] if found is UNSET else found) == to_builtins(expected):
             return
     row = f"position {stored.position}: {stored.event_type} {stored.event_id}"
