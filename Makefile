@@ -2,7 +2,7 @@
 # must be installed.
 #
 #   PYTHON=...    the interpreter to build .venv with (default: the first of python3, python3.14 .. python3.11 that fits)
-#   WORKERS=...   processes that the tests are spread over (default 3: they wait a lot; 0 runs them in one)
+#   WORKERS=...   processes that the tests are spread over (default 2; 0 runs them in one)
 #   CALLS=...     how many calls `make fuzz` sends (default 1000000)
 #   MINUTES=...   how long `make faults-soak` goes on (default 30)
 #   SEED=..., SEEDS=...  for make simulate: the seed to show, or how many to run (default 1000)
@@ -10,7 +10,7 @@
 #   ARGS=...      passed on: make test ARGS="-k bid -x", make demo ARGS="--json"
 
 PYTHON ?=
-WORKERS ?= 3
+WORKERS ?= 2
 ARGS ?=
 SEED ?=
 SEEDS ?= 1000
