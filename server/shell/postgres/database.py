@@ -3,7 +3,7 @@
 import asyncio
 import re
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -154,7 +154,7 @@ async def _migrate(dsn: str, wanted: list[Migration]) -> int:
             await connection.execute(sql["become_owner"])
             await connection.execute(sql["make_table"])
             applied = {row["version"]: row for row in await connection.fetch(sql["applied"])}
-            return await _apply(connection, sql["record"], applied, wanted)
+            return await _apply(connection, sql, applied, wanted)
     except asyncpg.LockNotAvailableError as error:
         raise MigrationFailed(f"waited {MIGRATION_WAIT_MAX_S} s for a lock: {error}") from error
     finally:
@@ -192,7 +192,7 @@ def _require_version(connection: Connection, dsn: str) -> None:
 
 
 async def _apply(
-    connection: Connection, record: str, applied: dict[int, asyncpg.Record], wanted: list[Migration]
+    connection: Connection, sql: Mapping[str, str], applied: dict[int, asyncpg.Record], wanted: list[Migration]
 ) -> int:
     fresh = 0
     for migration in wanted:
@@ -203,13 +203,14 @@ async def _apply(
                     f"{migration.name} was applied with another content: a migration that has shipped never changes"
                 )
             continue
+        await connection.execute(sql["hold_writer"])
         try:
             await connection.execute(migration.sql)
         except asyncpg.DiskFullError:
             raise
         except asyncpg.PostgresError as error:
             raise MigrationFailed(f"{migration.name}: {error}; nothing was changed") from error
-        await connection.execute(record, migration.version, migration.name, migration.checksum)
+        await connection.execute(sql["record"], migration.version, migration.name, migration.checksum)
         log.info("migrated", migration=migration.name)
         fresh += 1
     return fresh

@@ -44,5 +44,16 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 -- name: applied
 SELECT version, name, checksum FROM schema_migrations
 
+-- name: hold_writer
+-- A cell's writer locks its head first and the tables after that, in an order of its own. Held there it has nothing that a
+-- migration may want, so that neither waits for the other.
+DO $$
+BEGIN
+    IF to_regclass('public.head') IS NOT NULL THEN
+        LOCK TABLE head IN SHARE ROW EXCLUSIVE MODE;
+    END IF;
+END
+$$
+
 -- name: record
 INSERT INTO schema_migrations (version, name, checksum) VALUES ($1, $2, $3)
