@@ -88,7 +88,10 @@ class LiveSnapshots(LeaderTask):
             problem = error.message
         if problem:
             # Questions about this stream are answered from its events, or refused.
-            log.critical("snapshot_refused", aggregate=str(first.aggregate), position=first.position, problem=problem)
+            ref = first.aggregate
+            log.critical(
+                "snapshot_refused", kind=ref.kind, aggregate_id=str(ref.id), position=first.position, problem=problem
+            )
             lineage.due_version = POSITION_MAX
         else:
             lineage.kept_version, lineage.proven = begun.version, True
