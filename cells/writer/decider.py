@@ -171,7 +171,8 @@ class Decider:
         )
         if decision.mark is not None:
             brought = begun_elsewhere(request.command, answer, decision.mark)
-            batch.rows.brought_outcomes.extend([brought] if brought is not None else [])
+            if brought is not None:
+                batch.rows.brought_outcomes.append(brought)
         return answer
 
     def _row(
