@@ -1,11 +1,15 @@
 -- name: trace_subjects
--- The possible meanings of an id: an event, a flow, a stream, or a command (whose outcome says where it ended).
+-- The possible meanings of an id: an event, a flow, a stream, the external reference of a deposit or withdrawal, or a
+-- command (whose outcome says where it ended).
 SELECT event_id FROM (
     SELECT event_id, position FROM event_store WHERE event_id = $1
     UNION
     (SELECT event_id, position FROM event_store WHERE correlation_id = $1 ORDER BY position LIMIT $2)
     UNION
     (SELECT event_id, position FROM event_store WHERE aggregate_id = $1 ORDER BY stream_version LIMIT $2)
+    UNION
+    (SELECT e.event_id, e.position FROM external_references r JOIN event_store e ON e.position = r.position
+     WHERE r.reference_id = $1)
     UNION
     (SELECT e.event_id, e.position FROM command_outcomes o JOIN event_store e ON e.position = o.position
      WHERE o.command_id = $1 AND o.cell IS NULL AND e.metadata->>'command_id' = $1::text)

@@ -8,10 +8,11 @@ from cellbook.v1 import audit_pb2 as pb
 from cellbook.v1 import event_pb2
 from cells.audit.history.trace import EVENTS_DEFAULT, EVENTS_MAX, Answer, Found, Node, RefusedHere, Role, Search, Trace
 from cells.domain.time.hlc import Stamp
+from cells.domain.values import reference_ref
 from cells.encoding.codec import canonical
 from cells.store.ports import EventRow
 from server.shell.calls.statuses import of_status, to_status
-from server.shell.fields.bounds import EVENT_MAX, number_in
+from server.shell.fields.bounds import EVENT_MAX, REFERENCE, number_in, text_in
 from server.shell.fields.parse import parse_uuid
 from server.wire.convert import members, parse, parse_reply, to_proto
 from server.wire.events import audited_event_to_proto
@@ -20,9 +21,14 @@ from server.wire.history import command_in
 
 _ROLES = members(pb.TraceRole.DESCRIPTOR, Role)
 _COLLECTION = re.compile(r"cells/[^/]*/(assets|auctions)/")
+# The first part of a subject that is an external reference, and the kind of command that gave it.
+REFERENCED = {"deposits": "deposit", "withdrawals": "withdrawal"}
 
 
 def parse_subject(text: str) -> UUID:
+    collection, _, reference = text.partition("/")
+    if collection in REFERENCED:
+        return reference_ref(REFERENCED[collection], text_in(reference, "subject", REFERENCE)).id
     named = _COLLECTION.match(text)
     return parse_name(text, "subject", named[1]).id if named else parse_uuid(text, "subject")
 

@@ -57,7 +57,9 @@ class TraceRequest(_message.Message):
     SUBJECT_FIELD_NUMBER: _builtins.int
     EVENT_MAX_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
-    """The id of an event, a command, a saga, an auction, an asset or an account, or the name of an auction or asset."""
+    """The id of an event, a command, a saga, an auction, an asset or an account; the name of an auction or asset; or an
+    external reference, as "deposits/{reference}" or "withdrawals/{reference}".
+    """
     event_max: _builtins.int
     """The most events to return, causes first; 0 means 500, the maximum is 2,000."""
     def __init__(

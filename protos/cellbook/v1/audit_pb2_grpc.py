@@ -127,7 +127,7 @@ class AuditServiceServicer:
     """
 
     def Trace(self, request, context):
-        """Follows an event, command, saga, auction or asset up to its cause and down to its effects, across all cells.
+        """Follows an event, command, saga, auction, asset or external reference up to its cause and down to its effects, across all cells.
         Any cell can be asked. Cells that do not answer are listed in `missing`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -34,7 +34,7 @@ class AuditServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AuditServiceAsyncStub: ...
     Trace: _grpc.UnaryUnaryMultiCallable[_audit_pb2.TraceRequest, _audit_pb2.TraceResponse]
-    """Follows an event, command, saga, auction or asset up to its cause and down to its effects, across all cells.
+    """Follows an event, command, saga, auction, asset or external reference up to its cause and down to its effects, across all cells.
     Any cell can be asked. Cells that do not answer are listed in `missing`.
     """
     FindEvents: _grpc.UnaryUnaryMultiCallable[_audit_pb2.FindEventsRequest, _audit_pb2.FindEventsResponse]
@@ -88,7 +88,7 @@ class AuditServiceAsyncStub(AuditServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Trace: _aio.UnaryUnaryMultiCallable[_audit_pb2.TraceRequest, _audit_pb2.TraceResponse]  # type: ignore[assignment]
-    """Follows an event, command, saga, auction or asset up to its cause and down to its effects, across all cells.
+    """Follows an event, command, saga, auction, asset or external reference up to its cause and down to its effects, across all cells.
     Any cell can be asked. Cells that do not answer are listed in `missing`.
     """
     FindEvents: _aio.UnaryUnaryMultiCallable[_audit_pb2.FindEventsRequest, _audit_pb2.FindEventsResponse]  # type: ignore[assignment]
@@ -145,7 +145,7 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_pb2.TraceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.TraceResponse, _abc.Awaitable[_audit_pb2.TraceResponse]]:
-        """Follows an event, command, saga, auction or asset up to its cause and down to its effects, across all cells.
+        """Follows an event, command, saga, auction, asset or external reference up to its cause and down to its effects, across all cells.
         Any cell can be asked. Cells that do not answer are listed in `missing`.
         """
 

@@ -20,7 +20,9 @@ from server.cli.texts import posting_text, stamp_text, utc
 INDENT_MAX = 8
 
 
-Subject = Annotated[str, typer.Argument(help="Id of an event, command, saga, auction, asset or account; or a name.")]
+Subject = Annotated[
+    str, typer.Argument(help="Id of an event, command, saga, auction, asset or account; a name; or deposits/REFERENCE.")
+]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=2_000, help="The maximum number of events.")]
 
 
@@ -29,7 +31,7 @@ async def run_trace(reach: Reach, subject: Subject, limit: Limit = 500) -> None:
 
     Exit code 1 if the answer is incomplete: a cell is missing, an event was changed, or the limit was reached.
     """
-    asked, reply = await _first_answer(reach, audit_pb2.TraceRequest(subject=subject, event_max=limit))
+    asked, reply = await first_answer(reach, audit_pb2.TraceRequest(subject=subject, event_max=limit))
     wrong = "; ".join(problems(reply))
     show(
         lambda: trace_json(reply),
@@ -38,7 +40,7 @@ async def run_trace(reach: Reach, subject: Subject, limit: Limit = 500) -> None:
     )
 
 
-async def _first_answer(reach: Reach, request: audit_pb2.TraceRequest) -> tuple[str, audit_pb2.TraceResponse]:
+async def first_answer(reach: Reach, request: audit_pb2.TraceRequest) -> tuple[str, audit_pb2.TraceResponse]:
     """Of the first cell in order that answers, as any cell can, with its name. Raises LedgerRefusal, ClientError."""
     silent = []
     for cell in reach.cells:
@@ -75,6 +77,13 @@ def with_parsed_json(event: dict[str, Any]) -> dict[str, Any]:
     for name in ("payload", "metadata"):
         event[name] = _parsed(event.pop(f"{name}_json"))
     return event
+
+
+def leg_of(event: event_pb2.Event) -> str:
+    """The leg of a saga that the event is about; empty if it is about none."""
+    payload = _parsed(event.payload_json)
+    leg = payload.get("leg") if isinstance(payload, dict) else None
+    return str(leg or "")
 
 
 def _parsed(text: str) -> object:
@@ -157,6 +166,5 @@ def _who(traced: audit_pb2.TracedEvent) -> tuple[str, str]:
 
 
 def _leg(event: event_pb2.Event) -> str:
-    payload = _parsed(event.payload_json)
-    leg = payload.get("leg") if isinstance(payload, dict) else None
-    return f" {literal(str(leg))}" if leg else ""
+    leg = leg_of(event)
+    return f" {literal(leg)}" if leg else ""

@@ -263,7 +263,10 @@ _TABLE: tuple[tuple[Bound, str], ...] = (
     (NotRead("they follow from the payload"), "Event.postings"),
     (NotRead("as the payload says"), "Posting.account Posting.currency Posting.amount_minor"),
     (EVENT_TYPES_ASKED, "EventFilter.event_types"),
-    (Form("a UUID, or the name of an asset or auction"), "TraceRequest.subject"),
+    (
+        Form("a UUID, the name of an asset or auction, or deposits/ or withdrawals/ with an external reference"),
+        "TraceRequest.subject",
+    ),
     (EVENT_MAX, "TraceRequest.event_max FindEventsRequest.event_max"),
     (IDS, "FindEventsRequest.causes FindEventsRequest.effects_of"),
     (CURRENCY._replace(may_be_empty=True), "GetStatementRequest.currency"),

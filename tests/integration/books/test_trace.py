@@ -195,6 +195,22 @@ async def test_a_command_that_was_refused_is_told_as_such(rig: Town, capsys: pyt
     assert f"{CELLS[1]} refused this command at" in capsys.readouterr().out
 
 
+async def test_money_from_outside_is_traced_by_the_reference_of_the_bank(rig: Town) -> None:
+    """Whichever cell is asked; a deposit and a withdrawal with the same reference are told apart."""
+    user = await rig.user(CELLS[1], 5)
+    paid_out = Withdraw(user_id=user, amount=Money("USD", 2), external_reference="statement/7 line 3")
+    await rig.cells[CELLS[1]].parts.cell.execute(request(paid_out))
+    reply = await traced(rig, "withdrawals/statement/7 line 3", cell=CELLS[0])
+    [found] = reply.events
+    assert (found.event.event_type, found.event.cell) == ("WITHDRAWN", CELLS[1])
+    assert found.role == audit_pb2.TRACE_ROLE_SUBJECT
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await traced(rig, "deposits/statement/7 line 3", cell=CELLS[0])
+    refused = refusal_in(caught.value)
+    assert refused is not None
+    assert refused.reason == "NOTHING_TO_TRACE"
+
+
 async def test_what_is_cut_off_is_said(rig: Town) -> None:
     """At most so many events, causes first, and that there are more."""
     sale = await rig.sale()

@@ -186,7 +186,7 @@ _WRONG: list[tuple[str, str, Sequence[object]]] = [
     ("BeginMove", "to_cell", ["EU", "x" * 40]),
     ("BeginMove", "region", ["x" * 40]),
     ("SetContact", "email", ["ann"]),
-    ("Trace", "subject", ["junk", NIL, "cells/eu/sagas/1", f"cells/{HERE}/assets/junk"]),
+    ("Trace", "subject", ["junk", NIL, "cells/eu/sagas/1", f"cells/{HERE}/assets/junk", "deposits/", "withdrawals/ x"]),
     ("FindEvents", "subject", ["junk"]),
     *(("FindEvents", field, [["junk"]]) for field in ("causes", "effects_of")),
     ("Export", "resumption.after_command_id", ["junk"]),
