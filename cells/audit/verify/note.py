@@ -172,6 +172,11 @@ def signers_of(note: str, keys: Sequence[VerifierKey]) -> tuple[str, list[Verifi
     return body, found
 
 
+def named_in(note: str) -> list[str]:
+    """The keys, "name+id", by which a note says that it is signed. Nothing is checked. Raises Malformed."""
+    return [f"{name}+{content[:KEY_ID_BYTES].hex()}" for name, content in _parts(note)[1]]
+
+
 def _parts(note: str) -> tuple[str, list[tuple[str, bytes]]]:
     body, blank, tail = note.rpartition("\n\n")
     if not blank or not tail.endswith("\n") or re.search(r"[\x00-\x09\x0b-\x1f]", note):

@@ -4,13 +4,13 @@ import json
 import re
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from cellbook.v1 import auction_pb2, audit_pb2, event_pb2, ledger_pb2
+from cellbook.v1 import auction_pb2, audit_pb2, event_pb2, ledger_pb2, types_pb2
 from server.cli.audit.statement import BUCKETS, At, User, amounts
 from server.cli.client import CellStubs, ClientError, LedgerRefusal
 from server.cli.reach import Reach
@@ -20,7 +20,8 @@ from server.cli.texts import amount_text, enum_text, parse_moment, point_text, s
 
 _NAME = re.compile(r"cells/([a-z0-9-]{1,32})/")
 _ELSEWHERE = "AT_HOME_ELSEWHERE"
-_NOWHERE = frozenset({"NOTHING_TO_TRACE"})
+DIFFERS = "the index of entries and the events do not say the same: run cellbook audit stream"
+NOWHERE = frozenset({"NOTHING_TO_TRACE"})
 ACCESSES = "ACCESSES_RECORDED"
 # Subjects of accesses that cover more than one account.
 OF_ALL, MORE = "", "*"
@@ -39,10 +40,29 @@ def cell_in_name(reach: Reach, name: str, collection: str) -> CellStubs:
     return reach.named(found[1])
 
 
+class AccountAt(NamedTuple):
+    """An account at a moment, and the cell where the user was at home then."""
+
+    cell: CellStubs
+    account: ledger_pb2.GetAccountResponse
+    # The index of entries and the events do not say the same.
+    differs: bool
+
+
 async def run_balance(reach: Reach, user_id: User, at: At = "") -> None:
     """Show a user's balance and the holds behind it."""
+    moment, home = parse_moment(at), await reach.home_of(user_id)
+    cell, account, differs = await account_at(reach, home, user_id, moment)
+    show(
+        lambda: {"cell": cell.name, **plain(account)},
+        lambda console: tell_account(console, cell.name, user_id, account, at),
+        [DIFFERS] * differs,
+    )
+
+
+async def account_at(reach: Reach, cell: CellStubs, user_id: str, moment: types_pb2.AsOf | None) -> AccountAt:
+    """Asks `cell`, and where the user lived elsewhere at the moment, that one. Raises ClientError, LedgerRefusal."""
     # Two sources of the same balance: buckets from the index, and buckets with their holds from the events.
-    moment, cell = parse_moment(at), await reach.home_of(user_id)
     request = ledger_pb2.GetBalanceRequest(user_id=user_id, as_of=moment)
     for _ in reach.cells:
         try:
@@ -58,12 +78,8 @@ async def run_balance(reach: Reach, user_id: User, at: At = "") -> None:
     # Use the same moment again, even if it was "now".
     same = parse_moment(f"@{balance.as_of.position}") if moment is not None else None
     account = await cell.ask(cell.ledger.GetAccount, ledger_pb2.GetAccountRequest(user_id=user_id, as_of=same))
-    wrong = "the index of entries and the events do not say the same: run cellbook audit stream"
-    show(
-        lambda: {"cell": cell.name, **plain(account)},
-        lambda console: tell_account(console, cell.name, user_id, account, at),
-        [wrong] * (moment is not None and list(balance.balances) != list(account.balances)),
-    )
+    differs = moment is not None and list(balance.balances) != list(account.balances)
+    return AccountAt(cell, account, differs)
 
 
 async def run_auction(reach: Reach, name: Auction, at: At = "") -> None:
@@ -103,7 +119,7 @@ async def _wherever(reach: Reach, request: audit_pb2.CheckStreamRequest) -> tupl
         try:
             return cell.name, await cell.ask(cell.audit.CheckStream, request)
         except LedgerRefusal as refusal:
-            if refusal.reason not in _NOWHERE:
+            if refusal.reason not in NOWHERE:
                 raise
         except ClientError as error:
             silent.append(str(error))

@@ -3,10 +3,10 @@
 import csv
 import re
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TextIO, TypeVar
 
 import typer
 from rich.console import Console
@@ -94,7 +94,9 @@ async def run_statement(  # noqa: PLR0917 - as many options
     wrong = "; ".join(statement.problems())
     problems = [f"this statement is not proved: {wrong}"] * bool(wrong)
     told: Callable[[Console], None] = (
-        (lambda _: write_csv(statement)) if form is Form.CSV else lambda console: tell(console, statement)
+        (lambda _: write_csv(sys.stdout, statement.movements))
+        if form is Form.CSV
+        else lambda console: tell(console, statement)
     )
     show(lambda: statement_json(statement), told, problems, as_json=form is Form.JSON)
 
@@ -151,11 +153,11 @@ def statement_json(statement: Statement) -> dict[str, Any]:
     }
 
 
-def write_csv(statement: Statement) -> None:
+def write_csv(file: TextIO, movements: Iterable[audit_pb2.Movement], *, header: bool = True) -> None:
     """Writes exact amounts in major units, and times in UTC."""
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    writer.writerows(map(_csv_row, statement.movements))
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerows([CSV_COLUMNS] * header)
+    writer.writerows(map(_csv_row, movements))
 
 
 def _csv_row(each: audit_pb2.Movement) -> list[str]:
@@ -205,10 +207,10 @@ def tell(console: Console, statement: Statement) -> None:
         console.print(_table(total, of_it))
     if not statement.head.totals:
         console.print("no movement in all that time, and nothing before it")
-    tell_verdict(console, list(statement.problems()), map(_proof, statement.head.totals))
+    tell_verdict(console, list(statement.problems()), map(proof_text, statement.head.totals))
 
 
-def _proof(total: audit_pb2.StatementTotal) -> str:
+def proof_text(total: audit_pb2.StatementTotal) -> str:
     currency, columns = total.closing.currency, (total.opening, total.change, total.closing)
     parts = (
         f"{bucket} {amount(had, currency)} {'-' if change < 0 else '+'} {amount(abs(change), currency)}"

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from typing import Any
@@ -73,10 +73,25 @@ class TrialOfAll:
             found += [f"{each.row}: expected {each.expected}; found {each.found}" for each in findings]
         return found
 
+    def rows(self) -> Iterator[tuple[str, str, Mapping[str, int]]]:
+        """Account, currency, and the amount of each cell that has it; all escrows share one row."""
+        rows: dict[tuple[str, str], dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        for name, each in self.cells.items():
+            for (account, currency), amount_minor in each.books.sums.items():
+                kind = ESCROW.rstrip("/") if account.startswith(ESCROW) else account
+                rows[kind, currency][name] += amount_minor
+        for (account, currency), amounts in sorted(rows.items()):
+            yield account, currency, amounts
+
     def saga_of(self, clearing_id: str) -> str:
         """The saga or move that the movement is part of; empty if no event names it."""
         sides = (own.get(UUID(clearing_id)) for cell in self.cells.values() for own in cell.sides.values())
         return next((str(each.saga_id) for each in sides if each and each.saga_id), "")
+
+
+def is_eliminated(account: str) -> bool:
+    """Across cells, clearing leaves only the money in transit."""
+    return account.startswith(CLEARING)
 
 
 async def run_trial(reach: Reach, at: At = "") -> None:
@@ -89,15 +104,20 @@ async def run_trial(reach: Reach, at: At = "") -> None:
 
 
 async def fetched(reach: Reach, at: str) -> TrialOfAll:
+    """As `trial_of_all`, with its progress on stderr."""
+    with stage("trial balance") as counted:
+        return await trial_of_all(reach, at, counted)
+
+
+async def trial_of_all(reach: Reach, at: str, counted: Stage) -> TrialOfAll:
     """Raises ClientError, LedgerRefusal: the answer needs every cell."""
     until = await _cut(reach, at)
     names, cells = [cell.name for cell in reach.cells], {}
-    with stage("trial balance") as counted:
-        for cell in reach.cells:
-            cells[cell.name] = await _cell_at(cell, names, until, counted)
-        whole = consolidated([each.books for each in cells.values()])
-        for movement in whole.in_transit:
-            await _ask_for_saga(reach, cells, movement)
+    for cell in reach.cells:
+        cells[cell.name] = await _cell_at(cell, names, until, counted)
+    whole = consolidated([each.books for each in cells.values()])
+    for movement in whole.in_transit:
+        await _ask_for_saga(reach, cells, movement)
     return TrialOfAll(until=until, cells=cells, whole=whole)
 
 
@@ -231,17 +251,11 @@ def tell(console: Console, found: TrialOfAll) -> None:
 
 
 def _accounts(found: TrialOfAll) -> Table:
-    """One row per account and currency, one column per cell, and a sum; all escrows share one row."""
-    rows: dict[tuple[str, str], dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for name, each in found.cells.items():
-        for (account, currency), amount_minor in each.books.sums.items():
-            kind = ESCROW.rstrip("/") if account.startswith(ESCROW) else account
-            rows[kind, currency][name] += amount_minor
+    """One column per cell, and a sum."""
     amounts_of = [*found.cells, "all"]
     made = table("account", "currency", *amounts_of, right=amounts_of, no_wrap=["account", "currency", *amounts_of])
-    for (account, currency), amounts in sorted(rows.items()):
-        # Across cells, clearing leaves only the money in transit.
-        total = "eliminated" if account.startswith(CLEARING) else amount(sum(amounts.values()), currency)
+    for account, currency, amounts in found.rows():
+        total = "eliminated" if is_eliminated(account) else amount(sum(amounts.values()), currency)
         texts = [amount(amounts[name], currency) if name in amounts else "" for name in found.cells]
         made.add_row(literal(account), literal(currency), *texts, total)
     for currency, (_, transit) in found.whole.totals().items():
