@@ -39,6 +39,7 @@ from cells.requests import CaughtUp, CommandRequest, CommandState, Outcome, Prog
 from cells.routing import Routing
 from cells.store.ports import EVERYTHING, Directory, EventFilter, EventRow, Store, StoreError, Versioned
 from cells.time.celltime import CellTime
+from cells.writer.tally import CommitTally
 from cells.writer.writer import Writer
 
 S = TypeVar("S", bound=State)
@@ -69,6 +70,7 @@ class Cell:
     user_import: UserImport = field(init=False)
     outcomes: Outcomes = field(init=False)
     subscriptions: Subscriptions = field(init=False)
+    tally: CommitTally = field(init=False)
 
     def __post_init__(self) -> None:
         self.homes = HomeCache(directory=self.directory, monotonic_s=self.time.clock.monotonic_s)
@@ -82,7 +84,8 @@ class Cell:
         )
         self.outcomes = Outcomes(store=self.store, writer=self.writer)
         self.subscriptions = Subscriptions(store=self.store, time=self.time)
-        self.writer.followers += [self.subscriptions.follow, self.outcomes.follow]
+        self.tally = CommitTally(clock=self.time.clock)
+        self.writer.followers += [self.subscriptions.follow, self.outcomes.follow, self.tally.follow]
 
     @property
     def leading(self) -> bool:

@@ -10,7 +10,7 @@ _MOVES = ("MoveUser", "EvacuateCell")
 POLICIES: PolicyTable = {
     f"{_SERVICE}/RegisterUser": allow(Role.SERVICE, Role.OPERATOR),
     f"{_SERVICE}/ResolveUser": allow(
-        Role.SERVICE, Role.PEER, Role.TREASURY, Role.AUDITOR, Role.OPERATOR, subject_field="user_id"
+        Role.SERVICE, Role.PEER, Role.TREASURY, Role.AUDITOR, Role.OPERATOR, Role.SUPPORT, subject_field="user_id"
     ),
     f"{_SERVICE}/ListCells": Policy(roles=ANYBODY),
     f"{_SERVICE}/WatchTopology": Policy(roles=ANYBODY),

@@ -10,13 +10,24 @@ from functools import partial
 
 import structlog
 
-from cellbook.v1 import auction_pb2, audit_pb2, contact_pb2, event_pb2, ledger_pb2, move_pb2, saga_pb2, settlement_pb2
+from cellbook.v1 import (
+    auction_pb2,
+    audit_pb2,
+    contact_pb2,
+    event_pb2,
+    ledger_pb2,
+    move_pb2,
+    operations_pb2,
+    saga_pb2,
+    settlement_pb2,
+)
 from cellbook.v1.auction_pb2_grpc import add_AuctionServiceServicer_to_server
 from cellbook.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
 from cellbook.v1.contact_pb2_grpc import add_ContactServiceServicer_to_server
 from cellbook.v1.event_pb2_grpc import add_EventServiceServicer_to_server
 from cellbook.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
 from cellbook.v1.move_pb2_grpc import add_MoveServiceServicer_to_server
+from cellbook.v1.operations_pb2_grpc import add_OperationsServiceServicer_to_server
 from cellbook.v1.saga_pb2_grpc import add_SagaServiceServicer_to_server
 from cellbook.v1.settlement_pb2_grpc import add_SettlementServiceServicer_to_server
 from cells.background import BackgroundTask
@@ -41,6 +52,7 @@ from server.services.contacts import ContactServicer
 from server.services.events import EventServicer
 from server.services.ledger import LedgerServicer
 from server.services.moves import MoveServicer
+from server.services.operations import OperationsServicer
 from server.services.sagas import SagaServicer
 from server.services.settlement import SettlementServicer
 from server.shell.calls.guard import CallGuard
@@ -75,6 +87,7 @@ SERVICES = tuple(
         (audit_pb2, "AuditService"),
         (contact_pb2, "ContactService"),
         (move_pb2, "MoveService"),
+        (operations_pb2, "OperationsService"),
     )
 )
 
@@ -89,10 +102,14 @@ def add_services(host: GrpcHost, parts: Parts) -> None:
     add_AuctionServiceServicer_to_server(AuctionServicer(cell, clock, parts.audit.history), host.server)
     add_SettlementServiceServicer_to_server(SettlementServicer(cell, clock), host.server)
     add_SagaServiceServicer_to_server(SagaServicer(cell, parts.engine, parts.audit.history), host.server)
-    add_EventServiceServicer_to_server(EventServicer(cell), host.server)
+    add_EventServiceServicer_to_server(EventServicer(cell, parts.audit.history), host.server)
     add_AuditServiceServicer_to_server(AuditServicer(parts.audit), host.server)
     add_ContactServiceServicer_to_server(ContactServicer(cell, vault, confirmations), host.server)
     add_MoveServiceServicer_to_server(MoveServicer(cell, clock, parts.handover), host.server)
+    operations = OperationsServicer(
+        cell, parts.steps, parts.proofs, parts.audit.reconciliation, lambda: parts.leadership.standing_by
+    )
+    add_OperationsServiceServicer_to_server(operations, host.server)
 
 
 async def serve(settings: ServerSettings, machine: Machine) -> None:

@@ -52,8 +52,7 @@ class AccessLog:
 
     def note(self, principal: str, method: str, subject: str) -> None:
         """Notes a read, once a minute. Raises AccessLogFull."""
-        now_ms = self.clock.wall_ms()
-        minute_ms = now_ms - now_ms % MINUTE_MS
+        minute_ms = self._minute()
         if minute_ms != self._minute_ms:
             self._minute_ms = minute_ms
             self._noted.clear()
@@ -68,6 +67,15 @@ class AccessLog:
             raise AccessLogFull(waiting=len(self._waiting))
         noted.add((method, subject))
         self._waiting.append(Access(principal=principal, method=method, subject=subject, minute_ms=minute_ms))
+
+    def access(self, principal: str, method: str, subject: str, reason: str) -> Access:
+        """A read at this moment, to be recorded by the caller."""
+        return Access(principal=principal, method=method, subject=subject, minute_ms=self._minute(), reason=reason)
+
+    def _minute(self) -> int:
+        """When the present one began."""
+        now_ms = self.clock.wall_ms()
+        return now_ms - now_ms % MINUTE_MS
 
     async def flush(self) -> None:
         """Records the waiting accesses; those that cannot be recorded keep waiting."""

@@ -33,6 +33,8 @@ class CircuitBreaker:
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CALLS_MAX))
     # Consecutive calls without an answer.
     _unanswered: int = 0
+    # When the peer fell silent, on the event loop's clock.
+    _silent_since_s: float = 0.0
     # No call probes the silent peer: the next one may.
     _probe_due: bool = False
     _next_probe: asyncio.TimerHandle | None = None
@@ -42,6 +44,11 @@ class CircuitBreaker:
     @property
     def silent(self) -> bool:
         return self._unanswered >= SILENT_AFTER
+
+    @property
+    def silent_s(self) -> float | None:
+        """How long the peer has been silent; None: it is not."""
+        return asyncio.get_running_loop().time() - self._silent_since_s if self.silent else None
 
     def ask_now(self) -> None:
         """Probes the silent peer at once; the next scheduled probe keeps its time."""
@@ -111,6 +118,8 @@ class CircuitBreaker:
                 self._probe()
         elif probe or not self.silent:
             self._unanswered += 1
+            if self._unanswered == SILENT_AFTER:
+                self._silent_since_s = asyncio.get_running_loop().time()
             if self.silent:
                 self._probe_later()
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 from cells.domain.evolve import evolve
@@ -11,7 +11,7 @@ from cells.domain.sagas.saga import Saga, SagaState
 from cells.domain.sagas.saga_events import SagaPaused, SagaResumed, SagaStarted, begun_by
 from cells.domain.sagas.saga_rules import leg_id_of
 from cells.domain.values import Kind, LegId
-from cells.store.ports import Store
+from cells.store.ports import Clock, Store
 from cells.writer.batch import Commit, Committed
 
 if TYPE_CHECKING:
@@ -79,6 +79,20 @@ class SagaExecution:
         return only_way and not spec.best_effort and late
 
 
+class SagaCounts(NamedTuple):
+    """Of the sagas in flight."""
+
+    by_state: Counter[SagaState]
+    # Those that can neither proceed nor compensate, and those of them that are compensating.
+    stuck: int
+    stuck_compensating: int
+    paused: int
+    # 0: there is none.
+    oldest_age_ms: int
+    # By the cell whose gate they wait at.
+    waiting: Counter[str]
+
+
 @dataclass(slots=True, kw_only=True)
 class SagaExecutions:
     """Executions by saga, from the start of the saga or of this process until the saga ends.
@@ -100,6 +114,18 @@ class SagaExecutions:
 
     def get(self, saga_id: UUID) -> SagaExecution | None:
         return self._by_id.get(saga_id)
+
+    def counts(self, clock: Clock) -> SagaCounts:
+        runs, now_s, now_ms = list(self._by_id.values()), clock.monotonic_s(), clock.wall_ms()
+        stuck = Counter(run.saga.state is SagaState.COMPENSATING for run in runs if run.is_stuck(now_s))
+        return SagaCounts(
+            by_state=Counter(run.saga.state for run in runs),
+            stuck=stuck.total(),
+            stuck_compensating=stuck[True],
+            paused=sum(run.saga.paused for run in runs),
+            oldest_age_ms=max(0, *(now_ms - run.saga.started_ms for run in runs)) if runs else 0,
+            waiting=Counter(run.waits_for for run in runs if run.waits_for),
+        )
 
     def follow(self, commit: Commit) -> list[UUID]:
         """Applies a commit to the sagas; returns those that begin, are paused or are resumed."""

@@ -48,6 +48,11 @@ ORDER BY s.clearing_id
 SELECT DISTINCT substr(account, 10) AS peer FROM house_balances WHERE account LIKE 'clearing/%'
 UNION SELECT peer FROM reconciled_clearing
 
+-- name: balances
+SELECT substr(account, 10) AS peer, currency, balance_minor AS amount_minor FROM house_balances
+WHERE account LIKE 'clearing/%' AND balance_minor <> 0
+ORDER BY account, currency
+
 -- name: last_cut
 SELECT position, peer_position, open FROM reconciled_clearing WHERE peer = $1
 

@@ -192,6 +192,11 @@ class CellTime:
             self._lose(min(self.disputed.values()))
 
     @property
+    def ahead_ms(self) -> int:
+        """How far the hybrid clock is ahead of this machine's clock; 0: it is not."""
+        return max(self.hlc.last.physical_ms - self.clock.wall_ms(), 0)
+
+    @property
     def lost(self) -> bool:
         """Whether the log is known to have been longer."""
         return self._lost is not None

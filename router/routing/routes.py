@@ -18,6 +18,7 @@ from cellbook.v1 import (
     event_pb2,
     ledger_pb2,
     move_pb2,
+    operations_pb2,
     saga_pb2,
     settlement_pb2,
 )
@@ -64,7 +65,9 @@ class Route:
 
 # The cells' services. They are imported so that each method's kind is known: a call that is passed on as a stream, like
 # one of a newer version, can lose a status that arrives before its message has been sent.
-SERVED = (auction_pb2, audit_pb2, contact_pb2, event_pb2, ledger_pb2, move_pb2, saga_pb2, settlement_pb2)
+SERVED = (
+    auction_pb2, audit_pb2, contact_pb2, event_pb2, ledger_pb2, move_pb2, operations_pb2, saga_pb2, settlement_pb2,
+)  # fmt: skip
 
 _LEDGER = {
     "OpenAccount": Route("user_id"),
@@ -90,6 +93,7 @@ _AUCTION = {
     "CancelAuction": Route("auction", is_name=True),
 }
 
+_EVENT = {"ListUserEvents": Route("user_id")}
 _MOVE = {
     "BeginMove": Route("user_id"),
     "ListEarlierEvents": Route("user_id"),
@@ -100,6 +104,7 @@ ROUTES: dict[str, Route] = {
     for file, service, routes in (
         (ledger_pb2, "LedgerService", _LEDGER),
         (auction_pb2, "AuctionService", _AUCTION),
+        (event_pb2, "EventService", _EVENT),
         (move_pb2, "MoveService", _MOVE),
     )
     for rpc, route in routes.items()

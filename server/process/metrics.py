@@ -3,10 +3,9 @@
 Labels have few values, known in advance except for cell names: no users, sagas or auctions.
 """
 
-from collections import Counter as Tally
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.metrics_core import Metric
 
 from cells.cell import Cell
@@ -59,13 +58,11 @@ class WriterMetrics:
             buckets=COMMIT_COMMANDS,
             registry=registry,
         )
-        self._events = Counter("cellbook_events", "Events that this process has written.", registry=registry)
 
     def follow(self, commit: Commit) -> None:
         if commit.write_s:
             self._seconds.observe(commit.write_s)
             self._commands.observe(commit.commands)
-            self._events.inc(len(commit.events))
 
 
 def cell_metrics(cell: Cell, steps: Steps) -> Iterable[Metric]:
@@ -74,6 +71,7 @@ def cell_metrics(cell: Cell, steps: Steps) -> Iterable[Metric]:
     yield gauge("cellbook_leading", "1 if this process leads the cell.", int(cell.leading))
     yield gauge("cellbook_epoch", "The epoch that this process writes under.", writer.epoch)
     yield gauge("cellbook_position", "The log's last position that is durable.", time.durable_position)
+    yield counter("cellbook_events", "Events that this process has written.", cell.tally.events)
     yield gauge("cellbook_queue_commands", "Commands that wait to be decided.", len(writer.queue))
     yield gauge("cellbook_cached_states", "States of aggregates in memory.", len(writer.cache))
     yield counter("cellbook_cache_lookups", "Lookups of states for decisions.", writer.cache.lookups)
@@ -90,9 +88,8 @@ def cell_metrics(cell: Cell, steps: Steps) -> Iterable[Metric]:
 
 
 def _clock_metrics(time: CellTime) -> Iterable[Metric]:
-    ahead_s = (time.hlc.last.physical_ms - time.clock.wall_ms()) / 1_000
     what = "How far the hybrid clock is ahead of this machine's clock."
-    yield gauge("cellbook_hlc_ahead_seconds", what, max(ahead_s, 0.0))
+    yield gauge("cellbook_hlc_ahead_seconds", what, time.ahead_ms / 1_000)
     what = "How far each peer's last stamp is ahead of this machine's clock; negative: behind."
     offsets = {peer: offset_ms / 1_000 for peer, offset_ms in time.offsets_ms.items()}
     yield gauge("cellbook_hlc_offset_seconds", what, offsets, "peer")
@@ -104,17 +101,13 @@ def _clock_metrics(time: CellTime) -> Iterable[Metric]:
 
 
 def _saga_metrics(executions: SagaExecutions, clock: Clock) -> Iterable[Metric]:
-    runs = list(executions.all.values())
-    states = Tally(run.saga.state for run in runs)
-    by_state = {state.value: states[state] for state in map(SagaState, UNFINISHED)}
+    counts = executions.counts(clock)
+    by_state = {state.value: counts.by_state[state] for state in map(SagaState, UNFINISHED)}
     yield gauge("cellbook_sagas_in_flight", "Sagas that have not ended.", by_state, "state")
-    oldest_ms = min((run.saga.started_ms for run in runs), default=clock.wall_ms())
-    age_s = max(clock.wall_ms() - oldest_ms, 0) / 1_000
-    yield gauge("cellbook_saga_oldest_seconds", "Age of the oldest saga in flight; 0 if there is none.", age_s)
-    now_s = clock.monotonic_s()
-    stuck = Tally(run.saga.state is SagaState.COMPENSATING for run in runs if run.is_stuck(now_s))
-    yield gauge("cellbook_sagas_stuck", "Sagas that can neither proceed nor compensate.", stuck.total())
-    yield gauge("cellbook_compensations_stuck", "Those of them that are compensating.", stuck[True])
-    yield gauge("cellbook_sagas_paused", "Sagas that an operator has paused.", sum(run.saga.paused for run in runs))
+    what = "Age of the oldest saga in flight; 0 if there is none."
+    yield gauge("cellbook_saga_oldest_seconds", what, counts.oldest_age_ms / 1_000)
+    yield gauge("cellbook_sagas_stuck", "Sagas that can neither proceed nor compensate.", counts.stuck)
+    yield gauge("cellbook_compensations_stuck", "Those of them that are compensating.", counts.stuck_compensating)
+    yield gauge("cellbook_sagas_paused", "Sagas that an operator has paused.", counts.paused)
     what = "Sagas that have ended here, by kind and last state."
     yield counter("cellbook_sagas_ended", what, executions.ended, "kind", "state")

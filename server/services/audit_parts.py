@@ -18,12 +18,14 @@ from cells.audit.reconcile.service import ReconciliationService
 from cells.audit.reconcile.trial import TrialBalances
 from cells.audit.witness.cosigner import Cosignatures, Witness
 from cells.cell import Cell
-from server.shell.calls.call import current_call
+from cells.domain.commands import RecordAccesses
+from server.shell.calls.call import Call, current_call
 from server.shell.identity.principal import Role
+from server.wire.requests import parse_author
 
 Context = grpc.aio.ServicerContext[Any, Any]
 # Their reads are recorded. Users read their own accounts, services show them to users, cells and routers move them.
-STAFF = frozenset({Role.AUDITOR, Role.OPERATOR, Role.TREASURY, Role.DELEGATE})
+STAFF = frozenset({Role.AUDITOR, Role.OPERATOR, Role.TREASURY, Role.SUPPORT, Role.DELEGATE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +51,19 @@ class AuditParts:
     reconciliation: ReconciliationService
 
 
+async def record_look(cell: Cell, subject: UUID, reason: str) -> None:
+    """Records in the log one read of `subject`, before its answer. Raises Refused: it may not be recorded."""
+    call = current_call()
+    access = cell.accesses.access(str(call.principal), _rpc(call), str(subject), reason)
+    await cell.writer.record(RecordAccesses(accesses=(access,)), parse_author(call))
+
+
 def note_access(accesses: AccessLog, subject: UUID | int | None = None) -> None:
     """Records in the log a read of `subject`, an id or a position, or of all. Raises AccessLogFull."""
     call = current_call()
     if call.principal.role in STAFF:
-        accesses.note(str(call.principal), call.method.rpartition("/")[2], str(subject or ""))
+        accesses.note(str(call.principal), _rpc(call), str(subject or ""))
+
+
+def _rpc(call: Call) -> str:
+    return call.method.rpartition("/")[2]

@@ -11,7 +11,7 @@ from cells.domain.refusals import WrongCell
 from server.contacts.refusals import ContactsNotKept
 from server.contacts.vault import Vault
 from server.mail.outbox import Outbox
-from server.services.audit_parts import Context, note_access
+from server.services.audit_parts import Context, note_access, record_look
 from server.shell.calls.call import current_call
 from server.shell.fields.bounds import CODE, text_in
 from server.shell.fields.parse import parse_uuid
@@ -71,9 +71,14 @@ class ContactServicer(ContactServiceServicer):
         raise moving
 
     async def GetContact(self, request: pb.GetContactRequest, _context: Context) -> pb.GetContactResponse:
-        user_id, vault = parse_uuid(request.user_id, "user_id"), self._vault
-        note_access(self._cell.accesses, user_id)
+        user_id = parse_uuid(request.user_id, "user_id")
+        reason, vault = wire.parse_reason(request, current_call().principal.role), self._vault
         await self._cell.account(user_id)
+        if reason:
+            # Before the answer: nobody sees a contact whose look is not in the log. Only the leader can write it there.
+            await record_look(self._cell, user_id, reason)
+        else:
+            note_access(self._cell.accesses, user_id)
         return wire.contact_to_proto(user_id, await vault.get(user_id))
 
     async def EraseContact(self, request: pb.EraseContactRequest, _context: Context) -> pb.EraseContactResponse:

@@ -9,6 +9,7 @@ from cells.domain.refusals import FieldInvalid
 from server.contacts.vault import Contact
 from server.shell.fields.bounds import (
     EMAIL,
+    NOTE,
     PERSON_NAME,
     Text,
     invalid,
@@ -43,6 +44,14 @@ def parse_contact(request: contact_pb2.SetContactRequest, role: Role) -> Contact
     if _EMAIL.fullmatch(email) is None or _ENCODED in email:
         raise FieldInvalid(field="email", problem="must be one address, as in ann@example.org", value=HIDDEN)
     return Contact(name=name, email=email, proven=request.email_proven)
+
+
+def parse_reason(request: contact_pb2.GetContactRequest, role: Role) -> str:
+    """Why the caller looks; empty: not said. Raises FieldInvalid."""
+    reason = text_in(request.reason, "reason", NOTE).strip()
+    if role is Role.SUPPORT and not reason:
+        raise invalid("reason", "is missing: say why you look, for the log; a ticket's number is best")
+    return reason
 
 
 def contact_to_proto(user_id: UUID, contact: Contact) -> contact_pb2.GetContactResponse:

@@ -1,7 +1,7 @@
 """EventService: the cell's log, row by row."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from cellbook.v1 import event_pb2 as pb
 from cells.audit.checks.checked import UNREADABLE
@@ -14,6 +14,9 @@ from cells.requests import CaughtUp, Progress
 from cells.store.ports import EventFilter, EventRow
 from server.shell.fields.bounds import EVENT_TYPES_ASKED, invalid, items_in
 from server.wire.convert import parse, to_proto
+from server.wire.pages import Tokens
+
+VERSION_BYTES = 8
 
 
 def parse_filter(message: pb.EventFilter) -> EventFilter:
@@ -35,6 +38,22 @@ def item_to_proto(item: EventRow | CaughtUp | Progress, cell: str) -> pb.Subscri
     except UNREADABLE as error:
         problem = f"its payload cannot be read: {error!r}"
         raise EventDamaged(event_id=str(item.event_id), position=item.position, cell=cell, problem=problem) from error
+
+
+def _read_version(content: bytes) -> int:
+    if len(content) != VERSION_BYTES:
+        raise ValueError(content)
+    return int.from_bytes(content)
+
+
+# The version below which the next page begins.
+VERSIONS = Tokens[int](read=_read_version, write=lambda version: version.to_bytes(VERSION_BYTES))
+
+
+def user_events_to_proto(rows: Sequence[EventRow], first: int, cell: str) -> pb.ListUserEventsResponse:
+    """`first` is the lowest version on the page."""
+    token = VERSIONS.token(first if first > 1 else None)
+    return pb.ListUserEventsResponse(events=[event_to_proto(row, cell) for row in rows], next_page_token=token)
 
 
 def event_to_proto(row: EventRow, cell: str) -> pb.Event:

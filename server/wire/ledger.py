@@ -5,6 +5,7 @@ from uuid import UUID
 from cellbook.v1 import ledger_pb2 as pb
 from cells.audit.history.moments import Point
 from cells.domain.account.account import Account
+from cells.domain.account.balance import Hold
 from cells.requests import CommandStatus, Read
 from server.shell.calls.statuses import to_status
 from server.wire.convert import to_proto
@@ -32,11 +33,17 @@ def account_to_proto(user_id: UUID, read: Read[Account], point: Point | None, ce
         account,
         user_id=user_id,
         balances=balances_to_proto(account),
-        holds=[to_proto(pb.Hold, hold, hold_id=hold_id) for hold_id, hold in sorted(account.holds.items())],
+        holds=[_hold_to_proto(hold_id, hold) for hold_id, hold in sorted(account.holds.items())],
         stream_version=read.stream_version,
         moving_to_cell=account.move.to_cell if account.move is not None else "",
         **read_at(read, point, cell),
     )
+
+
+def _hold_to_proto(hold_id: UUID, hold: Hold) -> pb.Hold:
+    # A hold that backs bids has the id of their auction.
+    auction = auction_name(hold.auction_cell, hold_id) if hold.auction_cell else ""
+    return to_proto(pb.Hold, hold, hold_id=hold_id, auction=auction, bid_ids=sorted(hold.bids_minor))
 
 
 def balances_to_proto(account: Account) -> list[pb.Balance]:

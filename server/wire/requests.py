@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 
+# They read the outcomes of all commands.
+_READ_ALL = frozenset({Role.AUDITOR, Role.OPERATOR, Role.SUPPORT})
+
+
 class Mutating(Protocol):
     """Any request that carries a command_id."""
 
@@ -33,7 +37,7 @@ def asker_of(principal: Principal) -> Asker:
     """The commands that a principal may read: its own, or all if its role needs them."""
     names = principal.may_act_for if principal.role is Role.DELEGATE else frozenset({principal.name})
     users = frozenset(map(uuid_from, names)) if principal.role in {Role.USER, Role.DELEGATE} else frozenset()
-    return Asker(str(principal), users, reads_all=principal.role in {Role.AUDITOR, Role.OPERATOR})
+    return Asker(str(principal), users, reads_all=principal.role in _READ_ALL)
 
 
 def parse_author(call: Call) -> Author:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
+from unittest.mock import Mock
 from uuid import UUID, uuid4
 
 import grpc.aio
@@ -15,13 +16,6 @@ from google.protobuf.message_factory import GetMessageClass
 
 from cellbook.v1 import (
     auction_pb2,
-    audit_pb2,
-    contact_pb2,
-    event_pb2,
-    ledger_pb2,
-    move_pb2,
-    saga_pb2,
-    settlement_pb2,
     types_pb2,
 )
 from cellbook.v1.auction_pb2_grpc import AuctionServiceStub, add_AuctionServiceServicer_to_server
@@ -30,19 +24,25 @@ from cellbook.v1.contact_pb2_grpc import add_ContactServiceServicer_to_server
 from cellbook.v1.event_pb2_grpc import EventServiceStub, add_EventServiceServicer_to_server
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub, add_LedgerServiceServicer_to_server
 from cellbook.v1.move_pb2_grpc import add_MoveServiceServicer_to_server
+from cellbook.v1.operations_pb2_grpc import OperationsServiceStub, add_OperationsServiceServicer_to_server
 from cellbook.v1.saga_pb2_grpc import SagaServiceStub, add_SagaServiceServicer_to_server
 from cellbook.v1.settlement_pb2_grpc import (
     SettlementServiceStub,
     add_SettlementServiceServicer_to_server,
 )
+from cells.audit.checks.log_watch import LogWatch
 from cells.audit.export.exporter import Exporter
+from cells.audit.history.questions import History
 from cells.audit.proofs.checkpoint_signer import CheckpointSigner
 from cells.audit.proofs.keys import new_keys
 from cells.audit.proofs.prover import Prover
+from cells.audit.reconcile.service import ReconciliationService
 from cells.audit.verify.note import origin_of
 from cells.audit.witness.cosigner import Cosignatures, Witness
+from cells.audit.witness.cosigning import Cosigning
 from cells.domain.refusals import Refused
-from server.audit.build import audit_of
+from router.routing.routes import SERVED
+from server.audit.build import ProofParts, audit_of
 from server.contacts.handover import Handover
 from server.process.clock import CellClock
 from server.process.policies import POLICIES, QUEUED
@@ -53,6 +53,7 @@ from server.services.contacts import ContactServicer
 from server.services.events import EventServicer
 from server.services.ledger import LedgerServicer
 from server.services.moves import MoveServicer
+from server.services.operations import OperationsServicer
 from server.services.sagas import SagaServicer
 from server.services.settlement import SettlementServicer
 from server.shell.calls.guard import CallGuard
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from cellbook.v1.audit_pb2_grpc import AuditServiceAsyncStub
     from cellbook.v1.event_pb2_grpc import EventServiceAsyncStub
     from cellbook.v1.ledger_pb2_grpc import LedgerServiceAsyncStub
+    from cellbook.v1.operations_pb2_grpc import OperationsServiceAsyncStub
     from cellbook.v1.saga_pb2_grpc import SagaServiceAsyncStub
     from cellbook.v1.settlement_pb2_grpc import SettlementServiceAsyncStub
     from server.peers import GrpcPeers
@@ -84,11 +86,12 @@ ROUTER = (("cellbook-principal", "router/router"),)
 BANK = (("cellbook-principal", "treasury/bank"),)
 OPERATOR = (("cellbook-principal", "operator/olga"),)
 AUDITOR = (("cellbook-principal", "auditor/anna"),)
+SUPPORT = (("cellbook-principal", "support/sue"),)
 
 # Every RPC of a cell, by its path.
 METHODS: dict[str, MethodDescriptor] = {
     f"/{service.full_name}/{method.name}": method
-    for file in (ledger_pb2, auction_pb2, settlement_pb2, saga_pb2, event_pb2, contact_pb2, audit_pb2, move_pb2)
+    for file in SERVED
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
@@ -119,6 +122,8 @@ class Rig:
     channel: grpc.aio.Channel
     address: str
     guard: CallGuard
+    history: History
+    reconciliation: ReconciliationService
     # At home in the served cell, with 1,000.00 USD each.
     ann: UUID
     ben: UUID
@@ -144,6 +149,10 @@ class Rig:
     @property
     def events(self) -> "EventServiceAsyncStub":
         return EventServiceStub(self.channel)
+
+    @property
+    def operations(self) -> "OperationsServiceAsyncStub":
+        return OperationsServiceStub(self.channel)
 
     @property
     def audit(self) -> "AuditServiceAsyncStub":
@@ -250,17 +259,33 @@ def proofs_of(cell: LocalCell, store: MemoryStore) -> Proofs:
     )
 
 
+def proof_parts(cell: LocalCell, facade: Proofs) -> ProofParts:
+    """With the cell's signer; no witness is asked, and nothing watches the log."""
+    signer = next(task for task in cell.tasks if isinstance(task, CheckpointSigner))
+    return ProofParts(
+        checkpoint_signer=signer,
+        cosigning=Cosigning(checkpoint_signer=signer, proofs=signer.store, witnesses=Mock()),
+        log_watch=LogWatch(checkpoint_signer=signer, proofs=signer.store, events_per_s=0),
+        facade=facade,
+    )
+
+
 def add_services(cell: LocalCell, server: grpc.aio.Server, audit: AuditParts) -> None:
     clock = cell.time.clock
     add_LedgerServiceServicer_to_server(LedgerServicer(cell, clock, audit.history), server)
     add_AuctionServiceServicer_to_server(AuctionServicer(cell, clock, audit.history), server)
     add_SettlementServiceServicer_to_server(SettlementServicer(cell, clock), server)
     add_SagaServiceServicer_to_server(SagaServicer(cell, cell.engine, audit.history), server)
-    add_EventServiceServicer_to_server(EventServicer(cell), server)
+    add_EventServiceServicer_to_server(EventServicer(cell, audit.history), server)
     add_ContactServiceServicer_to_server(ContactServicer(cell, None), server)
     add_AuditServiceServicer_to_server(AuditServicer(audit), server)
     handover = Handover(cell=cell.name, vault=None, peers=cast("GrpcPeers", None))
     add_MoveServiceServicer_to_server(MoveServicer(cell, clock, handover), server)
+    proofs = proof_parts(cell, audit.proofs)
+    operations = OperationsServicer(
+        cell, cell.engine.steps, proofs, audit.reconciliation, lambda: cell.leadership.standing_by
+    )
+    add_OperationsServiceServicer_to_server(operations, server)
 
 
 @asynccontextmanager
@@ -271,7 +296,8 @@ async def serving() -> AsyncIterator[Rig]:
     there = build_cell(THERE, MemoryStore(THERE), peers=peers, directory=directory)
     guard = CallGuard(POLICIES, clock=CellClock(time=cell.time), queued=QUEUED, check_room=cell.check_room)
     server = grpc.aio.server(interceptors=[guard])
-    add_services(cell, server, audit_parts(cell, store, peers))
+    audit = audit_parts(cell, store, peers)
+    add_services(cell, server, audit)
     port = server.add_insecure_port("127.0.0.1:0")
     async with leading(cell, there):
         await server.start()
@@ -286,6 +312,8 @@ async def serving() -> AsyncIterator[Rig]:
                     channel=channel,
                     address=f"127.0.0.1:{port}",
                     guard=guard,
+                    history=audit.history,
+                    reconciliation=audit.reconciliation,
                     ann=await open_user(cell, 100_000, directory),
                     ben=await open_user(cell, 100_000, directory),
                     carl=await open_user(there, 100_000, directory),

@@ -46,6 +46,15 @@ def test_auditors_only_read() -> None:
             assert rpc.name not in MONEY
 
 
+def test_support_reads_what_explains_an_account_and_no_more() -> None:
+    """Besides reads that are open to all: neither lists of all users nor the log, and nothing that changes anything."""
+    may = {named(rpc) for rpc, policy in EVERY.items() if Role.SUPPORT in policy.roles and policy.roles != set(Role)}
+    assert may == {
+        "GetBalance", "GetAccount", "GetStatement", "GetSaga", "ListUserEvents", "ListEarlierEvents",
+        "GetContact", "ResolveUser",
+    }  # fmt: skip
+
+
 def test_a_router_opens_accounts_moves_users_and_no_more() -> None:
     """Besides reads that are open to all: a call that passes as the router's could do nothing more."""
     subject_field = {

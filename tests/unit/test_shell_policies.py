@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor import Descriptor, MethodDescriptor
 
-from cellbook.v1 import auction_pb2, audit_pb2, contact_pb2, event_pb2, ledger_pb2, move_pb2, saga_pb2, settlement_pb2
+from cellbook.v1 import ledger_pb2, settlement_pb2
 from cells.domain.refusals import NotPermitted, NotYourAccount, PrincipalInvalid, PrincipalMissing, Refused
+from router.routing.routes import SERVED
 from server.process.policies import POLICIES
 from server.shell.calls.policy import NOBODY, OPEN_METHODS, Policy, allow
 from server.shell.identity.principal import Principal, Role, parse_principal
@@ -97,7 +98,7 @@ def test_nobody_is_nobody() -> None:
 
 def rpcs() -> Iterator[MethodDescriptor]:
     """Every RPC that a cell serves, from the descriptors."""
-    for file in (auction_pb2, audit_pb2, contact_pb2, event_pb2, ledger_pb2, move_pb2, saga_pb2, settlement_pb2):
+    for file in SERVED:
         for service in file.DESCRIPTOR.services_by_name.values():
             yield from service.methods
 

@@ -90,6 +90,7 @@ async def test_each_algorithm_is_taken(verifier: TokenVerifier, key: PrivateKey,
         ({"role": "treasury", "sub": "bank"}, Principal(role=Role.TREASURY, name="bank")),
         ({"role": "auditor", "sub": "kpmg-0a7"}, Principal(role=Role.AUDITOR, name="kpmg-0a7")),
         ({"role": "operator", "sub": "olga"}, Principal(role=Role.OPERATOR, name="olga")),
+        ({"role": "support", "sub": "sue"}, Principal(role=Role.SUPPORT, name="sue")),
         ({"role": "user", "aud": ["other", "cellbook"]}, Principal(role=Role.USER, name=ME)),
         (
             {"role": "delegate", "sub": "helpdesk", "users": [ME, OTHER.upper()]},

@@ -35,7 +35,7 @@ def test_none_is_left_out_and_money_is_put_together() -> None:
     """A hold's currency and amount are one field of its message."""
     hold = Hold(currency="USD", amount_minor=5, saga_id=U2)
     expected = ledger_pb2.Hold(hold_id=str(U1), amount=types_pb2.Money(currency="USD", amount_minor=5), saga_id=str(U2))
-    assert to_proto(ledger_pb2.Hold, hold, hold_id=U1) == expected
+    assert to_proto(ledger_pb2.Hold, hold, hold_id=U1, auction="", bid_ids=()) == expected
 
 
 def test_a_message_of_zeroes_is_there() -> None:

@@ -44,7 +44,7 @@ from cells.domain.time.hlc import Stamp
 from cells.domain.values import Kind, Ref
 from cells.encoding import codec
 from cells.requests import Read
-from cells.store.ports import AccountEntryRow, EventRow, Store
+from cells.store.ports import POSITION_MAX, AccountEntryRow, EventRow, Store
 from cells.time.celltime import CellTime
 
 log = structlog.get_logger()
@@ -254,6 +254,14 @@ class History:
     async def events_of(self, aggregate_id: UUID, point: Point, limit: int) -> list[EventRow]:
         """The first events of the stream, up to the point. Raises EventDamaged."""
         rows, _ = await self.lookups.stream_from(aggregate_id, version=1, until=point.position, limit=limit)
+        return [self.intact(each) for each in rows]
+
+    async def versions(self, aggregate_id: UUID, first: int, last: int) -> list[EventRow]:
+        """The events of the stream with these versions. Raises EventDamaged, LogIncomplete."""
+        count = last - first + 1
+        rows, _ = await self.lookups.stream_from(aggregate_id, version=first, until=POSITION_MAX, limit=count)
+        if len(rows) != count:
+            raise self.incomplete(f"a version of {first} to {last} of {aggregate_id}")
         return [self.intact(each) for each in rows]
 
     # --- folding ----------------------------------------------------------------------------------------------------

@@ -24,6 +24,14 @@ SQL = queries("cells.sql", "clearing.sql")
 PAGE = 2_000
 
 
+class ClearingBalance(NamedTuple):
+    """Of the account clearing/{peer}: what was sent there, less what was received from there."""
+
+    peer: str
+    currency: str
+    amount_minor: int
+
+
 class Sides(NamedTuple):
     """A page of a cell's sides; `position` is where its log is cut."""
 
@@ -100,6 +108,10 @@ class Clearing:
         sagas = [*wanted.saga_ids] or [None] * len(ids)
         rows = await self._fetch("sides", wanted.peer, list(ids), position, sagas, timeout_s=SCAN_TIMEOUT_S)
         return Sides(position, [Side(*row) for row in rows], more=not wanted.clearing_ids and len(ids) == PAGE)
+
+    async def balances(self) -> list[ClearingBalance]:
+        """Those that are not zero, by peer. Raises StoreError."""
+        return [ClearingBalance(*row) for row in await self._fetch("balances")]
 
     async def _fetch(self, query: str, *arguments: object, timeout_s: float | None = None) -> "list[asyncpg.Record]":
         async with self.store.reading() as connection:

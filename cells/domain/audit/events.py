@@ -1,5 +1,7 @@
 """Events that an audit of a cell's own tables records. None of them moves money or changes an aggregate."""
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
 from uuid import UUID
 
 from cells.domain.event import Event
@@ -62,12 +64,15 @@ class Access(Struct, frozen=True, kw_only=True):
     """A principal has called a method of that name, once or more, in the minute that began then.
 
     `subject` is the id of an account or stream, or the position of an event; empty: of all; "*": more than are listed.
+    With a `reason` it is one call, and was recorded before its answer.
     """
 
     principal: str
     method: str
     subject: str
     minute_ms: int
+    reason: str = ""
+    ADDED: ClassVar[Mapping[str, Any]] = {"reason": ""}
 
 
 class AccessesRecorded(AuditEvent, frozen=True, kw_only=True):

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63\x65llbook/v1/contact.proto\x12\x0b\x63\x65llbook.v1\"W\n\x11SetContactRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12\x14\n\x0c\x65mail_proven\x18\x04 \x01(\x08\"*\n\x12SetContactResponse\x12\x14\n\x0c\x65mail_proven\x18\x01 \x01(\x08\"6\n\x15\x43onfirmContactRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\"\x18\n\x16\x43onfirmContactResponse\"$\n\x11GetContactRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"X\n\x12GetContactResponse\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12\x14\n\x0c\x65mail_proven\x18\x04 \x01(\x08\"&\n\x13\x45raseContactRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"\x16\n\x14\x45raseContactResponse2\xde\x02\n\x0e\x43ontactService\x12M\n\nSetContact\x12\x1e.cellbook.v1.SetContactRequest\x1a\x1f.cellbook.v1.SetContactResponse\x12Y\n\x0e\x43onfirmContact\x12\".cellbook.v1.ConfirmContactRequest\x1a#.cellbook.v1.ConfirmContactResponse\x12M\n\nGetContact\x12\x1e.cellbook.v1.GetContactRequest\x1a\x1f.cellbook.v1.GetContactResponse\x12S\n\x0c\x45raseContact\x12 .cellbook.v1.EraseContactRequest\x1a!.cellbook.v1.EraseContactResponseB5\n\x0b\x63\x65llbook.v1P\x01Z\x16\x63\x65llbook/v1;cellbookv1\xaa\x02\x0b\x43\x65llbook.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63\x65llbook/v1/contact.proto\x12\x0b\x63\x65llbook.v1\"W\n\x11SetContactRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12\x14\n\x0c\x65mail_proven\x18\x04 \x01(\x08\"*\n\x12SetContactResponse\x12\x14\n\x0c\x65mail_proven\x18\x01 \x01(\x08\"6\n\x15\x43onfirmContactRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\"\x18\n\x16\x43onfirmContactResponse\"4\n\x11GetContactRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"X\n\x12GetContactResponse\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12\x14\n\x0c\x65mail_proven\x18\x04 \x01(\x08\"&\n\x13\x45raseContactRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"\x16\n\x14\x45raseContactResponse2\xde\x02\n\x0e\x43ontactService\x12M\n\nSetContact\x12\x1e.cellbook.v1.SetContactRequest\x1a\x1f.cellbook.v1.SetContactResponse\x12Y\n\x0e\x43onfirmContact\x12\".cellbook.v1.ConfirmContactRequest\x1a#.cellbook.v1.ConfirmContactResponse\x12M\n\nGetContact\x12\x1e.cellbook.v1.GetContactRequest\x1a\x1f.cellbook.v1.GetContactResponse\x12S\n\x0c\x45raseContact\x12 .cellbook.v1.EraseContactRequest\x1a!.cellbook.v1.EraseContactResponseB5\n\x0b\x63\x65llbook.v1P\x01Z\x16\x63\x65llbook/v1;cellbookv1\xaa\x02\x0b\x43\x65llbook.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,13 +41,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONFIRMCONTACTRESPONSE']._serialized_start=231
   _globals['_CONFIRMCONTACTRESPONSE']._serialized_end=255
   _globals['_GETCONTACTREQUEST']._serialized_start=257
-  _globals['_GETCONTACTREQUEST']._serialized_end=293
-  _globals['_GETCONTACTRESPONSE']._serialized_start=295
-  _globals['_GETCONTACTRESPONSE']._serialized_end=383
-  _globals['_ERASECONTACTREQUEST']._serialized_start=385
-  _globals['_ERASECONTACTREQUEST']._serialized_end=423
-  _globals['_ERASECONTACTRESPONSE']._serialized_start=425
-  _globals['_ERASECONTACTRESPONSE']._serialized_end=447
-  _globals['_CONTACTSERVICE']._serialized_start=450
-  _globals['_CONTACTSERVICE']._serialized_end=800
+  _globals['_GETCONTACTREQUEST']._serialized_end=309
+  _globals['_GETCONTACTRESPONSE']._serialized_start=311
+  _globals['_GETCONTACTRESPONSE']._serialized_end=399
+  _globals['_ERASECONTACTREQUEST']._serialized_start=401
+  _globals['_ERASECONTACTREQUEST']._serialized_end=439
+  _globals['_ERASECONTACTRESPONSE']._serialized_start=441
+  _globals['_ERASECONTACTRESPONSE']._serialized_end=463
+  _globals['_CONTACTSERVICE']._serialized_start=466
+  _globals['_CONTACTSERVICE']._serialized_end=816
 # @@protoc_insertion_point(module_scope)

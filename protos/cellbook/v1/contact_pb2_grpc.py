@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class ContactServiceStub:
     """Personal data: kept in the person's home cell, sealed with a key per person, outside the log. No event contains any
-    of it; only the person, the person's delegates, trusted services and the mail server receive it.
+    of it; only the person, the person's delegates, trusted services, support and the mail server receive it.
     """
 
     def __init__(self, channel):
@@ -60,7 +60,7 @@ class ContactServiceStub:
 
 class ContactServiceServicer:
     """Personal data: kept in the person's home cell, sealed with a key per person, outside the log. No event contains any
-    of it; only the person, the person's delegates, trusted services and the mail server receive it.
+    of it; only the person, the person's delegates, trusted services, support and the mail server receive it.
     """
 
     def SetContact(self, request, context):
@@ -79,7 +79,8 @@ class ContactServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetContact(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Support must give a reason. With a reason, the look is an event in the log before the answer is given.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -125,7 +126,7 @@ def add_ContactServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ContactService:
     """Personal data: kept in the person's home cell, sealed with a key per person, outside the log. No event contains any
-    of it; only the person, the person's delegates, trusted services and the mail server receive it.
+    of it; only the person, the person's delegates, trusted services, support and the mail server receive it.
     """
 
     @staticmethod

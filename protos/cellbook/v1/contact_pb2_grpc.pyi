@@ -28,7 +28,7 @@ GRPC_VERSION: str
 
 class ContactServiceStub:
     """Personal data: kept in the person's home cell, sealed with a key per person, outside the log. No event contains any
-    of it; only the person, the person's delegates, trusted services and the mail server receive it.
+    of it; only the person, the person's delegates, trusted services, support and the mail server receive it.
     """
 
     @_typing.overload
@@ -42,6 +42,7 @@ class ContactServiceStub:
     ConfirmContact: _grpc.UnaryUnaryMultiCallable[_contact_pb2.ConfirmContactRequest, _contact_pb2.ConfirmContactResponse]
     """Proves the address by the code that was mailed to it. Refused with CODE_WRONG."""
     GetContact: _grpc.UnaryUnaryMultiCallable[_contact_pb2.GetContactRequest, _contact_pb2.GetContactResponse]
+    """Support must give a reason. With a reason, the look is an event in the log before the answer is given."""
     EraseContact: _grpc.UnaryUnaryMultiCallable[_contact_pb2.EraseContactRequest, _contact_pb2.EraseContactResponse]
     """Destroys the person's key and the data sealed with it, for good: a restored backup is erased again. The account and
     its events, which name nobody, stay.
@@ -50,7 +51,7 @@ class ContactServiceStub:
 @_typing.type_check_only
 class ContactServiceAsyncStub(ContactServiceStub):
     """Personal data: kept in the person's home cell, sealed with a key per person, outside the log. No event contains any
-    of it; only the person, the person's delegates, trusted services and the mail server receive it.
+    of it; only the person, the person's delegates, trusted services, support and the mail server receive it.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -61,6 +62,7 @@ class ContactServiceAsyncStub(ContactServiceStub):
     ConfirmContact: _aio.UnaryUnaryMultiCallable[_contact_pb2.ConfirmContactRequest, _contact_pb2.ConfirmContactResponse]  # type: ignore[assignment]
     """Proves the address by the code that was mailed to it. Refused with CODE_WRONG."""
     GetContact: _aio.UnaryUnaryMultiCallable[_contact_pb2.GetContactRequest, _contact_pb2.GetContactResponse]  # type: ignore[assignment]
+    """Support must give a reason. With a reason, the look is an event in the log before the answer is given."""
     EraseContact: _aio.UnaryUnaryMultiCallable[_contact_pb2.EraseContactRequest, _contact_pb2.EraseContactResponse]  # type: ignore[assignment]
     """Destroys the person's key and the data sealed with it, for good: a restored backup is erased again. The account and
     its events, which name nobody, stay.
@@ -68,7 +70,7 @@ class ContactServiceAsyncStub(ContactServiceStub):
 
 class ContactServiceServicer(metaclass=_abc_1.ABCMeta):
     """Personal data: kept in the person's home cell, sealed with a key per person, outside the log. No event contains any
-    of it; only the person, the person's delegates, trusted services and the mail server receive it.
+    of it; only the person, the person's delegates, trusted services, support and the mail server receive it.
     """
 
     @_abc_1.abstractmethod
@@ -94,7 +96,8 @@ class ContactServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _contact_pb2.GetContactRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_contact_pb2.GetContactResponse, _abc.Awaitable[_contact_pb2.GetContactResponse]]: ...
+    ) -> _typing.Union[_contact_pb2.GetContactResponse, _abc.Awaitable[_contact_pb2.GetContactResponse]]:
+        """Support must give a reason. With a reason, the look is an event in the log before the answer is given."""
 
     @_abc_1.abstractmethod
     def EraseContact(

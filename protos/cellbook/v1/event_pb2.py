@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from cellbook.v1 import types_pb2 as cellbook_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63\x65llbook/v1/event.proto\x12\x0b\x63\x65llbook.v1\x1a\x17\x63\x65llbook/v1/types.proto\"e\n\x10SubscribeRequest\x12\x15\n\rfrom_position\x18\x01 \x01(\x03\x12(\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x18.cellbook.v1.EventFilter\x12\x10\n\x08progress\x18\x03 \x01(\x08\"a\n\x0b\x45ventFilter\x12\x13\n\x0b\x65vent_types\x18\x01 \x03(\t\x12\x14\n\x0c\x61ggregate_id\x18\x02 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\"\x97\x01\n\x11SubscribeResponse\x12#\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x12.cellbook.v1.EventH\x00\x12*\n\tcaught_up\x18\x02 \x01(\x0b\x32\x15.cellbook.v1.CaughtUpH\x00\x12)\n\x08progress\x18\x03 \x01(\x0b\x32\x15.cellbook.v1.ProgressH\x00\x42\x06\n\x04item\"\x1c\n\x08\x43\x61ughtUp\x12\x10\n\x08position\x18\x01 \x01(\x03\"\x1c\n\x08Progress\x12\x10\n\x08position\x18\x01 \x01(\x03\"\xcd\x03\n\x05\x45vent\x12\x0c\n\x04\x63\x65ll\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x03\x12\x10\n\x08\x65vent_id\x18\x03 \x01(\t\x12\x12\n\nevent_type\x18\x04 \x01(\t\x12\x14\n\x0c\x61ggregate_id\x18\x05 \x01(\t\x12\x16\n\x0estream_version\x18\x06 \x01(\x03\x12\x14\n\x0c\x63\x61usation_id\x18\x07 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x08 \x01(\t\x12\"\n\x03hlc\x18\t \x01(\x0b\x32\x15.cellbook.v1.HlcStamp\x12\x39\n\x0cvector_clock\x18\n \x03(\x0b\x32#.cellbook.v1.Event.VectorClockEntry\x12\x14\n\x0cpayload_json\x18\x0b \x01(\t\x12\x15\n\rmetadata_json\x18\x0c \x01(\t\x12\x0f\n\x07user_id\x18\r \x01(\t\x12\x16\n\x0erecorded_at_us\x18\x0e \x01(\x03\x12&\n\x08postings\x18\x0f \x03(\x0b\x32\x14.cellbook.v1.Posting\x12\x11\n\tleaf_hash\x18\x10 \x01(\x0c\x1a\x32\n\x10VectorClockEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x32\\\n\x0c\x45ventService\x12L\n\tSubscribe\x12\x1d.cellbook.v1.SubscribeRequest\x1a\x1e.cellbook.v1.SubscribeResponse0\x01\x42\x35\n\x0b\x63\x65llbook.v1P\x01Z\x16\x63\x65llbook/v1;cellbookv1\xaa\x02\x0b\x43\x65llbook.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63\x65llbook/v1/event.proto\x12\x0b\x63\x65llbook.v1\x1a\x17\x63\x65llbook/v1/types.proto\"e\n\x10SubscribeRequest\x12\x15\n\rfrom_position\x18\x01 \x01(\x03\x12(\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x18.cellbook.v1.EventFilter\x12\x10\n\x08progress\x18\x03 \x01(\x08\"a\n\x0b\x45ventFilter\x12\x13\n\x0b\x65vent_types\x18\x01 \x03(\t\x12\x14\n\x0c\x61ggregate_id\x18\x02 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\"\x97\x01\n\x11SubscribeResponse\x12#\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x12.cellbook.v1.EventH\x00\x12*\n\tcaught_up\x18\x02 \x01(\x0b\x32\x15.cellbook.v1.CaughtUpH\x00\x12)\n\x08progress\x18\x03 \x01(\x0b\x32\x15.cellbook.v1.ProgressH\x00\x42\x06\n\x04item\"\x1c\n\x08\x43\x61ughtUp\x12\x10\n\x08position\x18\x01 \x01(\x03\"\x1c\n\x08Progress\x12\x10\n\x08position\x18\x01 \x01(\x03\"O\n\x15ListUserEventsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"U\n\x16ListUserEventsResponse\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.cellbook.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xcd\x03\n\x05\x45vent\x12\x0c\n\x04\x63\x65ll\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x03\x12\x10\n\x08\x65vent_id\x18\x03 \x01(\t\x12\x12\n\nevent_type\x18\x04 \x01(\t\x12\x14\n\x0c\x61ggregate_id\x18\x05 \x01(\t\x12\x16\n\x0estream_version\x18\x06 \x01(\x03\x12\x14\n\x0c\x63\x61usation_id\x18\x07 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x08 \x01(\t\x12\"\n\x03hlc\x18\t \x01(\x0b\x32\x15.cellbook.v1.HlcStamp\x12\x39\n\x0cvector_clock\x18\n \x03(\x0b\x32#.cellbook.v1.Event.VectorClockEntry\x12\x14\n\x0cpayload_json\x18\x0b \x01(\t\x12\x15\n\rmetadata_json\x18\x0c \x01(\t\x12\x0f\n\x07user_id\x18\r \x01(\t\x12\x16\n\x0erecorded_at_us\x18\x0e \x01(\x03\x12&\n\x08postings\x18\x0f \x03(\x0b\x32\x14.cellbook.v1.Posting\x12\x11\n\tleaf_hash\x18\x10 \x01(\x0c\x1a\x32\n\x10VectorClockEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x32\xb7\x01\n\x0c\x45ventService\x12L\n\tSubscribe\x12\x1d.cellbook.v1.SubscribeRequest\x1a\x1e.cellbook.v1.SubscribeResponse0\x01\x12Y\n\x0eListUserEvents\x12\".cellbook.v1.ListUserEventsRequest\x1a#.cellbook.v1.ListUserEventsResponseB5\n\x0b\x63\x65llbook.v1P\x01Z\x16\x63\x65llbook/v1;cellbookv1\xaa\x02\x0b\x43\x65llbook.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,10 +45,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CAUGHTUP']._serialized_end=449
   _globals['_PROGRESS']._serialized_start=451
   _globals['_PROGRESS']._serialized_end=479
-  _globals['_EVENT']._serialized_start=482
-  _globals['_EVENT']._serialized_end=943
-  _globals['_EVENT_VECTORCLOCKENTRY']._serialized_start=893
-  _globals['_EVENT_VECTORCLOCKENTRY']._serialized_end=943
-  _globals['_EVENTSERVICE']._serialized_start=945
-  _globals['_EVENTSERVICE']._serialized_end=1037
+  _globals['_LISTUSEREVENTSREQUEST']._serialized_start=481
+  _globals['_LISTUSEREVENTSREQUEST']._serialized_end=560
+  _globals['_LISTUSEREVENTSRESPONSE']._serialized_start=562
+  _globals['_LISTUSEREVENTSRESPONSE']._serialized_end=647
+  _globals['_EVENT']._serialized_start=650
+  _globals['_EVENT']._serialized_end=1111
+  _globals['_EVENT_VECTORCLOCKENTRY']._serialized_start=1061
+  _globals['_EVENT_VECTORCLOCKENTRY']._serialized_end=1111
+  _globals['_EVENTSERVICE']._serialized_start=1114
+  _globals['_EVENTSERVICE']._serialized_end=1297
 # @@protoc_insertion_point(module_scope)

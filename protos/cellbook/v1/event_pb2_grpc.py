@@ -40,6 +40,11 @@ class EventServiceStub:
                 request_serializer=cellbook_dot_v1_dot_event__pb2.SubscribeRequest.SerializeToString,
                 response_deserializer=cellbook_dot_v1_dot_event__pb2.SubscribeResponse.FromString,
                 _registered_method=True)
+        self.ListUserEvents = channel.unary_unary(
+                '/cellbook.v1.EventService/ListUserEvents',
+                request_serializer=cellbook_dot_v1_dot_event__pb2.ListUserEventsRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_event__pb2.ListUserEventsResponse.FromString,
+                _registered_method=True)
 
 
 class EventServiceServicer:
@@ -54,6 +59,13 @@ class EventServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListUserEvents(self, request, context):
+        """The events of a user's account in this cell, newest first. MoveService.ListEarlierEvents has those of earlier homes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EventServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -61,6 +73,11 @@ def add_EventServiceServicer_to_server(servicer, server):
                     servicer.Subscribe,
                     request_deserializer=cellbook_dot_v1_dot_event__pb2.SubscribeRequest.FromString,
                     response_serializer=cellbook_dot_v1_dot_event__pb2.SubscribeResponse.SerializeToString,
+            ),
+            'ListUserEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUserEvents,
+                    request_deserializer=cellbook_dot_v1_dot_event__pb2.ListUserEventsRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_event__pb2.ListUserEventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -91,6 +108,33 @@ class EventService:
             '/cellbook.v1.EventService/Subscribe',
             cellbook_dot_v1_dot_event__pb2.SubscribeRequest.SerializeToString,
             cellbook_dot_v1_dot_event__pb2.SubscribeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUserEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellbook.v1.EventService/ListUserEvents',
+            cellbook_dot_v1_dot_event__pb2.ListUserEventsRequest.SerializeToString,
+            cellbook_dot_v1_dot_event__pb2.ListUserEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,8 @@ class EventServiceStub:
     """Catches up from the table, says caught_up once, then follows live. If a stream breaks, resume at the position after
     the last one in any item; with `progress` that is never far behind, however few events match.
     """
+    ListUserEvents: _grpc.UnaryUnaryMultiCallable[_event_pb2.ListUserEventsRequest, _event_pb2.ListUserEventsResponse]
+    """The events of a user's account in this cell, newest first. MoveService.ListEarlierEvents has those of earlier homes."""
 
 @_typing.type_check_only
 class EventServiceAsyncStub(EventServiceStub):
@@ -47,6 +49,8 @@ class EventServiceAsyncStub(EventServiceStub):
     """Catches up from the table, says caught_up once, then follows live. If a stream breaks, resume at the position after
     the last one in any item; with `progress` that is never far behind, however few events match.
     """
+    ListUserEvents: _aio.UnaryUnaryMultiCallable[_event_pb2.ListUserEventsRequest, _event_pb2.ListUserEventsResponse]  # type: ignore[assignment]
+    """The events of a user's account in this cell, newest first. MoveService.ListEarlierEvents has those of earlier homes."""
 
 class EventServiceServicer(metaclass=_abc_1.ABCMeta):
     """The cell's log, by position, without gaps or duplicates."""
@@ -60,5 +64,13 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         """Catches up from the table, says caught_up once, then follows live. If a stream breaks, resume at the position after
         the last one in any item; with `progress` that is never far behind, however few events match.
         """
+
+    @_abc_1.abstractmethod
+    def ListUserEvents(
+        self,
+        request: _event_pb2.ListUserEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_pb2.ListUserEventsResponse, _abc.Awaitable[_event_pb2.ListUserEventsResponse]]:
+        """The events of a user's account in this cell, newest first. MoveService.ListEarlierEvents has those of earlier homes."""
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

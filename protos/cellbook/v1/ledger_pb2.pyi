@@ -550,14 +550,22 @@ class Hold(_message.Message):
     AMOUNT_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_MS_FIELD_NUMBER: _builtins.int
     SAGA_ID_FIELD_NUMBER: _builtins.int
+    AUCTION_FIELD_NUMBER: _builtins.int
+    BID_IDS_FIELD_NUMBER: _builtins.int
     hold_id: _builtins.str
     """The hold's own id, or the uuid of the auction that it backs bids in."""
     expire_time_ms: _builtins.int
     """Milliseconds since the Unix epoch; 0: never."""
     saga_id: _builtins.str
     """Set when a settlement has pinned the hold."""
+    auction: _builtins.str
+    """The auction that it backs bids in; empty: it is a reservation of its own."""
     @_builtins.property
     def amount(self) -> _types_pb2.Money: ...
+    @_builtins.property
+    def bid_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The bids in it that lead or are not decided yet."""
+
     def __init__(
         self,
         *,
@@ -565,10 +573,12 @@ class Hold(_message.Message):
         amount: _types_pb2.Money | None = ...,
         expire_time_ms: _builtins.int = ...,
         saga_id: _builtins.str = ...,
+        auction: _builtins.str = ...,
+        bid_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "expire_time_ms", b"expire_time_ms", "hold_id", b"hold_id", "saga_id", b"saga_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "auction", b"auction", "bid_ids", b"bid_ids", "expire_time_ms", b"expire_time_ms", "hold_id", b"hold_id", "saga_id", b"saga_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -153,7 +153,8 @@ async def accesses_of(cell: CellStubs) -> AsyncIterator[dict[str, Any]]:
 def _access_text(access: dict[str, Any]) -> str:
     minute = f"{utc(access['minute_ms'] * 1_000):%Y-%m-%d %H:%M}"
     who, what, subject = access["principal"], access["method"], SAID.get(access["subject"], access["subject"])
-    return f"{minute}  {who:32}  {what:18}  {subject:36}  {access['cell']}/{access['position']}"
+    why = f"  {access['reason']}" if "reason" in access else ""
+    return f"{minute}  {who:32}  {what:18}  {subject:36}  {access['cell']}/{access['position']}{why}"
 
 
 def balances_table(balances: Iterable[tuple[str, ledger_pb2.Balance]]) -> Table:

@@ -207,7 +207,7 @@ _TABLE: tuple[tuple[Bound, str], ...] = (
     (LOGICAL, "logical"),
     (PAGE_SIZE, "page_size"),
     (PAGE_TOKEN, "page_token"),
-    (NOTE, "note"),
+    (NOTE, "note reason"),
     (PRINCIPAL_OR_NONE, "principal ExportResumption.after_principal ReadAccess.subject"),
     (REFERENCE, "external_reference"),
     (SIGNATURE, "signature"),

@@ -14,7 +14,8 @@ TEXT_MAX = 96
 # It is stored in events, which are kept forever, so an email address is not allowed.
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _EXPECTED = (
-    "user/{uuid}, or service, treasury, auditor, operator, delegate, peer, router with an opaque name: 'service/shop'"
+    "user/{uuid}, or service, treasury, auditor, operator, support, delegate, peer, router with an opaque name: "
+    "'service/shop'"
 )
 
 
@@ -32,6 +33,8 @@ class Role(StrEnum):
     TREASURY = "treasury"
     AUDITOR = "auditor"
     OPERATOR = "operator"
+    # Explains to people what happened to their money, and reads no more than that takes.
+    SUPPORT = "support"
     # Another cell.
     PEER = "peer"
     # Opens the accounts of the users that it registers.

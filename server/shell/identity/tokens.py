@@ -5,7 +5,7 @@ cell is worthless in another. A router passes on tokens of a cell's audience eve
 own audiences are the prefix of theirs.
 
 A token has `iss`, `aud`, `exp` and `sub`; `role` is one of user (the default), delegate, service, treasury,
-auditor, operator. A user's `sub` is its id; a delegate's `users` lists the ids that it may act for.
+auditor, operator, support. A user's `sub` is its id; a delegate's `users` lists the ids that it may act for.
 """
 
 import re
@@ -24,7 +24,9 @@ from server.shell.identity.keyset import ALGORITHMS, KeySet
 from server.shell.identity.principal import Principal, Role, authority_text, parse_principal
 
 # Peers and routers prove themselves by their certificates, which no token issuer controls.
-TOKEN_ROLES = frozenset({Role.USER, Role.DELEGATE, Role.SERVICE, Role.TREASURY, Role.AUDITOR, Role.OPERATOR})
+TOKEN_ROLES = frozenset(
+    {Role.USER, Role.DELEGATE, Role.SERVICE, Role.TREASURY, Role.AUDITOR, Role.OPERATOR, Role.SUPPORT}
+)
 TOKEN_BYTES_MAX = 6 * 1024
 KNOWN_MAX = 10_000
 USERS_MAX = 100

@@ -102,6 +102,17 @@ async def test_a_played_market_clears(played: Played) -> None:
             assert found.cells == [THERE, HERE]
 
 
+async def test_balances_of_clearing_make_each_other_up(played: Played) -> None:
+    """Together they are what is in transit: nothing, once a market is played."""
+    async with serving(played.dsns) as town:
+        here, there = [await town.reconciliations[cell].clearing.balances() for cell in (HERE, THERE)]
+        assert {(each.peer, each.currency): each.amount_minor for each in here}
+        assert [(THERE, each.currency, each.amount_minor) for each in here] == [
+            (THERE, each.currency, -each.amount_minor) for each in there
+        ]
+        assert {each.peer for each in there} == {HERE}
+
+
 # A leg is lost here, and another one of the same amount is doubled there: the sums over all cells are as before.
 LOST = """DELETE FROM clearing_entries WHERE (clearing_id, position) = (
     SELECT clearing_id, position FROM clearing_entries WHERE peer = 'eu-west' AND amount_minor = {amount}

@@ -15,7 +15,7 @@ from server.services.contacts import ContactServicer
 from server.shell.calls.guard import CallGuard
 from tests.doubles.store import MemoryStore
 from tests.integration.services_rig import HERE, THERE
-from tests.local_cells import DirectPeers, FixedDirectory, build_cell, leading, open_user
+from tests.local_cells import DirectPeers, FixedDirectory, LocalCell, build_cell, leading, open_user
 
 if TYPE_CHECKING:
     from cellbook.v1.contact_pb2_grpc import ContactServiceAsyncStub
@@ -24,8 +24,10 @@ ANN = Contact(name="Ann Ómalley", email="ann@people.test")
 
 
 class Served:
-    def __init__(self, stub: "ContactServiceAsyncStub", directory: FixedDirectory, ann: UUID, carl: UUID) -> None:
-        self.stub, self.directory, self.ann, self.carl = stub, directory, ann, carl
+    def __init__(
+        self, stub: "ContactServiceAsyncStub", cell: LocalCell, directory: FixedDirectory, ann: UUID, carl: UUID
+    ) -> None:
+        self.stub, self.cell, self.directory, self.ann, self.carl = stub, cell, directory, ann, carl
 
     def set(self, *, name: str = ANN.name, email: str = ANN.email) -> contact_pb2.SetContactRequest:
         return contact_pb2.SetContactRequest(user_id=str(self.ann), name=name, email=email)
@@ -41,5 +43,5 @@ async def serve(vault: Vault | None, confirmations: Outbox | None = None) -> Asy
     async with leading(cell, there), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         await server.start()
         ann, carl = await open_user(cell, 0, directory), await open_user(there, 0, directory)
-        yield Served(ContactServiceStub(channel), directory, ann, carl)
+        yield Served(ContactServiceStub(channel), cell, directory, ann, carl)
         await server.stop(1.0)

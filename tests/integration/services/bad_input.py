@@ -15,6 +15,7 @@ from cellbook.v1 import (
     event_pb2,
     ledger_pb2,
     move_pb2,
+    operations_pb2,
     saga_pb2,
     settlement_pb2,
     types_pb2,
@@ -117,6 +118,8 @@ GOOD: dict[str, Message] = {
     "ListClearing": audit_pb2.ListClearingRequest(peer=THERE),
     "Rebuild": audit_pb2.RebuildRequest(),
     "Subscribe": event_pb2.SubscribeRequest(),
+    "ListUserEvents": event_pb2.ListUserEventsRequest(user_id=A),
+    "GetCellStatus": operations_pb2.GetCellStatusRequest(),
 }
 
 
@@ -174,6 +177,8 @@ _WRONG: list[tuple[str, str, Sequence[object]]] = [
     *((rpc, "items", [None, "too many"]) for rpc in BATCHES),
     *((rpc, "external_reference", ["a\x00b"]) for rpc in ("Deposit", "Withdraw")),
     *((rpc, "note", ["a\x00b"]) for rpc in ("PauseSaga", "ResumeSaga", "CompensateSaga", "Rebuild")),
+    ("GetContact", "reason", ["a\x00b"]),
+    ("ListUserEvents", "page_token", ["junk", "AAAA"]),
     *((rpc, "page_token", ["junk"]) for rpc in ("ListAuctions", "ListSagas", "ListClearing")),
     ("ListEarlierEvents", "page_token", ["junk", "EU/1", f"{HERE}/-1", f"{HERE}/{10**40}"]),
     ("GetStatement", "page_token", ["junk", "AAAA", "\x00", "MS4yLjMuVVNE"]),
@@ -256,7 +261,7 @@ def bounded(message: Message, path: str = "") -> Iterator[tuple[str, Any]]:
 def personal() -> Iterator[Bad]:
     """Every text that goes into the log, saying who somebody is."""
     for rpc, good in GOOD.items():
-        for field in ("external_reference", "description", "note"):
+        for field in ("external_reference", "description", "note", "reason"):
             if field in good.DESCRIPTOR.fields_by_name:
                 for said in ("ann@people.test", "+49 170 1234567", "DE89370400440532013000", "4111 1111 1111 1111"):
                     yield Bad(rpc, field, said)

@@ -218,7 +218,7 @@ async def test_closing_a_stream_closes_the_log(
 ) -> None:
     """The servicer closes what it reads from, itself; one that does not is found out."""
     readers = Counted(monkeypatch)
-    servicer = kind(rig.cell)
+    servicer = kind(rig.cell, rig.history)
     enter_call("/cellbook.v1.EventService/Subscribe", Principal(role=Role.AUDITOR, name="anna"), None)
     stream = servicer.Subscribe(event_pb2.SubscribeRequest(), cast("Context", None))
     await anext(stream)

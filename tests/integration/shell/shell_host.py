@@ -76,6 +76,10 @@ def ledger_servicer() -> Ledger:
     return Ledger()  # type: ignore[abstract]
 
 
+def event_servicer() -> "Events":
+    return Events()  # type: ignore[abstract]
+
+
 class Events(event_pb2_grpc.EventServiceServicer):
     """Streams `count` events, then raises or waits for ever."""
 
@@ -122,7 +126,7 @@ class Shell:
     def __init__(self, settings: HostSettings, clock: ClockExchange | None, default_timeout_s: float) -> None:
         self.guard = CallGuard(POLICIES, clock=clock, default_timeout_s=default_timeout_s)
         self.host = GrpcHost(settings, name="us-east", guard=self.guard)
-        self.ledger, self.events = ledger_servicer(), Events()
+        self.ledger, self.events = ledger_servicer(), event_servicer()
         ledger_pb2_grpc.add_LedgerServiceServicer_to_server(self.ledger, self.host.server)
         event_pb2_grpc.add_EventServiceServicer_to_server(self.events, self.host.server)
 

@@ -25,7 +25,17 @@ from server.shell.hosting.security import Security, SecurityInvalid, build_secur
 from server.shell.identity.principal import Principal, Role, parse_principal
 from server.shell.identity.tls import Certificates
 from server.shell.observability.metrics import CallMetrics
-from tests.integration.shell.shell_host import LEDGER, USER, Clock, Events, Ledger, Pairs, ledger_servicer, settings_in
+from tests.integration.shell.shell_host import (
+    LEDGER,
+    USER,
+    Clock,
+    Events,
+    Ledger,
+    Pairs,
+    event_servicer,
+    ledger_servicer,
+    settings_in,
+)
 
 OTHER = "0198c0de-0000-7000-8000-000000000002"
 HOUR = timedelta(hours=1)
@@ -89,7 +99,7 @@ async def housed(folder: Path, authority: Authority, **values: object) -> AsyncI
         streams_max=settings.streams_max,
     )
     host = GrpcHost(settings, name="us-east", guard=guard, certificates=security.certificates)
-    ledger, events = ledger_servicer(), Events()
+    ledger, events = ledger_servicer(), event_servicer()
     add_LedgerServiceServicer_to_server(ledger, host.server)
     add_EventServiceServicer_to_server(events, host.server)
     await host.start([LEDGER])
