@@ -51,8 +51,8 @@ class Process:
     trouble: str = ""
 
 
-async def examine(router: str, access: Access) -> list[Finding]:
-    """The router at `router`, and each process of each cell that it lists."""
+async def examine(router: str, access: Access, *, with_homes: bool = True) -> list[Finding]:
+    """The router at `router`, each process of each cell that it lists, and the home of each user."""
     at = Examined(f"router {router}")
     async with Client(router, access) as client:
         try:
@@ -60,7 +60,7 @@ async def examine(router: str, access: Access) -> list[Finding]:
             listed = await client.router.ListCells(request, timeout=ANSWER_S, metadata=metadata)
         except aio.AioRpcError as error:
             return [at.fail("answers", status_text(error), "name another one by --router")]
-        of_users = await homes.examine(client, listed)
+        of_users = await homes.examine(client, listed) if with_homes else []
     asked = [(cell.name, endpoint) for cell in listed.cells for endpoint in cell.endpoints]
     processes = await asyncio.gather(*(ask(cell, endpoint, access) for cell, endpoint in asked))
     # The ends of the logs are read after the other cells' knowledge of them: meanwhile a log only grows.

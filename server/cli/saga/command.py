@@ -26,10 +26,10 @@ ORDERS: dict[str, tuple[Callable[[CellStubs], Callable[..., Awaitable[Message]]]
     "resume": (lambda cell: cell.sagas.ResumeSaga, saga_pb2.ResumeSagaRequest),
     "compensate": (lambda cell: cell.sagas.CompensateSaga, saga_pb2.CompensateSagaRequest),
 }
-_STATES = {enum_text(saga_pb2.SagaState, each): each for each in saga_pb2.SagaState.values() if each}
-_KINDS = {enum_text(saga_pb2.SagaKind, each).replace(" ", "-"): each for each in saga_pb2.SagaKind.values() if each}
+STATES = {enum_text(saga_pb2.SagaState, each): each for each in saga_pb2.SagaState.values() if each}
+KINDS = {enum_text(saga_pb2.SagaKind, each).replace(" ", "-"): each for each in saga_pb2.SagaKind.values() if each}
 # States of sagas that have not ended, which concern an operator.
-_OPEN = ("running", "committed", "compensating")
+OPEN_STATES = ("running", "committed", "compensating")
 
 app = typer.Typer(help="Show and control the sagas of all cells.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -54,9 +54,9 @@ SagaId = Annotated[str, typer.Argument(metavar="SAGA", help="The saga's id.")]
 Note = Annotated[str, typer.Option("--note", help="The reason, for the log: at most 200 characters.")]
 States = Annotated[
     list[str] | None,
-    typer.Option("--state", help=f"{', '.join(_STATES)}. May be repeated.", callback=_one_of(_STATES)),
+    typer.Option("--state", help=f"{', '.join(STATES)}. May be repeated.", callback=_one_of(STATES)),
 ]
-Kind = Annotated[str, typer.Option("--kind", help=", ".join(_KINDS), callback=_one_of(_KINDS))]
+Kind = Annotated[str, typer.Option("--kind", help=", ".join(KINDS), callback=_one_of(KINDS))]
 
 
 # --- commands -------------------------------------------------------------------------------------------------------
@@ -82,8 +82,8 @@ async def list_sagas(  # noqa: PLR0917 - as many options
     if with_cell:
         reach.require_listed(with_cell)
     request = saga_pb2.ListSagasRequest(
-        states=[] if every else [_STATES[each] for each in state or _OPEN],
-        kind=_KINDS.get(kind, saga_pb2.SAGA_KIND_UNSPECIFIED),
+        states=[] if every else [STATES[each] for each in state or OPEN_STATES],
+        kind=KINDS.get(kind, saga_pb2.SAGA_KIND_UNSPECIFIED),
         cell=with_cell,
         started_from_ms=now_ms() - (parse_span_ms(newer) or 0) if newer else 0,
         started_before_ms=now_ms() - (parse_span_ms(older) or 0) if older else 0,

@@ -83,7 +83,7 @@ def list_table(sagas: Sequence[tuple[str, saga_pb2.Saga]], now_ms: int) -> Table
 
 def tell_saga(console: Console, cell: str, saga: saga_pb2.Saga, now_ms: int) -> None:
     title = f"[bold]{kind_text(saga)} {literal(saga.saga_id)}[/bold], driven by {literal(cell)}: {state_text(saga)}"
-    tell_facts(console, title, _facts(saga, now_ms))
+    tell_facts(console, title, facts(saga, now_ms))
     console.print()
     legs = table("leg", "cell", "state", "leg id, as in its cell", "effect (event)")
     for leg in saga.legs:
@@ -96,27 +96,29 @@ def tell_saga(console: Console, cell: str, saga: saga_pb2.Saga, now_ms: int) -> 
 def tell_history(console: Console, history: Iterable[event_pb2.Event]) -> None:
     made = table("position", "HLC (UTC)", "event", "what", "postings", right={"position"})
     for event in history:
-        made.add_row(str(event.position), *_event_cells(event))
+        made.add_row(str(event.position), *map(literal, event_texts(event)))
     console.print(made)
 
 
 def news_line(news: saga_pb2.WatchSagaResponse) -> str:
     saga = news.saga
     if news.HasField("event"):
-        hlc, kind, what, postings = _event_cells(news.event)
+        hlc, kind, what, postings = map(literal, event_texts(news.event))
         return f"{hlc}  {kind}  {what}  {postings}".rstrip()
     return f"[dim]attempt {saga.attempts} of {literal(current_leg(saga))} failed:[/dim] {literal(saga.last_error)}"
 
 
-def _event_cells(event: event_pb2.Event) -> tuple[str, str, str, str]:
+def event_texts(event: event_pb2.Event) -> tuple[str, str, str, str]:
+    """Its stamp, its type, its content in short, and its postings; unescaped."""
     payload = json.loads(event.payload_json)
     said = (payload.get(name, "") for name in ("leg", "result", "failure_reason", "failure_message", "note"))
     postings = ", ".join(posting_text(each, signed=False) for each in event.postings)
     what = " ".join(filter(None, map(str, said)))
-    return hlc_text(event.hlc), literal(event.event_type), literal(what), literal(postings)
+    return hlc_text(event.hlc), event.event_type, what, postings
 
 
-def _facts(saga: saga_pb2.Saga, now_ms: int) -> Iterable[tuple[str, str]]:
+def facts(saga: saga_pb2.Saga, now_ms: int) -> Iterable[tuple[str, str]]:
+    """The facts of a saga by name; unescaped."""
     yield "began", f"{time_text(saga.start_time_ms)}, {span_text(now_ms - saga.start_time_ms)} ago"
     if saga.deadline_ms:
         left = "" if saga.state in ENDED else f", {_deadline(saga, now_ms)}"
