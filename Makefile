@@ -123,7 +123,7 @@ protos-fresh: $(READY) ## Check that the committed stubs are the ones that `make
 	$(BIN)/python tools/protos.py --check
 
 lock: build/lock/bin/uv ## Resolve the dependencies again (ARGS=--upgrade: newest of everything)
-	$(COMPILE) --extra temporal --extra otel --output-file requirements/run.lock
+	$(COMPILE) --extra temporal --extra otel --extra console --output-file requirements/run.lock
 	$(COMPILE) --all-extras --output-file requirements/dev.lock
 
 # pip-audit asks the package index, or the OSV database with SERVICE=osv; a package that neither knows is a failure, too.
@@ -142,7 +142,8 @@ build/audit/bin/pip-audit: Makefile
 	@build/audit/bin/python -m pip --quiet --quiet install $(AUDIT)
 	@touch $@
 
-tools: ## Fetch optional programs for the tests of alerts and manifests, which are otherwise skipped
+tools: ## Fetch optional programs for the tests of alerts, manifests and the console, which are otherwise skipped
+	-@$(MAKE) --no-print-directory build/chromium
 	-@$(MAKE) --no-print-directory build/promtool
 	-@$(MAKE) --no-print-directory build/kubernetes/bin/kubernetes-validate
 
@@ -158,6 +159,13 @@ build/promtool:
 	@cd build/prometheus && apt-get download prometheus >/dev/null 2>&1 && dpkg-deb -x prometheus_*.deb . && \
 		mv usr/bin/promtool ../promtool; rm -rf ../prometheus
 	@test -x $@ || { echo "No promtool: the alerts' own tests are skipped (not Debian, or no network)"; exit 1; }
+
+# Needs root: it comes with the libraries that it takes.
+build/chromium:
+	@mkdir -p build
+	@command -v chromium >/dev/null || { apt-get update && apt-get install -y --no-install-recommends chromium; } >build/chromium.log 2>&1 || \
+		{ echo "No chromium: the console is not looked at (not Debian, not root, or no network: build/chromium.log)"; exit 1; }
+	@ln -sf "$$(command -v chromium)" $@
 
 clean: ## Remove .venv and everything built
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, Self, TypeVar
 
@@ -54,11 +55,15 @@ class Cluster:
     port_base: int | None = None
     plan: Callable[[Path, Sequence[int]], list[Member]] | None = None
     secure: bool = False
+    # Also the console, if it is installed.
+    with_console: bool = False
     start_timeout_s: float = START_TIMEOUT_S
     # How to call its processes.
     access: Access = field(default=PLAIN, init=False)
     folder: Path = field(default=Path(), init=False)
+    # The router and the cells.
     members: list[Member] = field(default_factory=list, init=False)
+    console: Member | None = field(default=None, init=False)
     _left: ExitStack = field(default_factory=ExitStack, init=False)
     _reaper: Reaper | None = field(default=None, init=False)
 
@@ -76,22 +81,28 @@ class Cluster:
         """The folder with all keys, if the cluster is secure."""
         return self.folder / KEYS if self.secure else None
 
+    @property
+    def processes(self) -> list[Member]:
+        return [*self.members, *([self.console] if self.console is not None else [])]
+
     async def __aenter__(self) -> Self:
-        # The last one is the router's, for callers without a certificate.
-        count = 1 + len(CELLS) + self.secure
+        # The last ones are the router's, for callers without a certificate, and the console's.
+        count = 1 + len(CELLS) + self.secure + self.with_console
         ports = free_ports(count) if self.port_base is None else _fixed_ports(self.port_base, count)
         self.folder = self._folder()
         try:
             self.members = (self.plan or four)(self.folder, ports)
             if self.secure:
-                self.access = _secure(self.members, self.folder / KEYS, public=f"{LOOPBACK}:{ports[-1]}")
+                self.access = _secure(self.members, self.folder / KEYS, public=f"{LOOPBACK}:{ports[1 + len(CELLS)]}")
+            if self.with_console:
+                self.console = _console(self.folder, f"{LOOPBACK}:{ports[-1]}", self.router, self.keys)
             self._reaper = Reaper()
             if self.data is None:
                 self._reaper.inherit(self.folder)
             with stage("starting a router and three cells, each with its PostgreSQL"):
-                for member in self.members:
+                for member in self.processes:
                     self._reaper.watch(member.folder, pid=member.start())
-                await side_by_side(self.members, lambda member: member.wait_until_ready(self.start_timeout_s))
+                await side_by_side(self.processes, lambda member: member.wait_until_ready(self.start_timeout_s))
         except BaseException:
             await self.stop()
             raise
@@ -102,7 +113,7 @@ class Cluster:
 
     async def stop(self) -> None:
         """Stops all that was started. If cancelled meanwhile, it kills instead, and still waits for the end."""
-        stops = (member.stop() for member in self.members)
+        stops = (member.stop() for member in self.processes)
         stopping = asyncio.ensure_future(asyncio.gather(*stops, return_exceptions=True))
         cancelled = False
         while not stopping.done():
@@ -110,7 +121,7 @@ class Cluster:
                 await asyncio.shield(stopping)
             except asyncio.CancelledError:
                 cancelled = True
-                for member in self.members:
+                for member in self.processes:
                     member.kill()
         self._left.close()
         if self._reaper is not None:
@@ -138,7 +149,7 @@ class Cluster:
     async def death(self) -> ClusterError:
         """Returns when one of the processes has ended unasked."""
         while True:
-            for member in self.members:
+            for member in self.processes:
                 if (code := member.ended()) is not None:
                     return member.failure(f"has ended unasked, with {ending(code)}")
             await asyncio.sleep(_WATCH_S)
@@ -177,6 +188,16 @@ def four(folder: Path, ports: Sequence[int]) -> list[Member]:
 def _member(folder: Path, name: str, module: str, address: str, settings: Settings) -> Member:
     shared: Settings = {"listen": address, "metrics": f"{LOOPBACK}:0", "data": str(folder / name)}
     return Member(name=name, module=module, address=address, folder=folder / name, settings={**settings, **shared})
+
+
+def _console(folder: Path, address: str, router: str, keys: Path | None) -> Member | None:
+    """None: it is not installed."""
+    if find_spec("starlette") is None:
+        return None
+    settings: Settings = {"listen": address, "router": router, **({"keys": str(keys)} if keys is not None else {})}
+    return Member(
+        name="console", module="server.console", address=address, folder=folder / "console", settings=settings
+    )
 
 
 def _fixed_ports(base: int, count: int) -> list[int]:

@@ -57,7 +57,7 @@ PortBase = Annotated[
 def up(
     data: Data = None, port_base: PortBase = cli.DEFAULT_PORT_BASE, _json: Json = False, secure: Secure = False
 ) -> None:
-    """Run a router and three cells until Ctrl-C."""
+    """Run a router, three cells and the console until Ctrl-C."""
     # A supervisor ends it by SIGTERM, which is no failure.
     run(run_up(data, port_base, secure=secure), codes={signal.SIGTERM: 0})
 
@@ -136,7 +136,7 @@ async def run_up(data: Path | None, port_base: int, *, secure: bool) -> None:
     Raises:
         ClusterError: it did not start, or one of its processes has ended unasked.
     """
-    async with Cluster(data, port_base=port_base, secure=secure) as cluster:
+    async with Cluster(data, port_base=port_base, secure=secure, with_console=True) as cluster:
         told = await _described(cluster)
         report.show_line(told, partial(_tell, told=told, kept=data is not None))
         raise await cluster.death()
@@ -146,6 +146,7 @@ async def _described(cluster: Cluster) -> dict[str, Any]:
     regions = {cell.name: cell.region for cell in CELLS}
     return {
         "router": cluster.router,
+        **({"console": f"http://{cluster.console.address}"} if cluster.console is not None else {}),
         "data": str(cluster.folder),
         **({"keys": str(cluster.keys), "public": cluster.public} if cluster.keys is not None else {}),
         "processes": [
@@ -171,10 +172,11 @@ def _tell(console: Console, told: dict[str, Any], *, kept: bool) -> None:
         texts = (each["name"], each["region"] or "-", each["address"], metrics, each["pid"], each["dsn"])
         table.add_row(*map(literal, texts))
     console.print(table)
+    console.print(_console_line(told.get("console")), soft_wrap=True)
     fate = "kept" if kept else "temporary: gone when this stops; --data DIR keeps it"
     keys = told.get("keys")
     how = f"cellbook --keys {keys}" if keys else "cellbook"
-    lines = [f"\nData and logs: {told['data']} ({fate})"]
+    lines = [f"Data and logs: {told['data']} ({fate})"]
     if keys:
         lines.append(f"For calls with a token and no certificate: {told['public']}, whose CA is {keys}/ca.pem")
     lines += [
@@ -186,6 +188,12 @@ def _tell(console: Console, told: dict[str, Any], *, kept: bool) -> None:
     ]
     console.print("\n".join(lines), soft_wrap=True)
     console.print("Ctrl-C stops everything.")
+
+
+def _console_line(address: str | None) -> str:
+    if address is None:
+        return "\nNo console: pip install 'cellbook\\[console]'"
+    return f"\nThe books in a browser: {address}"
 
 
 # --- the cable cut --------------------------------------------------------------------------------------------------

@@ -29,7 +29,8 @@ _FREE_PORT_ATTEMPTS = 1000
 # Set only here: a CELLBOOK_DSN meant for something else would give all four processes one database.
 _OWN_SETTINGS = (
     "cell", "region", "listen", "dsn", "data", "router", "peers", "cells", "ready_file", "config",
-    "public_listen", "tls_cert", "tls_key", "tls_ca", "jwt_keys", "jwt_issuer", "jwt_audience",
+    "public_listen", "public_url", "https_cert", "https_key", "keys",
+    "tls_cert", "tls_key", "tls_ca", "jwt_keys", "jwt_issuer", "jwt_audience",
 )  # fmt: skip
 
 

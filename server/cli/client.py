@@ -89,6 +89,14 @@ class ClientError(Exception):
     """A call that should have succeeded failed."""
 
 
+class CallDenied(ClientError):
+    """The call went to the wrong place, or its caller may not make it; `reason` names the rule."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class NoAnswer(ClientError):
     """The outcome of a call that is not repeated is unknown."""
 
@@ -302,8 +310,10 @@ def unknown_in(error: aio.AioRpcError, request: Message) -> Unknown:
             in_progress=info is not None and info.reason == IN_PROGRESS,
             told=said,
         )
-    if info is None or info.reason in NOT_ABOUT_THE_REQUEST:
+    if info is None:
         raise ClientError(said) from error
+    if info.reason in NOT_ABOUT_THE_REQUEST:
+        raise CallDenied(said, info.reason) from error
     facts = {name: fact for name, fact in info.metadata.items() if name not in NOT_FACTS}
     raise LedgerRefusal(method=method, reason=info.reason, message=error.details() or "", facts=facts) from error
 

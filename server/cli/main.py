@@ -5,6 +5,7 @@ Exit codes: 0 all went well, 1 a check failed or something broke, 2 the command 
 `{"error": "..", "exit_code": 1}`; a command line that cannot be read is reported in words.
 """
 
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from lab.command import chaos, demo, replay, up
 from server.cli import report
 from server.cli.access import PLAIN, access_by_files, access_by_keys, choose_access
 from server.cli.audit.command import app as audit
-from server.cli.command import EXIT_USAGE, failure
+from server.cli.command import EXIT_FAILED, EXIT_USAGE, failure
 from server.cli.contact import app as contact
 from server.cli.doctor.command import doctor
 from server.cli.keys.command import app as keys
@@ -83,6 +84,24 @@ def access(
 def verify(context: typer.Context) -> None:
     """Check an export, a proof or a checkpoint, offline: without a cell or a database."""
     raise typer.Exit(verify_main(context.args, program="cellbook verify"))
+
+
+@app.command(
+    "console",
+    # Its settings, as of `python -m server`.
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+def console(context: typer.Context) -> None:
+    """Show the books in a browser: a process of its own, which calls router and cells for its visitors."""
+    try:
+        process = import_module("server.console.__main__")
+    except ModuleNotFoundError as missing:
+        raise failure(f"the console needs {missing.name}: pip install 'cellbook[console]'", EXIT_FAILED) from None
+    given = context.parent.params if context.parent is not None else {}
+    flags = {"keys": "keys_folder", "tls-cert": "tls_cert", "tls-key": "tls_key", "tls-ca": "tls_ca"}
+    before = [part for flag, name in flags.items() if given.get(name) for part in (f"--{flag}", str(given[name]))]
+    process.main([*before, *context.args], program="cellbook console")
 
 
 def main() -> None:

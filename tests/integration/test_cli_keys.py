@@ -50,7 +50,7 @@ def test_a_folder_has_all_that_a_cluster_needs(folder: Path) -> None:
     """Certificates by name, each with its key; nobody else can read any of it, and none is made twice."""
     assert {path.name for path in folder.iterdir()} == {
         "ca.pem", "ca.key", "router.pem", "router.key", "operator.pem", "operator.key", "us-east.pem", "us-east.key",
-        "jwks.json", "tokens.key",
+        "console.pem", "console.key", "jwks.json", "tokens.key",
     }  # fmt: skip
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
     assert folder.stat().st_mode & 0o777 == 0o700

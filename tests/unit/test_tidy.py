@@ -31,6 +31,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "router": ("server.shell", "cells.domain", "cells.background", "cells.home_cache", "cells.sql", "cellbook"),
     # The entry of the `cellbook` command has the commands of the lab, too.
     "server.cli.main": ("server", "lab", "cells", "cellbook"),
+    # Its pages are open to those whom the router's policies, too, allow the calls.
+    "server.console": ("server", "cells", "router.policies", "cellbook"),
     "lab": ("cells", "server", "router", "cellbook"),
     "tools": (),
 }

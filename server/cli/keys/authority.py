@@ -38,6 +38,7 @@ ROUTER = "router"
 # The cells of `cellbook up`.
 DEV_CELLS = ("us-east", "eu-west", "ap-tokyo")
 OPERATOR = "operator"
+CONSOLE = "console"
 # `make_keys` renews a certificate that has less time left.
 _RENEWED = timedelta(days=30)
 _OWNER_ONLY = 0o600
@@ -244,11 +245,13 @@ def make_keys(authority: Authority, cells: Iterable[str], hosts: Sequence[str]) 
     principals = {
         ROUTER: Principal(role=Role.ROUTER, name=ROUTER),
         OPERATOR: Principal(role=Role.OPERATOR, name="cellbook"),
+        # It only opens connections: each call carries a visitor's token, which alone counts.
+        CONSOLE: Principal(role=Role.AUDITOR, name=CONSOLE),
         **{cell: Principal(role=Role.PEER, name=cell) for cell in cells},
     }
     made = [name for name in principals if not _is_good(authority, name)]
     for name in made:
-        authority.certify(name, principals[name], hosts=() if name == OPERATOR else hosts)
+        authority.certify(name, principals[name], hosts=() if name in {OPERATOR, CONSOLE} else hosts)
     return made
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import EnvSettingsSource, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from cells.store.unusable import CannotServe
 from server.shell.settings.addresses import parse_address
@@ -130,7 +130,7 @@ class HostSettings(SecuritySettings):
         return self
 
 
-S = TypeVar("S", bound=HostSettings)
+S = TypeVar("S", bound=BaseSettings)
 
 
 def load_settings(settings: type[S], argv: Sequence[str], *, program: str) -> S:
@@ -160,7 +160,7 @@ def load_settings_or_exit(settings: type[S], argv: Sequence[str], *, program: st
         raise SystemExit(EXIT_USAGE) from None
 
 
-def _parser(settings: type[HostSettings], program: str) -> argparse.ArgumentParser:
+def _parser(settings: type[BaseSettings], program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program,
         description=f"Settings: flags over variables {ENV_PREFIX}* over a TOML file over defaults.",
@@ -191,7 +191,7 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise SettingsInvalid(f"config: {path} is not TOML: {problem}") from None
 
 
-def _line(settings: type[HostSettings], problem: ErrorDetails, flags: Mapping[str, object], config: str | None) -> str:
+def _line(settings: type[BaseSettings], problem: ErrorDetails, flags: Mapping[str, object], config: str | None) -> str:
     """One problem: the setting, what is wrong, its value and where that came from, what is expected."""
     message = problem["msg"].removeprefix("Value error, ")
     if not problem["loc"]:

@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 from router.settings import RouterSettings
 from server.cli.doctor.database import examine
 from server.cli.doctor.findings import State
+from server.console.settings import ConsoleSettings
 from server.process.cell import open_store
 from server.process.settings import ServerSettings
 from server.shell.observability.metrics import MetricsEndpoint
@@ -31,6 +32,7 @@ from server.shell.settings.host import HostSettings, load_settings
 ROOT = Path(__file__).parents[3]
 DOCKER = ROOT / "docker"
 CELLS = sorted(folder.name for folder in (DOCKER / "cells").iterdir())
+CONSOLE = "console"
 VARIABLE = re.compile(r"\$\{(\w+)")
 OURS = "${CELLBOOK_IMAGE:-cellbook}"
 
@@ -51,7 +53,8 @@ def services() -> Iterator[tuple[str, dict[str, Any], Path]]:
 
 
 def ours() -> dict[str, dict[str, Any]]:
-    return {name: service for name, service, _ in services() if service["image"] == OURS}
+    """The cells and the router, and not the console, which has no database, no keys of its own and no metrics."""
+    return {name: service for name, service, _ in services() if service["image"] == OURS and name != CONSOLE}
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +73,20 @@ def test_a_cell_is_one_folder_of_settings(cell: str) -> None:
     for name, service in loaded(folder / "compose.yaml")["services"].items():
         if service["image"] == OURS:
             assert int(service["stop_grace_period"].rstrip("s")) * 1_000 > settings.drain_grace_ms + 5_000, name
+
+
+def test_the_console_has_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They load as compose and Kubernetes give them; visitors need a token, and only this machine reaches the port."""
+    service = loaded(DOCKER / "compose.yaml")["services"][CONSOLE]
+    assert service["ports"] == ["127.0.0.1:7405:7405"]
+    for name, value in service["environment"].items():
+        monkeypatch.setenv(name, value)
+    assert not load_settings(ConsoleSettings, [], program=CONSOLE).is_for_development
+    for name in service["environment"]:
+        monkeypatch.delenv(name)
+    mapped, *_ = yaml.safe_load_all((DOCKER / "kubernetes" / "console.yaml").read_text())
+    settings = ConsoleSettings(**tomllib.loads(mapped["data"]["settings.toml"]))
+    assert (settings.is_for_development, settings.public_url[:6]) == (False, "https:")
 
 
 def key_files(settings: HostSettings) -> list[Path]:

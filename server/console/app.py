@@ -1,0 +1,81 @@
+"""The application: its pages by room, and what lies around all of them."""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
+
+from server.cli.access import Access
+from server.cli.client import Client
+from server.console import oidc, sign_in
+from server.console.auctions.pages import PAGES as AUCTIONS
+from server.console.auditor.pages import PAGES as AUDITOR
+from server.console.console import ConsoleApp, Ledger, Navigation, render
+from server.console.operator.pages import PAGES as OPERATOR
+from server.console.pages import Page
+from server.console.serving import Headers, not_found, open_route, route
+from server.console.settings import ConsoleSettings
+from server.console.support.pages import PAGES as SUPPORT
+from server.shell.settings.addresses import parse_address
+
+STATIC = Path(__file__).with_name("static")
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+
+
+async def home(request: Request) -> Response:
+    """The pages that the visitor's role may open."""
+    return render(request, "home.html")
+
+
+async def alive(_request: Request) -> Response:
+    """For probes: the console serves. Whether router and cells do, its pages say."""
+    return PlainTextResponse("ok\n")
+
+
+NAVIGATION: Navigation = {"Audit": AUDITOR, "Operations": OPERATOR, "Support": SUPPORT, "Market": AUCTIONS}
+HOME = Page(path="/", view=home, needs=())
+# Without a visitor.
+OPEN = (*sign_in.PAGES, *oidc.PAGES, Page(path="/livez", view=alive, needs=()))
+PAGES = (HOME, *(page for pages in NAVIGATION.values() for page in pages))
+
+
+def build_app(settings: ConsoleSettings, client: Client, access: Access) -> Starlette:
+    app = Starlette(
+        routes=[
+            *map(open_route, OPEN),
+            *map(route, PAGES),
+            Mount("/static", Static(directory=STATIC), name="static"),
+        ],
+        middleware=[
+            Middleware(Headers),
+            # A name that somebody points at this address is refused: their pages would be of our origin.
+            Middleware(TrustedHostMiddleware, allowed_hosts=hosts(settings), www_redirect=False),
+        ],
+        exception_handlers={404: not_found},
+    )
+    app.state.console = ConsoleApp(
+        settings=settings, ledger=Ledger(client=client), access=access, navigation=NAVIGATION
+    )
+    app.state.provider = oidc.Provider(settings=settings) if settings.oidc_issuer else None
+    return app
+
+
+def hosts(settings: ConsoleSettings) -> list[str]:
+    """Browsers and probes may ask for the console by these names."""
+    public = urlsplit(settings.public_url).hostname
+    return [*([public] if public else []), parse_address(settings.listen).host, *LOCAL_HOSTS]
+
+
+class Static(StaticFiles):
+    """Files that are the same for everybody."""
+
+    def file_response(self, *args: object, **how: object) -> Response:
+        response = super().file_response(*args, **how)  # type: ignore[arg-type]
+        response.headers["cache-control"] = "public, max-age=3600"
+        return response

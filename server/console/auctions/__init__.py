@@ -1,0 +1,1 @@
+"""The auctions' pages: the example of a client."""

@@ -1,0 +1,122 @@
+"""Shared by all pages: the way to router and cells, the sessions, the templates."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+
+from cellbook.v1 import router_pb2
+from server.cli.access import Access
+from server.cli.client import CellStubs, Client
+from server.cli.reach import Reach
+from server.cli.texts import enum_text, span_text
+from server.console import formats
+from server.console.pages import Page, may_call
+from server.console.sessions import Sessions
+from server.console.settings import ConsoleSettings
+from server.console.visitor import VISITOR, VisitorAccess
+
+TEMPLATES = Path(__file__).with_name("templates")
+COOKIE = "cellbook_session"
+ZONE_COOKIE = "cellbook_zone"
+# Rooms and pages in the navigation, in this order.
+Navigation = Mapping[str, tuple[Page, ...]]
+
+
+def make_templates() -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.globals.update(money=formats.money, short=formats.short, span=span_text, enum=enum_text)
+    return made
+
+
+@dataclass(slots=True, kw_only=True)
+class Ledger:
+    """The router and its cells, on behalf of the visitor of the request."""
+
+    client: Client
+    _cells: dict[tuple[str, ...], CellStubs] = field(default_factory=dict)
+
+    async def listed(self, *, count_users: bool = False) -> router_pb2.ListCellsResponse:
+        """As the router lists them now. Raises as `Client.once`."""
+        request = router_pb2.ListCellsRequest(count_users=count_users)
+        return await self.client.ask_router(self.client.router.ListCells, request)
+
+    async def reach(self, cell: str = "") -> Reach:
+        """All cells, or only the one named. Raises as `listed`, and CellNotListed."""
+        listed = {each.name: each for each in (await self.listed()).cells if each.endpoints}
+        wanted = [self._stubs(each) for name, each in sorted(listed.items()) if cell in {"", name}]
+        reach = Reach(client=self.client, cells=wanted, listed=sorted(listed))
+        if cell:
+            reach.require_listed(cell)
+        return reach
+
+    async def home_of(self, user_id: str) -> CellStubs:
+        """Raises as `listed`, and LedgerRefusal."""
+        request = router_pb2.ResolveUserRequest(user_id=user_id)
+        return self._stubs((await self.client.ask_router(self.client.router.ResolveUser, request)).cell)
+
+    def _stubs(self, cell: router_pb2.Cell) -> CellStubs:
+        key = (cell.name, *cell.endpoints)
+        if key not in self._cells:
+            self._cells[key] = self.client.cell_of(cell)
+        return self._cells[key]
+
+
+@dataclass(slots=True, kw_only=True)
+class ConsoleApp:
+    settings: ConsoleSettings
+    ledger: Ledger
+    # How the console itself reaches router and cells; in development also the proofs of any visitor.
+    access: Access
+    navigation: Navigation
+    sessions: Sessions = field(default_factory=Sessions)
+    templates: Environment = field(default_factory=make_templates)
+
+    @property
+    def is_https(self) -> bool:
+        return self.settings.https_cert is not None or self.settings.public_url.startswith("https:")
+
+
+def make_client(settings: ConsoleSettings, access: Access) -> Client:
+    return Client(settings.router, VisitorAccess(tls=access.tls))
+
+
+def console_of(request: Request) -> ConsoleApp:
+    console: ConsoleApp = request.app.state.console
+    return console
+
+
+def ledger_of(request: Request) -> Ledger:
+    return console_of(request).ledger
+
+
+def render(request: Request, template: str, *, status: int = 200, **context: object) -> HTMLResponse:
+    """A page. All that it shows is escaped."""
+    console, visitor = console_of(request), VISITOR.get(None)
+    zone = formats.zone_of(request.cookies.get(ZONE_COOKIE, ""))
+    rooms = {
+        room: [page for page in pages if visitor is not None and page.title and page.is_open_to(visitor.role)]
+        for room, pages in console.navigation.items()
+    }
+    shared: dict[str, Any] = {
+        "visitor": visitor,
+        "rooms": {room: pages for room, pages in rooms.items() if pages},
+        "path": request.url.path,
+        "form_token": request.state.form_token,
+        "moment": lambda at_ms, *, exact=False: formats.moment(at_ms, zone, exact=exact),
+        "may": lambda rpc: visitor is not None and may_call(visitor.role, rpc),
+        "now_ms": time.time_ns() // 1_000_000,
+        "development": console.settings.is_for_development,
+    }
+    return HTMLResponse(console.templates.get_template(template).render(shared | context), status)

@@ -1,0 +1,1 @@
+"""The operator's pages: cells, links, sagas, moves, reconciliation."""

@@ -1,0 +1,211 @@
+"""How a request is answered: who asks, whether the page is open to them, whether the form is ours, what went wrong."""
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from urllib.parse import quote, urlsplit
+
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.cli.client import CallDenied, ClientError, LedgerRefusal, NoAnswer
+from server.console.console import COOKIE, console_of, render
+from server.console.formats import shown_reason
+from server.console.pages import Page
+from server.console.visitor import VISITOR, NotSignedIn
+
+FORM_COOKIE = "cellbook_form"
+FORM_BYTES_MAX = 64 * 1024
+FORM_FIELDS_MAX = 100
+SIGN_IN = "/sign-in"
+# The cells do not take the proof any longer.
+PROOF_LOST = frozenset({"TOKEN_INVALID", "IDENTITY_MISSING", "PRINCIPAL_MISSING", "PRINCIPAL_INVALID"})
+SEE_OTHER, FORBIDDEN, UNPROCESSABLE, BAD_GATEWAY, UNAVAILABLE, BAD_REQUEST, TOO_LARGE = (
+    303, 403, 422, 502, 503, 400, 413,
+)  # fmt: skip
+
+HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    # Not no-referrer: a form would not say its origin either.
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+    # Pages show accounts: no copy of them is kept. Files under /static may be.
+    "cache-control": "no-store",
+}
+
+
+class BadInput(Exception):
+    """The visitor has typed something that cannot be used. The message says what, and what is expected."""
+
+
+class Headers:
+    """Adds HEADERS to every answer, whoever gives it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    if name not in headers:
+                        headers[name] = value
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+
+
+# --- pages ----------------------------------------------------------------------------------------------------------
+
+
+def open_route(page: Page) -> Route:
+    """A page for everybody, such as the one to sign in by."""
+    return _route(page, signed_in=False)
+
+
+def route(page: Page) -> Route:
+    """A page for visitors whose role may make all calls that it needs."""
+    return _route(page, signed_in=True)
+
+
+def _route(page: Page, *, signed_in: bool) -> Route:
+    async def answer(request: Request) -> Response:
+        cookie = _begin(request)
+        try:
+            response = await _answer(request, page, signed_in=signed_in)
+        except Exception as error:  # noqa: BLE001 - one that is not known is raised again
+            response = _failed(request, error)
+        if request.cookies.get(FORM_COOKIE) != cookie and not request.state.session_id:
+            set_cookie(request, response, FORM_COOKIE, cookie)
+        return response
+
+    return Route(page.path, answer, methods=[page.method], name=f"{page.method} {page.path}")
+
+
+def _begin(request: Request) -> str:
+    """Finds the visitor; returns the cookie that the forms of this browser are bound to."""
+    console, session_id = console_of(request), request.cookies.get(COOKIE, "")
+    visitor = console.sessions.find(session_id) if session_id else None
+    request.state.session_id = session_id if visitor is not None else ""
+    if visitor is not None:
+        VISITOR.set(visitor)
+    cookie = request.state.session_id or request.cookies.get(FORM_COOKIE) or secrets.token_urlsafe()
+    request.state.form_cookie = cookie
+    request.state.form_token = console.sessions.form_token(cookie)
+    return cookie
+
+
+async def _answer(request: Request, page: Page, *, signed_in: bool) -> Response:
+    if signed_in:
+        visitor = VISITOR.get(None)
+        if visitor is None:
+            raise NotSignedIn("sign in first")
+        if not page.is_open_to(visitor.role):
+            return problem(
+                request,
+                FORBIDDEN,
+                "Not for your role",
+                f"{visitor.principal} may not see this page: it takes {', '.join(page.needs)}.",
+            )
+    if page.method == "POST":
+        await _check_form(request)
+    return await page.view(request)
+
+
+async def _check_form(request: Request) -> None:
+    """Raises BadInput for a form that is too large, and HTTPException for one that is not ours."""
+    if int(request.headers.get("content-length") or FORM_BYTES_MAX + 1) > FORM_BYTES_MAX:
+        raise HTTPException(TOO_LARGE, f"a form has at most {FORM_BYTES_MAX // 1024} KiB")
+    form = await request.form(max_files=0, max_fields=FORM_FIELDS_MAX)
+    token = form.get("form_token")
+    sent_from = request.headers.get("origin")
+    same = sent_from is None or urlsplit(sent_from).netloc == request.headers.get("host")
+    sessions = console_of(request).sessions
+    bound = request.state.session_id or request.cookies.get(FORM_COOKIE, "")
+    if not (same and isinstance(token, str) and sessions.is_form_token(bound, token)):
+        raise HTTPException(
+            FORBIDDEN, "the form is not from this session: go back, load the page again, and send it again"
+        )
+
+
+async def field(request: Request, name: str) -> str:
+    """A field of the form that was sent, or of the query; empty if it is not there."""
+    value = (await request.form()).get(name) if request.method == "POST" else request.query_params.get(name)
+    return value.strip() if isinstance(value, str) else ""
+
+
+def see(path: str) -> RedirectResponse:
+    """After a form: the browser loads `path`, and loading again does not send the form again."""
+    return RedirectResponse(path, SEE_OTHER)
+
+
+def set_cookie(request: Request, response: Response, name: str, value: str) -> None:
+    response.set_cookie(name, value, httponly=True, samesite="lax", secure=console_of(request).is_https, path="/")
+
+
+# --- what went wrong ------------------------------------------------------------------------------------------------
+
+
+def problem(request: Request, status: int, title: str, message: str) -> Response:
+    return render(request, "problem.html", status=status, title=title, message=message)
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    match error:
+        case NotSignedIn():
+            return _sign_in(request)
+        case CallDenied() if error.reason in PROOF_LOST:
+            console_of(request).sessions.end(request.state.session_id)
+            return _sign_in(request)
+        case CallDenied():
+            return problem(request, FORBIDDEN, "The cell has denied it", str(error))
+        case LedgerRefusal():
+            return problem(request, UNPROCESSABLE, f"Refused: {shown_reason(error.reason)}", error.message)
+        case NoAnswer():
+            return problem(
+                request, UNAVAILABLE, "No answer", f"{error}. It may or may not have happened: look, then try again."
+            )
+        case ClientError():
+            return problem(request, BAD_GATEWAY, "The call failed", str(error))
+        case BadInput():
+            return problem(request, BAD_REQUEST, "This cannot be used", str(error))
+        case HTTPException():
+            return problem(request, error.status_code, "This did not work", error.detail)
+        case _:
+            raise error
+
+
+def _sign_in(request: Request) -> Response:
+    where = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    return see(f"{SIGN_IN}?next={quote(where)}" if request.method == "GET" and where != "/" else SIGN_IN)
+
+
+async def not_found(request: Request, _error: Exception) -> Response:
+    _begin(request)
+    return problem(request, 404, "There is no such page", f"{request.url.path} leads nowhere.")
+
+
+# --- live -----------------------------------------------------------------------------------------------------------
+
+
+def event_stream(request: Request, items: AsyncIterator[str]) -> Response:
+    """Server-sent events: each item is one event's data. Ends with the session."""
+
+    async def lines() -> AsyncIterator[str]:
+        async with aclosing(items) as open_items:  # type: ignore[type-var]
+            async for item in open_items:
+                if console_of(request).sessions.find(request.state.session_id, used=False) is None:
+                    return
+                yield "".join(f"data: {line}\n" for line in item.split("\n")) + "\n"
+
+    return StreamingResponse(lines(), media_type="text/event-stream")

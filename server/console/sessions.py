@@ -1,0 +1,67 @@
+"""Sessions in the console's memory: the browser has a random id in a cookie, and nothing else."""
+
+import hashlib
+import hmac
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from server.console.visitor import Visitor
+
+ID_BYTES = 32
+IDLE_S = 30 * 60.0
+LIFETIME_S = 8 * 3_600.0
+SESSIONS_MAX = 10_000
+
+
+@dataclass(slots=True, kw_only=True)
+class Session:
+    visitor: Visitor
+    ends_s: float
+    used_s: float
+
+
+@dataclass(slots=True, kw_only=True)
+class Sessions:
+    """Ends a session after IDLE_S without a request, after LIFETIME_S, and when the visitor's proof expires."""
+
+    wall_s: Callable[[], float] = time.time
+    # Signs the tokens in forms; new with each start, so a restart ends all sessions and forms.
+    secret: bytes = field(default_factory=lambda: secrets.token_bytes(ID_BYTES))
+    # By id; the one that was used last comes last.
+    _open: OrderedDict[str, Session] = field(default_factory=OrderedDict)
+
+    def begin(self, visitor: Visitor) -> str:
+        """A new id for each sign-in: an id that somebody has put into the browser before is worth nothing."""
+        now_s = self.wall_s()
+        ends_s = min(now_s + LIFETIME_S, visitor.until_s)
+        session_id = secrets.token_urlsafe(ID_BYTES)
+        self._open[session_id] = Session(visitor=visitor, ends_s=ends_s, used_s=now_s)
+        if len(self._open) > SESSIONS_MAX:
+            self._open.popitem(last=False)
+        return session_id
+
+    def find(self, session_id: str, *, used: bool = True) -> Visitor | None:
+        """The visitor of an open session. With `used` it stays open for another IDLE_S."""
+        session, now_s = self._open.get(session_id), self.wall_s()
+        if session is None:
+            return None
+        if now_s >= min(session.ends_s, session.used_s + IDLE_S):
+            self.end(session_id)
+            return None
+        if used:
+            session.used_s = now_s
+            self._open.move_to_end(session_id)
+        return session.visitor
+
+    def end(self, session_id: str) -> None:
+        self._open.pop(session_id, None)
+
+    def form_token(self, cookie: str) -> str:
+        """A form of the browser with this cookie must send it along."""
+        return hmac.new(self.secret, cookie.encode(), hashlib.sha256).hexdigest()
+
+    def is_form_token(self, cookie: str, token: str) -> bool:
+        return bool(cookie) and hmac.compare_digest(self.form_token(cookie).encode(), token.encode())

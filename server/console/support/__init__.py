@@ -1,0 +1,1 @@
+"""The pages of support: one user, and why money is reserved."""

@@ -1,0 +1,45 @@
+"""The visitor who is signed in. Each call to router and cells carries the visitor's proof, never the console's own."""
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from server.cli.access import Access, Metadata
+from server.shell.identity.principal import Principal, Role
+
+
+class NotSignedIn(Exception):
+    """The request needs a visitor. The message says why there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visitor:
+    principal: Principal
+    # The metadata that prove, or in development state, who calls.
+    proof: Callable[[], Metadata]
+    # Unix time in seconds: the proof is not valid any longer.
+    until_s: float
+
+    @property
+    def role(self) -> Role:
+        return self.principal.role
+
+
+# Of the request that is being answered, and of all calls made for it.
+VISITOR: ContextVar[Visitor] = ContextVar("visitor")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisitorAccess(Access):
+    """As the console's own access, but every call is the visitor's.
+
+    Without a visitor there is no call: router and cells would take the console's certificate for the caller.
+    """
+
+    def metadata(self, principal: str) -> Metadata:  # noqa: ARG002 - a command line chooses; here the visitor calls
+        """Raises NotSignedIn."""
+        visitor = VISITOR.get(None)
+        proof = visitor.proof() if visitor is not None else ()
+        if not proof:
+            raise NotSignedIn("sign in first")
+        return proof
