@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from uuid import uuid4
 import asyncpg
 import grpc
 import grpc.aio
+import httpx2
 import pytest
 
 from cellbook.v1 import router_pb2
@@ -36,6 +38,7 @@ class Up:
     # Of a secure one: where its keys are, and where it is called without a certificate.
     keys: str
     public: str
+    console: str
 
     @property
     def access(self) -> Access:
@@ -50,7 +53,7 @@ def port_base() -> int:
     """
     ports = range(12_000, 20_000)
     for base in random.sample(ports, 100):
-        if all(is_free(port) for port in range(base, base + 2 + len(CELLS))):
+        if all(is_free(port) for port in range(base, base + 3 + len(CELLS))):
             return base
     pytest.fail(f"no free ports in a row among {ports}")
 
@@ -67,6 +70,7 @@ async def up(*arguments: str | Path, temporary: Path) -> Up:
         processes={each["name"]: each for each in told["processes"]},
         keys=told.get("keys", ""),
         public=told.get("public", ""),
+        console=told["console"],
     )
 
 
@@ -134,11 +138,27 @@ async def test_a_secure_cluster_wants_proof(tmp_path: Path) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await router.RegisterUser(request, metadata=(("cellbook-principal", "service/shop"),), timeout=10)
         assert failed.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    await pasted_into_the_console(cluster, token)
     assert {path.stat().st_mode & 0o777 for path in Path(cluster.keys).iterdir()} == {0o600}
     logs = [Path(process["log"]).read_text() for process in cluster.processes.values()]
+    logs.append((Path(cluster.keys).parent / "console" / "console.log").read_text())
     assert all(logs)
     assert not any(token in log or token.rpartition(".")[2] in log for log in logs)
     assert await stopped(cluster, signal.SIGTERM) == 0
+
+
+async def pasted_into_the_console(cluster: Up, token: str) -> None:
+    """The router checks the token before there is a session, and a changed one opens none."""
+    async with httpx2.AsyncClient(base_url=cluster.console, follow_redirects=True) as browser:
+        form = (await browser.get("/sign-in")).text
+        found = re.search('name="form_token" value="([0-9a-f]{64})"', form)
+        assert found is not None
+        filled = {"form_token": found[1], "token": token[:-8] + "AAAAAAAA"}
+        refused = await browser.post("/sign-in/token", data=filled)
+        assert (refused.status_code, "TOKEN_INVALID" in refused.text) == (400, True)
+        assert "cellbook_session" not in browser.cookies
+        page = await browser.post("/sign-in/token", data={**filled, "token": token})
+        assert (page.status_code, "service/shop" in page.text, token in page.text) == (200, True, False)
 
 
 @pytest.mark.usefixtures("nothing_left")
