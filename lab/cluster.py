@@ -195,9 +195,8 @@ def _console(folder: Path, address: str, router: str, keys: Path | None) -> Memb
     if find_spec("starlette") is None:
         return None
     settings: Settings = {"listen": address, "router": router, **({"keys": str(keys)} if keys is not None else {})}
-    return Member(
-        name="console", module="server.console", address=address, folder=folder / "console", settings=settings
-    )
+    where = folder / "console"
+    return Member(name="console", module="server.console", address=address, folder=where, settings=settings)
 
 
 def _fixed_ports(base: int, count: int) -> list[int]:

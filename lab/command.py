@@ -172,11 +172,11 @@ def _tell(console: Console, told: dict[str, Any], *, kept: bool) -> None:
         texts = (each["name"], each["region"] or "-", each["address"], metrics, each["pid"], each["dsn"])
         table.add_row(*map(literal, texts))
     console.print(table)
-    console.print(_console_line(told.get("console")), soft_wrap=True)
     fate = "kept" if kept else "temporary: gone when this stops; --data DIR keeps it"
     keys = told.get("keys")
     how = f"cellbook --keys {keys}" if keys else "cellbook"
-    lines = [f"Data and logs: {told['data']} ({fate})"]
+    books = told.get("console", "pip install 'cellbook\\[console]' first")
+    lines = [f"\nThe books in a browser: {books}", f"Data and logs: {told['data']} ({fate})"]
     if keys:
         lines.append(f"For calls with a token and no certificate: {told['public']}, whose CA is {keys}/ca.pem")
     lines += [
@@ -188,12 +188,6 @@ def _tell(console: Console, told: dict[str, Any], *, kept: bool) -> None:
     ]
     console.print("\n".join(lines), soft_wrap=True)
     console.print("Ctrl-C stops everything.")
-
-
-def _console_line(address: str | None) -> str:
-    if address is None:
-        return "\nNo console: pip install 'cellbook\\[console]'"
-    return f"\nThe books in a browser: {address}"
 
 
 # --- the cable cut --------------------------------------------------------------------------------------------------
