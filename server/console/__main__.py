@@ -27,6 +27,8 @@ log = structlog.get_logger()
 
 # How long running requests may continue after SIGTERM. Live pages end with it.
 GRACE_S = 2
+# More are answered 503 at once. A live page holds one.
+CONNECTIONS_MAX = 1_000
 
 
 class Server(uvicorn.Server):
@@ -69,6 +71,8 @@ async def serve(settings: ConsoleSettings) -> None:
                     access_log=False,
                     server_header=False,
                     proxy_headers=False,
+                    ws="none",
+                    limit_concurrency=CONNECTIONS_MAX,
                     timeout_graceful_shutdown=GRACE_S,
                 )
             )

@@ -53,7 +53,7 @@ def build_app(settings: ConsoleSettings, client: Client, access: Access) -> Star
             Mount("/static", Static(directory=STATIC), name="static"),
         ],
         middleware=[
-            Middleware(Headers),
+            Middleware(Headers, is_https=settings.is_https),
             # A name that somebody points at this address is refused: their pages would be of our origin.
             Middleware(TrustedHostMiddleware, allowed_hosts=hosts(settings), www_redirect=False),
         ],

@@ -83,10 +83,6 @@ class ConsoleApp:
     sessions: Sessions = field(default_factory=Sessions)
     templates: Environment = field(default_factory=make_templates)
 
-    @property
-    def is_https(self) -> bool:
-        return self.settings.https_cert is not None or self.settings.public_url.startswith("https:")
-
 
 def make_client(settings: ConsoleSettings, access: Access) -> Client:
     return Client(settings.router, VisitorAccess(tls=access.tls))

@@ -48,16 +48,17 @@ class BadInput(Exception):
 
 
 class Headers:
-    """Adds HEADERS to every answer, whoever gives it."""
+    """Adds HEADERS to every answer, from wherever it comes."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, is_https: bool) -> None:
         self._app = app
+        self._headers = {**HEADERS, **({"strict-transport-security": "max-age=31536000"} if is_https else {})}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
+                for name, value in self._headers.items():
                     if name not in headers:
                         headers[name] = value
             await send(message)
@@ -150,7 +151,9 @@ def see(path: str) -> RedirectResponse:
 
 
 def set_cookie(request: Request, response: Response, name: str, value: str) -> None:
-    response.set_cookie(name, value, httponly=True, samesite="lax", secure=console_of(request).is_https, path="/")
+    response.set_cookie(
+        name, value, httponly=True, samesite="lax", secure=console_of(request).settings.is_https, path="/"
+    )
 
 
 # --- what went wrong ------------------------------------------------------------------------------------------------

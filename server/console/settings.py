@@ -86,6 +86,11 @@ class ConsoleSettings(BaseSettings):
         return parse_address(self.listen).is_loopback
 
     @property
+    def is_https(self) -> bool:
+        """Browsers come by https, to the console or to a proxy before it."""
+        return self.https_cert is not None or self.public_url.startswith("https:")
+
+    @property
     def is_for_development(self) -> bool:
         """Visitors sign in by naming a role: the cells believe everybody, or the console can sign any token."""
         return self.tls_cert is None

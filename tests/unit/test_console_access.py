@@ -1,8 +1,10 @@
 """Who may open which page of the console: each page and each role, and no call without a visitor."""
 
+import re
 from collections.abc import AsyncIterator
 
 import pytest
+from httpx2 import Response
 from starlette.testclient import TestClient
 
 from server.cli.access import PLAIN
@@ -32,29 +34,31 @@ def visitor(role: Role) -> Visitor:
     return Visitor(principal=principal, proof=lambda: ((PRINCIPAL_KEY, str(principal)),), until_s=FAR_S)
 
 
-def asked(console: TestClient, page: Page) -> int:
-    path = page.path.replace("{", "").replace("}", "").replace(":path", "")
-    return console.request(page.method, path, data={} if page.method == "POST" else None).status_code
+def asked(console: TestClient, page: Page, form_token: str = "") -> Response:
+    path = re.sub(r"\{(\w+)(:\w+)?\}", r"\1", page.path)
+    form = {"form_token": form_token} if page.method == "POST" else None
+    return console.request(page.method, path, data=form)
 
 
 def test_every_page_wants_a_visitor(console: TestClient) -> None:
-    """Whoever is not signed in is led to do so, and the ledger is not asked."""
-    assert {asked(console, page) for page in PAGES} == {303}
-    assert {(page.method, asked(console, page)) for page in OPEN if page.method == "GET"} <= {
-        ("GET", 200),
-        ("GET", 400),
-    }
+    """Without a session the answer leads to the sign-in, and the ledger is not asked."""
+    assert {asked(console, page).status_code for page in PAGES} == {303}
+    assert {asked(console, page).status_code for page in OPEN if page.method == "GET"} <= {200, 400}
 
 
 @pytest.mark.parametrize("role", list(Role))
 def test_a_page_is_denied_to_every_role_that_may_not_call_what_it_needs(console: TestClient, role: Role) -> None:
-    """By the policy tables alone; a form without its token is refused whoever sends it."""
+    """By the policy tables alone. A button is a page, too, and without the form's token nobody may press it."""
     sessions = console.app.state.console.sessions  # type: ignore[attr-defined]
-    console.cookies.set(COOKIE, sessions.begin(visitor(role)))
+    session_id = sessions.begin(visitor(role))
+    console.cookies.set(COOKIE, session_id)
     for page in PAGES:
-        denied = not all(may_call(role, need) for need in page.needs)
-        status = asked(console, page)
-        assert (status == 403) if denied or page.method == "POST" else (status != 403), (page.path, status)
+        answer = asked(console, page, sessions.form_token(session_id))
+        if all(may_call(role, need) for need in page.needs):
+            assert answer.status_code != 403, (page.path, answer.text)
+            assert page.method == "GET" or asked(console, page).status_code == 403, page.path
+        else:
+            assert (answer.status_code, "Not for your role" in answer.text) == (403, True), page.path
 
 
 def test_each_page_says_what_it_needs() -> None:
