@@ -305,6 +305,10 @@ class Busy(Refused):
             self.retry_after_ms = int(wait_ms)
 
 
+class WatcherTooSlow(Busy, retry_after_ms=100):
+    """the watch of auction {auction_id} was not read for too long: watch it again from position {next_position}"""
+
+
 class QueueFull(Busy, retry_after_ms=100):
     """the cell is overloaded: {queued} of your commands ({queued_bytes} bytes) are waiting: send it again later"""
 

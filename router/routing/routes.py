@@ -87,6 +87,7 @@ _AUCTION = {
     "GetAsset": Route("name", is_name=True),
     "CreateAuction": Route("asset", is_name=True),
     "GetAuction": Route("name", is_name=True),
+    "WatchAuction": Route("auction", is_name=True),
     "PlaceBid": Route("bidder_user_id"),
     "BatchPlaceBids": Route("items.bidder_user_id"),
     "CloseAuction": Route("auction", is_name=True),

@@ -36,6 +36,10 @@ def past(request: Message) -> int:
     return PAST if request.HasField("as_of") else 1
 
 
+def resumed(request: Any) -> int:  # noqa: ANN401 - any request that may begin in the past
+    return PAST if request.from_position else 1
+
+
 def pages_of_the_past(request: Message) -> int:
     return page(request) + PAST_OF_ALL
 
@@ -79,6 +83,7 @@ _AUCTION = {
     "CreateAuction": allow(_SERVICE, subject_field="seller_user_id"),
     "GetAuction": Policy(roles=ANYBODY, cost=past),
     "ListAuctions": Policy(roles=ANYBODY, cost=page),
+    "WatchAuction": Policy(roles=ANYBODY, cost=resumed),
     "PlaceBid": allow(_SERVICE, subject_field="bidder_user_id"),
     "BatchPlaceBids": allow(_SERVICE, subject_field="items.bidder_user_id", bytes_max=BATCH_BYTES_MAX),
     "CloseAuction": allow(_SERVICE, _OPERATOR),
@@ -189,5 +194,5 @@ QUEUED = frozenset(
     f"/cellbook.v1.{service}/{rpc}"
     for service, policies in (("LedgerService", _LEDGER), ("AuctionService", _AUCTION))
     for rpc in policies
-    if not rpc.startswith(("Get", "List"))
+    if not rpc.startswith(("Get", "List", "Watch"))
 )

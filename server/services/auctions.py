@@ -1,6 +1,8 @@
 """AuctionService."""
 
+from collections.abc import AsyncGenerator
 from functools import partial
+from typing import cast
 from uuid import UUID
 
 from cellbook.v1 import auction_pb2 as pb
@@ -9,9 +11,11 @@ from cells.audit.history.questions import History
 from cells.cell import Cell
 from cells.domain import commands
 from cells.store.ports import Clock
+from cells.watch.changes import Update
+from cells.watch.feed import AuctionFeed
 from server.services.audit_parts import Context
 from server.services.commands import Executor, command, reader, then_or_now
-from server.shell.fields.bounds import DESCRIPTION, text_in
+from server.shell.fields.bounds import DESCRIPTION, POSITION_OR_NONE, number_in, text_in
 from server.shell.fields.parse import parse_page_size, parse_uuid
 from server.wire import auctions as wire
 from server.wire.convert import answered
@@ -27,6 +31,7 @@ class AuctionServicer(AuctionServiceServicer):
     def __init__(self, cell: Cell, clock: Clock, history: History) -> None:
         self._cell = cell
         self._history = history
+        self._feed = AuctionFeed(cell=cell, history=history, encode=self._encoded)
         self.executor = Executor(cell, clock)
         self._execute = self.executor.execute
 
@@ -61,6 +66,17 @@ class AuctionServicer(AuctionServiceServicer):
         # One row more than the page tells whether there is a next page.
         rows = await self._cell.list_auctions(states=states, after=BY_ID.parse(request.page_token), limit=size + 1)
         return wire.listed_to_proto(rows, size, self._cell.name)
+
+    def WatchAuction(
+        self, request: pb.WatchAuctionRequest, _context: Context
+    ) -> AsyncGenerator[pb.WatchAuctionResponse, None]:
+        auction_id = self._id(request.auction, "auction", "auctions")
+        position = number_in(request.from_position, "from_position", POSITION_OR_NONE)
+        # The same bytes go to all watchers: serialized once.
+        return cast("AsyncGenerator[pb.WatchAuctionResponse, None]", self._feed.watch(auction_id, position))
+
+    def _encoded(self, update: Update) -> bytes:
+        return wire.update_to_proto(update, self._cell.name, self._cell.time.steady_ms()).SerializeToString()
 
     # The auction may live in another cell: the bid is sent to the bidder's home.
     PlaceBid = command(commands.PlaceBid, pb.PlaceBidRequest, pb.PlaceBidResponse, user="bidder_id")

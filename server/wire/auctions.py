@@ -6,11 +6,12 @@ from uuid import UUID
 from cellbook.v1 import auction_pb2 as pb
 from cells.audit.history.moments import Point
 from cells.domain.auction.asset import Asset
-from cells.domain.auction.auction import Auction, AuctionState
+from cells.domain.auction.auction import Auction, AuctionState, Bid
 from cells.domain.commands import CreateAuction
 from cells.domain.values import Money
 from cells.requests import Outcome, Read
 from cells.store.ports import Versioned
+from cells.watch.changes import Change, Update
 from server.shell.fields.bounds import INCREMENT, number_in
 from server.wire.convert import answered, members, parse, parse_enum, to_proto
 from server.wire.fields import asset_name, auction_name, parse_local_id, parse_money
@@ -73,13 +74,33 @@ def listed_to_proto(rows: Sequence[tuple[UUID, Versioned]], size: int, cell: str
 
 
 def auction_to_proto(auction_id: UUID, auction: Auction, stream_version: int, cell: str) -> pb.Auction:
-    currency, highest = auction.currency, auction.highest_bid
+    currency = auction.currency
     return to_proto(
         pb.Auction,
         auction,
         name=auction_name(cell, auction_id),
         asset=asset_name(cell, auction.asset_id),
         opening_price=Money(currency, auction.opening_minor),
-        highest_bid=to_proto(pb.Bid, highest, amount=Money(currency, highest.amount_minor)) if highest else None,
+        highest_bid=_bid_to_proto(auction.highest_bid, currency),
         stream_version=stream_version,
     )
+
+
+def update_to_proto(update: Update, cell: str, cell_time_ms: int) -> pb.WatchAuctionResponse:
+    auction = update.auction
+    return pb.WatchAuctionResponse(
+        changes=[_change_to_proto(change, auction.currency) for change in update.changes],
+        left_out=update.left_out,
+        auction=auction_to_proto(update.auction_id, auction, update.stream_version, cell),
+        next_position=update.position + 1,
+        cell_time_ms=cell_time_ms,
+    )
+
+
+def _change_to_proto(change: Change, currency: str) -> pb.AuctionChange:
+    bid, outbid = _bid_to_proto(change.bid, currency), _bid_to_proto(change.outbid, currency)
+    return to_proto(pb.AuctionChange, change, bid=bid, outbid=outbid)
+
+
+def _bid_to_proto(bid: Bid | None, currency: str) -> pb.Bid | None:
+    return to_proto(pb.Bid, bid, amount=Money(currency, bid.amount_minor)) if bid is not None else None

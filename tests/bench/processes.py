@@ -34,20 +34,20 @@ class Generator:
 
 @asynccontextmanager
 async def generator() -> AsyncIterator[Generator]:
-    async with _python("tests.bench.load") as process:
+    async with python("tests.bench.load") as process:
         yield Generator(process=process)
 
 
 @asynccontextmanager
 async def echo(answer_bytes: int) -> AsyncIterator[str]:
     """The address of a server that echoes."""
-    async with _python("tests.bench.echo", str(answer_bytes)) as process:
+    async with python("tests.bench.echo", str(answer_bytes)) as process:
         assert process.stdout is not None
         yield (await process.stdout.readline()).decode().strip()
 
 
 @asynccontextmanager
-async def _python(*arguments: str) -> AsyncIterator[Process]:
+async def python(*arguments: str) -> AsyncIterator[Process]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

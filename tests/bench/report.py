@@ -36,6 +36,7 @@ TARGETS = {
     "unary_grouped": Target(to_reach=2.0, aim=4.0),
     "hot_auction": Target(to_reach=0.8, aim=1.2),
     "subscribers": Target(to_reach=0.95),
+    "watched_bids": Target(to_reach=0.91),
     "grown_store": Target(to_reach=0.85, aim=1.0),
     "settlements": Target(aim=0.1),
     "engines": Target(to_reach=5.0, aim=15.0),

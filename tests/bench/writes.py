@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from statistics import median
 
 from server.shell.postgres.embedded import EmbeddedPostgres
-from tests.bench import cpu, pgbench, subscribers
+from tests.bench import cpu, pgbench, subscribers, watchers
 from tests.bench.checks import check
 from tests.bench.cluster import Side, Town, last_position, settled
 from tests.bench.load import Result
@@ -12,7 +12,7 @@ from tests.bench.measure import Bench
 from tests.bench.processes import echo
 from tests.bench.report import Figure, compared
 
-NAMES = ("batch_bids", "unary_bids", "unary_grouped", "hot_auction", cpu.NAME, subscribers.NAME)
+NAMES = ("batch_bids", "unary_bids", "unary_grouped", "hot_auction", cpu.NAME, subscribers.NAME, watchers.NAME)
 # Two events a bid, but for the first of each turn, which outbids somebody and has three.
 TURN = 10
 BATCH_ITEMS, BATCHES_IN_FLIGHT = 125, 8
@@ -43,6 +43,8 @@ async def measured(bench: Bench) -> AsyncIterator[Figure]:
                 yield await hot_auction(bench, town, server.address)
             if subscribers.NAME in bench.wanted:
                 yield await subscribers.figure(bench, town, server.address, postgres)
+            if watchers.NAME in bench.wanted:
+                yield await watchers.figure(bench, Side(town=town, server=server, postgres=postgres))
             with bench.stage("checking the books", 1):
                 await check(postgres, town)
 

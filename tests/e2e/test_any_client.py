@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -17,7 +18,8 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 
-from cellbook.v1 import audit_pb2, event_pb2, ledger_pb2, settlement_pb2
+from cellbook.v1 import auction_pb2, audit_pb2, event_pb2, ledger_pb2, settlement_pb2, types_pb2
+from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
 from cellbook.v1.audit_pb2_grpc import AuditServiceStub
 from cellbook.v1.event_pb2_grpc import EventServiceStub
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
@@ -210,6 +212,33 @@ async def test_the_log_is_followed_at_the_standby(plain: Pair) -> None:
                     await to.ledger.Deposit(deposit(user_id, 17), metadata=BANK, timeout=10)
                 if any(posting.amount_minor == 17 for posting in item.event.postings):
                     break
+
+
+async def test_an_auction_is_watched_at_the_standby(plain: Pair) -> None:
+    """Each bid that the leader takes is seen there, from the database."""
+    async with stubs(plain.leader.address) as to, grpc.aio.insecure_channel(plain.standby.address) as channel:
+        seller, bidder = await open_user(to), await open_user(to)
+        asset = auction_pb2.RegisterAssetRequest(command_id=str(uuid4()), owner_user_id=seller, description="a lamp")
+        registered = await to.auctions.RegisterAsset(asset, metadata=SERVICE, timeout=10)
+        price = types_pb2.Money(currency="USD", amount_minor=1)
+        terms = auction_pb2.CreateAuctionRequest(
+            command_id=str(uuid4()),
+            asset=registered.asset,
+            seller_user_id=seller,
+            opening_price=price,
+            end_time_ms=time.time_ns() // 1_000_000 + 3_600_000,
+        )
+        auction = (await to.auctions.CreateAuction(terms, metadata=SERVICE, timeout=10)).auction
+        bid = auction_pb2.PlaceBidRequest(command_id=str(uuid4()), auction=auction, bidder_user_id=bidder, amount=price)
+        end = auction_pb2.CancelAuctionRequest(command_id=str(uuid4()), auction=auction)
+        wanted = auction_pb2.WatchAuctionRequest(auction=auction)
+        kinds = []
+        async for item in AuctionServiceStub(channel).WatchAuction(wanted, metadata=SERVICE, timeout=20):
+            kinds += [change.kind for change in item.changes]
+            if not kinds:
+                await to.auctions.PlaceBid(bid, metadata=SERVICE, timeout=10)
+                await to.auctions.CancelAuction(end, metadata=SERVICE, timeout=10)
+    assert kinds == [auction_pb2.AUCTION_CHANGE_KIND_BID, auction_pb2.AUCTION_CHANGE_KIND_CANCELLED]
 
 
 async def test_a_forwarded_call_is_not_forwarded_again(plain: Pair) -> None:

@@ -303,6 +303,7 @@ FOR_EVERYBODY = {
     "GetAsset": "assets can be looked at by everybody",
     "GetAuction": "auctions as well",
     "ListAuctions": "auctions as well",
+    "WatchAuction": "the same, as it changes",
     "GetCommand": "answered command by command: Outcomes",
     "GetCheckpoint": "what is signed is for everybody to keep",
     "GetConsistencyProof": "hashes of it",

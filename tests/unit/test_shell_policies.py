@@ -132,6 +132,7 @@ def test_own_fields_are_there() -> None:
 def test_users_never_act_without_an_own_field() -> None:
     """If a user may change anything, the request names the user; otherwise only reads are open to users."""
     reading = {"GetCommand", "GetAsset", "GetAuction", "ListAuctions", "GetCheckpoint", "GetConsistencyProof"}
+    reading.add("WatchAuction")
     # Open to all: the signature in the request identifies its signer.
     reading.add("AddCosignature")
     for name, policy in POLICIES.items():

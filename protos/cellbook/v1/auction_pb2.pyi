@@ -54,6 +54,41 @@ AUCTION_STATE_SETTLEMENT_FAILED: AuctionState.ValueType  # 6
 """The settlement was compensated: the asset is the seller's again."""
 Global___AuctionState: _TypeAlias = AuctionState  # noqa: Y015
 
+class _AuctionChangeKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AuctionChangeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuctionChangeKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AUCTION_CHANGE_KIND_UNSPECIFIED: _AuctionChangeKind.ValueType  # 0
+    AUCTION_CHANGE_KIND_OPENED: _AuctionChangeKind.ValueType  # 1
+    AUCTION_CHANGE_KIND_BID: _AuctionChangeKind.ValueType  # 2
+    AUCTION_CHANGE_KIND_CLOSED: _AuctionChangeKind.ValueType  # 3
+    """Ended with a winner, whose settlement has begun."""
+    AUCTION_CHANGE_KIND_UNSOLD: _AuctionChangeKind.ValueType  # 4
+    """Ended with no bid."""
+    AUCTION_CHANGE_KIND_CANCELLED: _AuctionChangeKind.ValueType  # 5
+    AUCTION_CHANGE_KIND_ESCROW: _AuctionChangeKind.ValueType  # 6
+    """Money came into the escrow or left it."""
+    AUCTION_CHANGE_KIND_SETTLED: _AuctionChangeKind.ValueType  # 7
+    AUCTION_CHANGE_KIND_SETTLEMENT_FAILED: _AuctionChangeKind.ValueType  # 8
+
+class AuctionChangeKind(_AuctionChangeKind, metaclass=_AuctionChangeKindEnumTypeWrapper): ...
+
+AUCTION_CHANGE_KIND_UNSPECIFIED: AuctionChangeKind.ValueType  # 0
+AUCTION_CHANGE_KIND_OPENED: AuctionChangeKind.ValueType  # 1
+AUCTION_CHANGE_KIND_BID: AuctionChangeKind.ValueType  # 2
+AUCTION_CHANGE_KIND_CLOSED: AuctionChangeKind.ValueType  # 3
+"""Ended with a winner, whose settlement has begun."""
+AUCTION_CHANGE_KIND_UNSOLD: AuctionChangeKind.ValueType  # 4
+"""Ended with no bid."""
+AUCTION_CHANGE_KIND_CANCELLED: AuctionChangeKind.ValueType  # 5
+AUCTION_CHANGE_KIND_ESCROW: AuctionChangeKind.ValueType  # 6
+"""Money came into the escrow or left it."""
+AUCTION_CHANGE_KIND_SETTLED: AuctionChangeKind.ValueType  # 7
+AUCTION_CHANGE_KIND_SETTLEMENT_FAILED: AuctionChangeKind.ValueType  # 8
+Global___AuctionChangeKind: _TypeAlias = AuctionChangeKind  # noqa: Y015
+
 @_typing.final
 class Asset(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -471,6 +506,124 @@ class ListAuctionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListAuctionsResponse: _TypeAlias = ListAuctionsResponse  # noqa: Y015
+
+@_typing.final
+class WatchAuctionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUCTION_FIELD_NUMBER: _builtins.int
+    FROM_POSITION_FIELD_NUMBER: _builtins.int
+    auction: _builtins.str
+    """"cells/{cell}/auctions/{uuid}" """
+    from_position: _builtins.int
+    """The first position of the cell's log that is wanted. The first item has the auction before it, and no changes; then
+    every change up to the present follows. 0: from now on. A position beyond the log's end by more than one is refused
+    (OUT_OF_RANGE, POSITION_NOT_REACHED).
+    """
+    def __init__(
+        self,
+        *,
+        auction: _builtins.str = ...,
+        from_position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auction", b"auction", "from_position", b"from_position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchAuctionRequest: _TypeAlias = WatchAuctionRequest  # noqa: Y015
+
+@_typing.final
+class WatchAuctionResponse(_message.Message):
+    """The auction, and its changes since the item before. While many bids arrive, and the more the more watchers there are,
+    the changes of some time are gathered into one item.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
+    AUCTION_FIELD_NUMBER: _builtins.int
+    NEXT_POSITION_FIELD_NUMBER: _builtins.int
+    CELL_TIME_MS_FIELD_NUMBER: _builtins.int
+    left_out: _builtins.int
+    """The number of changes before these that are left out. For each of them, watch from `next_position` of the item before."""
+    next_position: _builtins.int
+    cell_time_ms: _builtins.int
+    """The cell's clock, which decides when bidding ends: milliseconds since the Unix epoch."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuctionChange]:
+        """Oldest first: the newest 20 of a live item, and all of an item from the past."""
+
+    @_builtins.property
+    def auction(self) -> Global___Auction:
+        """After the changes."""
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___AuctionChange] | None = ...,
+        left_out: _builtins.int = ...,
+        auction: Global___Auction | None = ...,
+        next_position: _builtins.int = ...,
+        cell_time_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["auction", b"auction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auction", b"auction", "cell_time_ms", b"cell_time_ms", "changes", b"changes", "left_out", b"left_out", "next_position", b"next_position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchAuctionResponse: _TypeAlias = WatchAuctionResponse  # noqa: Y015
+
+@_typing.final
+class AuctionChange(_message.Message):
+    """One event of the auction."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    STREAM_VERSION_FIELD_NUMBER: _builtins.int
+    TIME_MS_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    BID_FIELD_NUMBER: _builtins.int
+    OUTBID_FIELD_NUMBER: _builtins.int
+    EXTENDED_TO_MS_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    stream_version: _builtins.int
+    """Gapless in the auction."""
+    time_ms: _builtins.int
+    """By the cell's clock, milliseconds since the Unix epoch."""
+    kind: Global___AuctionChangeKind.ValueType
+    extended_to_ms: _builtins.int
+    """The auction's end, if the bid has moved it; else 0."""
+    @_builtins.property
+    def bid(self) -> Global___Bid:
+        """The bid, which leads from now on."""
+
+    @_builtins.property
+    def outbid(self) -> Global___Bid:
+        """The bid of another bidder that it has outbid."""
+
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+        stream_version: _builtins.int = ...,
+        time_ms: _builtins.int = ...,
+        kind: Global___AuctionChangeKind.ValueType = ...,
+        bid: Global___Bid | None = ...,
+        outbid: Global___Bid | None = ...,
+        extended_to_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bid", b"bid", "outbid", b"outbid"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bid", b"bid", "extended_to_ms", b"extended_to_ms", "kind", b"kind", "outbid", b"outbid", "position", b"position", "stream_version", b"stream_version", "time_ms", b"time_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuctionChange: _TypeAlias = AuctionChange  # noqa: Y015
 
 @_typing.final
 class PlaceBidRequest(_message.Message):

@@ -61,6 +61,11 @@ class AuctionServiceStub:
                 request_serializer=cellbook_dot_v1_dot_auction__pb2.ListAuctionsRequest.SerializeToString,
                 response_deserializer=cellbook_dot_v1_dot_auction__pb2.ListAuctionsResponse.FromString,
                 _registered_method=True)
+        self.WatchAuction = channel.unary_stream(
+                '/cellbook.v1.AuctionService/WatchAuction',
+                request_serializer=cellbook_dot_v1_dot_auction__pb2.WatchAuctionRequest.SerializeToString,
+                response_deserializer=cellbook_dot_v1_dot_auction__pb2.WatchAuctionResponse.FromString,
+                _registered_method=True)
         self.PlaceBid = channel.unary_unary(
                 '/cellbook.v1.AuctionService/PlaceBid',
                 request_serializer=cellbook_dot_v1_dot_auction__pb2.PlaceBidRequest.SerializeToString,
@@ -116,6 +121,14 @@ class AuctionServiceServicer:
 
     def ListAuctions(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchAuction(self, request, context):
+        """Sends the auction, then its changes as they are committed, and ends after the last one (settled, settlement failed,
+        unsold or cancelled). If a watch breaks, resume at `next_position` of its last item: nothing is missing or twice.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -176,6 +189,11 @@ def add_AuctionServiceServicer_to_server(servicer, server):
                     servicer.ListAuctions,
                     request_deserializer=cellbook_dot_v1_dot_auction__pb2.ListAuctionsRequest.FromString,
                     response_serializer=cellbook_dot_v1_dot_auction__pb2.ListAuctionsResponse.SerializeToString,
+            ),
+            'WatchAuction': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchAuction,
+                    request_deserializer=cellbook_dot_v1_dot_auction__pb2.WatchAuctionRequest.FromString,
+                    response_serializer=cellbook_dot_v1_dot_auction__pb2.WatchAuctionResponse.SerializeToString,
             ),
             'PlaceBid': grpc.unary_unary_rpc_method_handler(
                     servicer.PlaceBid,
@@ -335,6 +353,33 @@ class AuctionService:
             '/cellbook.v1.AuctionService/ListAuctions',
             cellbook_dot_v1_dot_auction__pb2.ListAuctionsRequest.SerializeToString,
             cellbook_dot_v1_dot_auction__pb2.ListAuctionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchAuction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cellbook.v1.AuctionService/WatchAuction',
+            cellbook_dot_v1_dot_auction__pb2.WatchAuctionRequest.SerializeToString,
+            cellbook_dot_v1_dot_auction__pb2.WatchAuctionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,10 @@ class AuctionServiceStub:
     """Opens an auction of an asset of this cell and locks the asset."""
     GetAuction: _grpc.UnaryUnaryMultiCallable[_auction_pb2.GetAuctionRequest, _auction_pb2.GetAuctionResponse]
     ListAuctions: _grpc.UnaryUnaryMultiCallable[_auction_pb2.ListAuctionsRequest, _auction_pb2.ListAuctionsResponse]
+    WatchAuction: _grpc.UnaryStreamMultiCallable[_auction_pb2.WatchAuctionRequest, _auction_pb2.WatchAuctionResponse]
+    """Sends the auction, then its changes as they are committed, and ends after the last one (settled, settlement failed,
+    unsold or cancelled). If a watch breaks, resume at `next_position` of its last item: nothing is missing or twice.
+    """
     PlaceBid: _grpc.UnaryUnaryMultiCallable[_auction_pb2.PlaceBidRequest, _auction_pb2.PlaceBidResponse]
     """Places a bid. Send it to the bidder's home cell, wherever the auction lives."""
     BatchPlaceBids: _grpc.UnaryUnaryMultiCallable[_auction_pb2.BatchPlaceBidsRequest, _auction_pb2.BatchPlaceBidsResponse]
@@ -67,6 +71,10 @@ class AuctionServiceAsyncStub(AuctionServiceStub):
     """Opens an auction of an asset of this cell and locks the asset."""
     GetAuction: _aio.UnaryUnaryMultiCallable[_auction_pb2.GetAuctionRequest, _auction_pb2.GetAuctionResponse]  # type: ignore[assignment]
     ListAuctions: _aio.UnaryUnaryMultiCallable[_auction_pb2.ListAuctionsRequest, _auction_pb2.ListAuctionsResponse]  # type: ignore[assignment]
+    WatchAuction: _aio.UnaryStreamMultiCallable[_auction_pb2.WatchAuctionRequest, _auction_pb2.WatchAuctionResponse]  # type: ignore[assignment]
+    """Sends the auction, then its changes as they are committed, and ends after the last one (settled, settlement failed,
+    unsold or cancelled). If a watch breaks, resume at `next_position` of its last item: nothing is missing or twice.
+    """
     PlaceBid: _aio.UnaryUnaryMultiCallable[_auction_pb2.PlaceBidRequest, _auction_pb2.PlaceBidResponse]  # type: ignore[assignment]
     """Places a bid. Send it to the bidder's home cell, wherever the auction lives."""
     BatchPlaceBids: _aio.UnaryUnaryMultiCallable[_auction_pb2.BatchPlaceBidsRequest, _auction_pb2.BatchPlaceBidsResponse]  # type: ignore[assignment]
@@ -119,6 +127,16 @@ class AuctionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auction_pb2.ListAuctionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auction_pb2.ListAuctionsResponse, _abc.Awaitable[_auction_pb2.ListAuctionsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def WatchAuction(
+        self,
+        request: _auction_pb2.WatchAuctionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_auction_pb2.WatchAuctionResponse], _abc.AsyncIterator[_auction_pb2.WatchAuctionResponse]]:
+        """Sends the auction, then its changes as they are committed, and ends after the last one (settled, settlement failed,
+        unsold or cancelled). If a watch breaks, resume at `next_position` of its last item: nothing is missing or twice.
+        """
 
     @_abc_1.abstractmethod
     def PlaceBid(

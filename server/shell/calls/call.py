@@ -73,6 +73,11 @@ def as_it_is(data: bytes) -> bytes:
     return data
 
 
+def unless_bytes(serialize: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    """For answers that may be serialized already, as one that goes to many callers."""
+    return lambda answer: answer if isinstance(answer, bytes) else serialize(answer)
+
+
 def running_task() -> asyncio.Task[Any]:
     task = asyncio.current_task()
     if task is None:

@@ -40,9 +40,18 @@ from server.shell.calls.call import (
     as_it_is,
     call_or_none,
     enter_call,
+    unless_bytes,
 )
 from server.shell.calls.connections import Connections
-from server.shell.calls.limits import STREAMS_SHARED, Throttle, calls_budget, streams_budget
+from server.shell.calls.limits import (
+    STREAMS_SHARED,
+    WATCHERS_TIMES,
+    WATCHES,
+    Budget,
+    Throttle,
+    calls_budget,
+    streams_budget,
+)
 from server.shell.calls.open_calls import OpenCalls
 from server.shell.calls.policy import NOBODY, OPEN_METHODS, PolicyTable
 from server.shell.calls.statuses import CODE_BY_NUMBER, code_said, details_metadata, to_status
@@ -119,6 +128,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
 
     def __post_init__(self) -> None:
         self.calls_budget, self.streams_budget = calls_budget(), streams_budget(self.streams_max)
+        self.watchers_budget = streams_budget(WATCHERS_TIMES * self.streams_max)
         # Covers no server until one is guarded.
         self.connections = Connections(of_one_max=0)
         self._messages, self.streams = Messages(), OpenStreams()
@@ -146,10 +156,16 @@ class CallGuard(grpc.aio.ServerInterceptor):
         # Its types know nothing of grpc.aio.
         behavior: Any = handler.unary_stream or handler.unary_unary
         if handler.response_streaming:
+            serializer = unless_bytes(serializer) if serializer is not None else None
             stream = self.entered(method, parse, partial(self._stream, method, behavior), is_stream=True)
             return grpc.stream_stream_rpc_method_handler(stream, response_serializer=serializer)
         unary = self.entered(method, parse, partial(self._unary, method, behavior))
         return grpc.stream_unary_rpc_method_handler(unary, response_serializer=serializer)
+
+    def _budget(self, method: str, *, is_stream: bool) -> Budget:
+        if not is_stream:
+            return self.calls_budget
+        return self.watchers_budget if method in WATCHES else self.streams_budget
 
     def entered(
         self,
@@ -169,7 +185,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
 
         async def entered(messages: Any, context: Context) -> Answered:  # noqa: ANN401 - a stream of bytes
             began_s, code = 0.0, ""
-            budget = self.streams_budget if is_stream else self.calls_budget
+            budget = self._budget(method, is_stream=is_stream)
             entered_as: Principal | None = None
             try:
                 principal = await self._caller(method, context)

@@ -20,6 +20,10 @@ CALLS_RESERVED = 1_000
 CALLS_PERSON = 256
 STREAMS_SHARED = 1_000
 STREAMS_PERSON = 10
+# Streams that are open to everybody have a budget of their own, so they keep nobody from following the log.
+WATCHES = frozenset({"/cellbook.v1.AuctionService/WatchAuction"})
+# How much larger it is.
+WATCHERS_TIMES = 4
 # A bucket holds the allowance of this much time.
 BURST_S = 2.0
 _PEOPLE = frozenset({Role.USER, Role.DELEGATE})

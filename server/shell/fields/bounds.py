@@ -252,7 +252,8 @@ _TABLE: tuple[tuple[Bound, str], ...] = (
     (
         POSITION_OR_NONE,
         """
-        CarriedOutcome.position SubscribeRequest.from_position GetCheckpointRequest.size GetCheckpointRequest.after_size
+        CarriedOutcome.position SubscribeRequest.from_position WatchAuctionRequest.from_position
+        GetCheckpointRequest.size GetCheckpointRequest.after_size
         GetInclusionProofRequest.size GetConsistencyProofRequest.new_size ExportRequest.from_position
         ExportRequest.to_position CosignRequest.old_size ListClearingRequest.after_position
     """,

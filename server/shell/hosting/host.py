@@ -23,7 +23,7 @@ from grpc_reflection.v1alpha import reflection
 from cells.store.unusable import CannotServe
 from server.shell.calls.connections import Connections
 from server.shell.calls.guard import CallGuard
-from server.shell.calls.limits import CALLS_RESERVED, CALLS_SHARED
+from server.shell.calls.limits import CALLS_RESERVED, CALLS_SHARED, WATCHERS_TIMES
 from server.shell.calls.open_calls import OPEN_CALLS_MAX
 from server.shell.calls.policy import BATCH_BYTES_MAX
 from server.shell.hosting.health_service import HealthService
@@ -252,7 +252,7 @@ class GrpcHost:
 
 def calls_max(settings: HostSettings) -> int:
     """The calls that gRPC admits at one listener: those within the budgets, and those being turned away."""
-    budgets = CALLS_SHARED + CALLS_RESERVED + 2 * settings.streams_max
+    budgets = CALLS_SHARED + CALLS_RESERVED + 2 * (1 + WATCHERS_TIMES) * settings.streams_max
     return budgets + OPEN_CALLS_MAX * settings.connections_max + TURNED_AWAY_MAX
 
 

@@ -175,6 +175,14 @@ class WayCell(FakeServer, LedgerServiceServicer, AuctionServiceServicer, EventSe
         finally:
             self.given_up.set()
 
+    async def WatchAuction(
+        self, request: auction_pb2.WatchAuctionRequest, context: Context
+    ) -> AsyncIterator[auction_pb2.WatchAuctionResponse]:
+        """One item, and the end."""
+        self._came("WatchAuction", context)
+        auction = auction_pb2.Auction(name=request.auction)
+        yield auction_pb2.WatchAuctionResponse(auction=auction, next_position=request.from_position)
+
 
 @dataclass
 class WayRouter(FakeServer, RouterServiceServicer):

@@ -167,6 +167,14 @@ async def test_a_stream_comes_as_it_flows(way: Way) -> None:
     await asyncio.wait_for(way.cells[EU].given_up.wait(), PATIENCE_S)
 
 
+async def test_a_watch_goes_to_the_cell_of_the_auction(way: Way) -> None:
+    """Which its name contains: nothing else has to say so."""
+    request = auction_pb2.WatchAuctionRequest(auction=f"cells/{EU}/auctions/{new_user()}", from_position=7)
+    items = [item async for item in way.auctions.WatchAuction(request, metadata=SHOP, timeout=10)]
+    assert [(item.auction.name, item.next_position) for item in items] == [(request.auction, 7)]
+    assert way.calls("WatchAuction") == [0, 1]
+
+
 @pytest.mark.parametrize("timeout_s", [0.5, 30.0])
 async def test_a_call_that_ends_is_ended_at_the_cell(way: Way, timeout_s: float) -> None:
     """By its deadline or by its caller: nothing goes on there where nobody waits."""

@@ -74,6 +74,7 @@ GOOD: dict[str, Message] = {
     ),
     "GetAuction": auction_pb2.GetAuctionRequest(name=AUCTION),
     "ListAuctions": auction_pb2.ListAuctionsRequest(),
+    "WatchAuction": auction_pb2.WatchAuctionRequest(auction=AUCTION),
     "PlaceBid": BID,
     "BatchPlaceBids": auction_pb2.BatchPlaceBidsRequest(items=[BID]),
     "CloseAuction": auction_pb2.CloseAuctionRequest(command_id=C, auction=AUCTION),

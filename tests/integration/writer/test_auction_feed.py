@@ -1,0 +1,350 @@
+"""Watchers of auctions: one reader of the log feeds all of them, and none misses a change or gets it twice."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from itertools import pairwise
+from uuid import UUID
+
+import pytest
+
+from cells.audit.checks.checked import Checked
+from cells.domain.auction.auction import AuctionState
+from cells.domain.audit.refusals import EventDamaged, PositionNotReached
+from cells.domain.commands import CancelAuction
+from cells.domain.refusals import AuctionNotFound, Refused, Unavailable, WatcherTooSlow
+from cells.log import subscriptions
+from cells.watch import feed as feeds
+from cells.watch import watched as watched_auctions
+from cells.watch.changes import CHANGES_MAX, ChangeKind
+from cells.watch.watched import WatchedAuction
+from tests.doubles.history import MemoryHistoryLookups
+from tests.doubles.store import MemoryStore
+from tests.integration.writer.feed_rig import Feed, Lot, Watcher, lot_of
+from tests.local_cells import build_cell, leading, memory_cell, request, until
+
+WATCHERS = 50
+
+
+@pytest.fixture
+async def lot() -> AsyncIterator[Lot]:
+    async with memory_cell() as (cell, store):
+        yield await lot_of(cell, store)
+
+
+# --- live -------------------------------------------------------------------------------------------------------------
+
+
+async def test_an_auction_is_watched_to_its_end(lot: Lot) -> None:
+    """The state first, then each change with the state after it; the stream ends when the sale is settled."""
+    watcher = Watcher(lot)
+    await until(lambda: watcher.version == 1)
+    assert watcher.updates[0].changes == ()
+    await lot.bid(2)
+    await until(lambda: watcher.version == 3)
+    await lot.bid(by=lot.bidders.index(watcher.updates[-1].changes[-1].bid.bidder_id))  # type: ignore[union-attr]
+    await until(lambda: watcher.version == 4)
+    await lot.close()
+    await asyncio.wait_for(watcher.task, 10)
+    first, second, third, *rest = [change for update in watcher.updates for change in update.changes]
+    assert (first.kind, first.outbid) == (ChangeKind.BID, None)
+    assert second.outbid == first.bid
+    assert third.outbid is None, "nobody outbids himself"
+    assert [change.kind for change in rest] == [
+        ChangeKind.CLOSED, ChangeKind.ESCROW, ChangeKind.ESCROW, ChangeKind.SETTLED,
+    ]  # fmt: skip
+    last = watcher.updates[-1].auction
+    assert (last.state, last.highest_bid, last.bids_accepted) == (AuctionState.SETTLED, third.bid, 3)
+    assert watcher.is_gapless()
+
+
+@pytest.mark.parametrize("bids", [0, 1])
+async def test_a_cancelled_auction_has_ended(lot: Lot, bids: int) -> None:
+    """With bids or without. So has one that nobody bid in."""
+    await lot.bid(bids)
+    watcher = Watcher(lot)
+    await until(lambda: watcher.updates)
+    await lot.cell.execute(request(CancelAuction(auction_id=lot.auction_id)))
+    await asyncio.wait_for(watcher.task, 10)
+    assert watcher.updates[-1].changes[-1].kind is ChangeKind.CANCELLED
+
+
+async def test_an_auction_that_has_ended_is_shown_and_no_more(lot: Lot) -> None:
+    await lot.close()
+    watcher = Watcher(lot)
+    await asyncio.wait_for(watcher.task, 10)
+    assert [update.auction.state for update in watcher.updates] == [AuctionState.UNSOLD]
+
+
+async def test_an_update_is_made_once_for_all_its_watchers(lot: Lot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: from one reader of the log, whatever they watch."""
+    monkeypatch.setattr(feeds, "SENT_PER_S", 10_000)
+    other = await lot_of(lot.cell, lot.store)
+    watchers = [Watcher(lot) for _ in range(WATCHERS)]
+    watchers += [Watcher(other, feed=lot.feed) for _ in range(WATCHERS)]
+    await until(lambda: all(watcher.updates for watcher in watchers))
+    assert len(lot.cell.subscriptions._readers) == 1
+    before = len(lot.feed.made)
+    await lot.bid(5)
+    await until(lambda: all(watcher.version == 6 for watcher in watchers[:WATCHERS]))
+    assert len(lot.feed.made) - before <= 5
+    assert all(watcher.is_gapless() and watcher.version == 1 for watcher in watchers[WATCHERS:])
+    for watcher in watchers:
+        await watcher.close()
+    await until(lambda: not lot.cell.subscriptions._readers)
+    assert not lot.feed._watched
+    assert lot.feed._watchers == 0
+
+
+async def test_more_watchers_are_told_less_often(lot: Lot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them together get so many updates a second: a storm of bids costs no more with more watchers."""
+    monkeypatch.setattr(feeds, "GATHER_S", 0.0)
+    monkeypatch.setattr(feeds, "SENT_PER_S", 200)
+    watchers = [Watcher(lot) for _ in range(20)]
+    await until(lambda: all(watcher.updates for watcher in watchers))
+    began_s, sent = asyncio.get_running_loop().time(), -len(watchers)
+    for _ in range(20):
+        await lot.bid(10)
+        await asyncio.sleep(0.01)
+    await until(lambda: all(watcher.version == lot.versions for watcher in watchers))
+    sent += sum(len(watcher.updates) for watcher in watchers)
+    took_s = asyncio.get_running_loop().time() - began_s
+    # One round of updates comes at once.
+    assert sent <= len(watchers) + 200 * took_s
+    assert lot.feed.gather_s == (20 + feeds.MAKING) / 200
+    assert all(watcher.is_gapless() for watcher in watchers)
+    for watcher in watchers:
+        await watcher.close()
+
+
+async def test_a_busy_process_sends_fewer_updates(lot: Lot) -> None:
+    """Where sending one has taken long, other work has nine times as long until the next one."""
+    watcher = Watcher(lot)
+    await until(lambda: watcher.updates)
+    [watched] = lot.feed._watched.values()
+    for took_s, pause_s in ((0.0, lot.feed.gather_s), (1.0, 10.0)):
+        began_s = asyncio.get_running_loop().time() - took_s
+        lot.feed._sent(watched, began_s)
+        assert pause_s <= watched.free_s - began_s < pause_s + 5.0
+    await watcher.close()
+
+
+async def test_each_change_of_a_storm_can_be_had(lot: Lot) -> None:
+    """An update counts the changes that it leaves out. Watched from the position before it, they all come."""
+    watcher = Watcher(lot)
+    await until(lambda: watcher.updates)
+    await lot.bid(3 * CHANGES_MAX)
+    await until(lambda: watcher.version == lot.versions)
+    assert len(watcher.changes) < 3 * CHANGES_MAX
+    assert watcher.is_gapless()
+    before = next(one for one, other in pairwise(watcher.updates) if other.left_out)
+    again = Watcher(lot, before.position + 1)
+    await until(lambda: again.version == lot.versions)
+    assert again.changes == list(range(before.stream_version + 1, lot.versions + 1))
+    for each in (watcher, again):
+        await each.close()
+
+
+# --- from a position --------------------------------------------------------------------------------------------------
+
+
+async def test_a_watch_resumes_at_any_position(lot: Lot) -> None:
+    """Of the whole log: what came before is in the state, and each change since comes once."""
+    await lot.bid(70)
+    await lot.close()
+    await until(lambda: lot.rows[-1].event_type == "AUCTION_SETTLED")
+    head = lot.cell.time.durable_position
+    for position in range(1, head + 2):
+        watcher = Watcher(lot, position)
+        await asyncio.wait_for(watcher.task, 10)
+        assert watcher.changes == [row.stream_version for row in lot.rows if row.position >= position], position
+        assert watcher.is_gapless()
+    with pytest.raises(PositionNotReached):
+        await anext(lot.feed.watch(lot.auction_id, head + 2))
+
+
+async def test_whoever_breaks_off_and_resumes_misses_nothing(lot: Lot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a storm of bids, from the table, from memory, and from the one to the other."""
+    monkeypatch.setattr(feeds, "PAGE", 7)
+    monkeypatch.setattr(feeds, "GATHER_S", 0.0)
+    monkeypatch.setattr(feeds, "SENT_PER_S", 1_000_000)
+    watchers = []
+    for _ in range(20):
+        watchers += [Watcher(lot, breaks=breaks) for breaks in (0.0, 0.2, 0.6)]
+        watchers.append(Watcher(lot, 1, breaks=0.1))
+        await lot.bid(15)
+    await lot.close()
+    await asyncio.wait_for(asyncio.gather(*(watcher.task for watcher in watchers)), 30)
+    for watcher in watchers:
+        # A watch that resumes begins with the state that it ended with.
+        watcher.updates = [update for update in watcher.updates if update.changes] or watcher.updates
+        assert watcher.is_gapless()
+        assert watcher.version == lot.versions
+
+
+async def test_what_happens_while_the_state_is_read_is_not_missed(lot: Lot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bids that are committed between the reading of the state and the first update come after it."""
+    gate, reading = asyncio.Event(), asyncio.Event()
+
+    class Slow(MemoryHistoryLookups):
+        async def stream_from(
+            self, aggregate_id: UUID, *, version: int, until: int, limit: int
+        ) -> tuple[list[Checked], bool]:
+            rows = await super().stream_from(aggregate_id, version=version, until=until, limit=limit)
+            reading.set()
+            await gate.wait()
+            return rows
+
+    feed = Feed(lot.cell, Slow(lot.store))
+    watcher = Watcher(lot, feed=feed)
+    await reading.wait()
+    await lot.bid(3)
+    gate.set()
+    await until(lambda: watcher.version == 4)
+    assert watcher.is_gapless()
+    await watcher.close()
+
+    # Ablation: without what came meanwhile, the next event does not follow.
+    monkeypatch.setattr(watched_auctions, "EARLY_MAX", 0)
+    gate.clear()
+    reading.clear()
+    watcher = Watcher(lot, feed=feed)
+    await reading.wait()
+    await lot.bid(3)
+    gate.set()
+    await until(lambda: watcher.updates)
+    await lot.bid()
+    with pytest.raises(Unavailable):
+        await asyncio.wait_for(watcher.task, 10)
+
+
+async def test_an_auction_that_is_not_there_is_not_watched(lot: Lot) -> None:
+    with pytest.raises(AuctionNotFound):
+        await anext(lot.feed.watch(lot.bidders[0], 0))
+    assert not lot.feed._watched
+
+
+# --- faults -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_watcher_that_does_not_read_is_ended(lot: Lot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told where to resume, and holds nothing meanwhile; those that read are not affected."""
+    monkeypatch.setattr(watched_auctions, "UPDATES_MAX", 4)
+    monkeypatch.setattr(feeds, "GATHER_S", 0.0)
+    monkeypatch.setattr(feeds, "SENT_PER_S", 1_000_000)
+    async with aclosing(lot.feed.updates(lot.auction_id)) as updates:
+        await anext(updates)
+        coming = asyncio.ensure_future(anext(updates))
+        await lot.bid()
+        first = await coming
+        reading = Watcher(lot)
+        await until(lambda: reading.updates)
+        [watched] = lot.feed._watched.values()
+        for _ in range(6):
+            await lot.bid()
+            await until(lambda: reading.version == lot.versions)
+        assert len(watched._sent) == 4
+        with pytest.raises(WatcherTooSlow) as refused:
+            await anext(updates)
+    assert refused.value.facts == {"auction_id": str(lot.auction_id), "next_position": first.position + 1}
+    resumed = Watcher(lot, first.position + 1)
+    await until(lambda: resumed.version == lot.versions)
+    assert resumed.changes == list(range(first.stream_version + 1, lot.versions + 1))
+    for each in (reading, resumed):
+        await each.close()
+
+
+async def test_an_outage_is_waited_for(lot: Lot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader begins again where it was: watchers see nothing of it."""
+    monkeypatch.setattr("cells.background.PAUSE_FIRST_S", 0.01)
+    watcher = Watcher(lot)
+    await until(lambda: lot.cell.subscriptions.tail.feeds_any)
+    fail_readers(lot, monkeypatch, Unavailable(problem="the database is away"), times=1)
+    await lot.bid(5)
+    await until(lambda: watcher.version == 6)
+    assert watcher.is_gapless()
+    await watcher.close()
+
+
+async def test_a_damaged_log_ends_all_watchers(lot: Lot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the reason. It is not used, and not waited for."""
+    watchers = [Watcher(lot) for _ in range(3)]
+    await until(lambda: all(watcher.updates for watcher in watchers))
+    await until(lambda: lot.cell.subscriptions.tail.feeds_any)
+    damaged = EventDamaged(event_id="x", position=7, cell="us-east", problem="it is not as it was written")
+    fail_readers(lot, monkeypatch, damaged, times=1)
+    await lot.bid()
+    for watcher in watchers:
+        with pytest.raises(EventDamaged):
+            await asyncio.wait_for(watcher.task, 10)
+    assert not lot.feed._watched
+    fresh = Watcher(lot)
+    await until(lambda: fresh.version == lot.versions)
+    await fresh.close()
+
+
+def fail_readers(lot: Lot, monkeypatch: pytest.MonkeyPatch, error: Refused, *, times: int) -> None:
+    """The reader of the log that is there gets the error at the next event."""
+    failures = [error] * times
+    page = subscriptions.Subscriptions._page
+    take = lot.cell.subscriptions.tail.take
+
+    def gone(*arguments: object) -> object:
+        return None if failures else take(*arguments)  # type: ignore[arg-type]
+
+    async def failing(*arguments: object) -> object:
+        if failures:
+            raise failures.pop()
+        return await page(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(lot.cell.subscriptions.tail), "take", lambda _tail, *arguments: gone(*arguments))
+    monkeypatch.setattr(subscriptions.Subscriptions, "_page", failing)
+
+
+async def test_a_standby_feeds_watchers_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the table, read once for all; and on when it leads itself."""
+    monkeypatch.setattr(subscriptions, "POLL_S", 0.02)
+    store = MemoryStore("us-east")
+    first, second = build_cell("us-east", store), build_cell("us-east", store)
+    async with leading(first):
+        lot = await lot_of(first, store)
+        standing_by = asyncio.create_task(second.run())
+        feed = Feed(second, MemoryHistoryLookups(store))
+        watchers = [Watcher(lot, feed=feed) for _ in range(WATCHERS)]
+        await until(lambda: all(watcher.updates for watcher in watchers))
+        await lot.bid(10)
+        await until(lambda: all(watcher.version == 11 for watcher in watchers))
+    await until(lambda: second.leading)
+    lot.cell = second
+    await lot.bid(10)
+    await until(lambda: all(watcher.version == 21 for watcher in watchers))
+    assert all(watcher.is_gapless() for watcher in watchers)
+    for watcher in watchers:
+        await watcher.close()
+    second.stop()
+    await standing_by
+
+
+# --- one auction ------------------------------------------------------------------------------------------------------
+
+
+async def test_other_calls_are_served_while_watchers_are_woken(lot: Lot) -> None:
+    """They are woken slice by slice; one whose watcher has gone is forgotten at once, not at the next update."""
+    watched = WatchedAuction(auction_id=lot.auction_id)
+    tasks = [asyncio.create_task(watched.next(0)) for _ in range(3 * watched_auctions.SLICE)]
+    await asyncio.sleep(0)
+    tasks[0].cancel()
+    await asyncio.wait([tasks[0]])
+    assert len(watched._waiting) == len(tasks) - 1
+    async with aclosing(lot.feed.updates(lot.auction_id)) as updates:
+        sent: list[bool] = []
+        watched.publish(await anext(updates), b"update", lambda: sent.append(all(task.done() for task in tasks)))
+    turns = 0
+    while not all(task.done() for task in tasks):
+        before = sum(task.done() for task in tasks)
+        await asyncio.sleep(0)
+        turns += 1
+        assert sum(task.done() for task in tasks) - before <= watched_auctions.SLICE
+    assert turns >= 3
+    await until(lambda: sent)
+    assert not watched._waiting
