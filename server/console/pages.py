@@ -34,4 +34,4 @@ class Page:
 
 def may_call(role: Role, rpc: str) -> bool:
     """By the policy tables of router and cells. Raises KeyError for a call that there is not."""
-    return role in _EVERY[f"/cellbook.v1.{rpc}"].roles
+    return role in _EVERY[f"/cellbook.v1.{rpc.replace('.', '/')}"].roles

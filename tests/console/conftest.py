@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.console.auditor_rig import Books, play
 from tests.console.rig import Rig, running
 
 
@@ -11,3 +12,9 @@ from tests.console.rig import Rig, running
 def rig() -> Iterator[Rig]:
     with running() as rig:
         yield rig
+
+
+@pytest.fixture(scope="package")
+def books(rig: Rig) -> Books:
+    """What the auditor's pages show."""
+    return rig.played(play)

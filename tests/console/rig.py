@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +81,9 @@ class Rig:
             async with Market(self.cluster.router, self.cluster.access) as market:
                 return await play(market)
 
-        return asyncio.run(work())
+        # In this thread Playwright's own loop runs.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(asyncio.run, work()).result()
 
     @contextmanager
     def visitor(self, principal: str = "", **how: object) -> Iterator[Visit]:

@@ -4,8 +4,8 @@ import re
 from collections.abc import AsyncIterator
 
 import pytest
-from httpx2 import Response
-from starlette.testclient import TestClient
+from httpx2 import ASGITransport, AsyncClient, Response
+from starlette.applications import Starlette
 
 from server.cli.access import PLAIN
 from server.console.app import OPEN, PAGES, build_app
@@ -19,12 +19,17 @@ FAR_S = 4e9
 
 
 @pytest.fixture
-async def console() -> AsyncIterator[TestClient]:
+async def app() -> AsyncIterator[Starlette]:
     """A console whose router does not answer."""
     settings = ConsoleSettings(router="127.0.0.1:1")
-    with TestClient(
-        build_app(settings, make_client(settings, PLAIN), PLAIN), base_url="http://127.0.0.1", follow_redirects=False
-    ) as made:
+    async with make_client(settings, PLAIN) as client:
+        yield build_app(settings, client, PLAIN)
+
+
+@pytest.fixture
+async def console(app: Starlette) -> AsyncIterator[AsyncClient]:
+    """In the event loop of the calls to router and cells."""
+    async with AsyncClient(transport=ASGITransport(app=app), base_url="http://127.0.0.1") as made:
         yield made
 
 
@@ -34,29 +39,31 @@ def visitor(role: Role) -> Visitor:
     return Visitor(principal=principal, proof=lambda: ((PRINCIPAL_KEY, str(principal)),), until_s=FAR_S)
 
 
-def asked(console: TestClient, page: Page, form_token: str = "") -> Response:
+async def asked(console: AsyncClient, page: Page, form_token: str = "") -> Response:
     path = re.sub(r"\{(\w+)(:\w+)?\}", r"\1", page.path)
     form = {"form_token": form_token} if page.method == "POST" else None
-    return console.request(page.method, path, data=form)
+    return await console.request(page.method, path, data=form)
 
 
-def test_every_page_wants_a_visitor(console: TestClient) -> None:
+async def test_every_page_wants_a_visitor(console: AsyncClient) -> None:
     """Without a session the answer leads to the sign-in, and the ledger is not asked."""
-    assert {asked(console, page).status_code for page in PAGES} == {303}
-    assert {asked(console, page).status_code for page in OPEN if page.method == "GET"} <= {200, 400}
+    assert {(await asked(console, page)).status_code for page in PAGES} == {303}
+    assert {(await asked(console, page)).status_code for page in OPEN if page.method == "GET"} <= {200, 400}
 
 
 @pytest.mark.parametrize("role", list(Role))
-def test_a_page_is_denied_to_every_role_that_may_not_call_what_it_needs(console: TestClient, role: Role) -> None:
+async def test_a_page_is_denied_to_every_role_that_may_not_call_what_it_needs(
+    app: Starlette, console: AsyncClient, role: Role
+) -> None:
     """By the policy tables alone. A button is a page, too, and without the form's token nobody may press it."""
-    sessions = console.app.state.console.sessions  # type: ignore[attr-defined]
+    sessions = app.state.console.sessions
     session_id = sessions.begin(visitor(role))
     console.cookies.set(COOKIE, session_id)
     for page in PAGES:
-        answer = asked(console, page, sessions.form_token(session_id))
+        answer = await asked(console, page, sessions.form_token(session_id))
         if all(may_call(role, need) for need in page.needs):
             assert answer.status_code != 403, (page.path, answer.text)
-            assert page.method == "GET" or asked(console, page).status_code == 403, page.path
+            assert page.method == "GET" or (await asked(console, page)).status_code == 403, page.path
         else:
             assert (answer.status_code, "Not for your role" in answer.text) == (403, True), page.path
 

@@ -21,7 +21,7 @@ from server.cli.texts import amount_text, enum_text, parse_moment, point_text, s
 _NAME = re.compile(r"cells/([a-z0-9-]{1,32})/")
 _ELSEWHERE = "AT_HOME_ELSEWHERE"
 DIFFERS = "the index of entries and the events do not say the same: run cellbook audit stream"
-NOWHERE = frozenset({"NOTHING_TO_TRACE"})
+_NOWHERE = frozenset({"NOTHING_TO_TRACE"})
 ACCESSES = "ACCESSES_RECORDED"
 # Subjects of accesses that cover more than one account.
 OF_ALL, MORE = "", "*"
@@ -119,7 +119,7 @@ async def _wherever(reach: Reach, request: audit_pb2.CheckStreamRequest) -> tupl
         try:
             return cell.name, await cell.ask(cell.audit.CheckStream, request)
         except LedgerRefusal as refusal:
-            if refusal.reason not in NOWHERE:
+            if refusal.reason not in _NOWHERE:
                 raise
         except ClientError as error:
             silent.append(str(error))

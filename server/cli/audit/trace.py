@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cellbook.v1 import audit_pb2, event_pb2
-from server.cli.client import ClientError
+from server.cli.client import CallDenied, ClientError
 from server.cli.reach import Reach
 from server.cli.report import plain, show, table
 from server.cli.screen import literal
@@ -40,12 +40,19 @@ async def run_trace(reach: Reach, subject: Subject, limit: Limit = 500) -> None:
     )
 
 
-async def first_answer(reach: Reach, request: audit_pb2.TraceRequest) -> tuple[str, audit_pb2.TraceResponse]:
-    """Of the first cell in order that answers, as any cell can, with its name. Raises LedgerRefusal, ClientError."""
+async def first_answer(
+    reach: Reach, request: audit_pb2.TraceRequest, first: str = ""
+) -> tuple[str, audit_pb2.TraceResponse]:
+    """Of the first cell that answers, as any cell can, with its name. Raises LedgerRefusal, ClientError.
+
+    Ask an account's own cell `first`: cells do not tell each other all about an account.
+    """
     silent = []
-    for cell in reach.cells:
+    for cell in sorted(reach.cells, key=lambda each: each.name != first):
         try:
             return cell.name, await cell.ask(cell.audit.Trace, request)
+        except CallDenied:
+            raise
         except ClientError as error:
             silent.append(str(error))
     raise ClientError("; ".join(silent) or "there is no cell to ask")

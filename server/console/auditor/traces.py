@@ -1,0 +1,113 @@
+"""A trace as a picture and as a table; an event with its proof."""
+
+import json
+from base64 import b64encode
+from uuid import UUID
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from cellbook.v1 import audit_pb2
+from server.cli.audit.trace import first_answer, leg_of, problems
+from server.cli.client import LedgerRefusal, NoAnswer
+from server.cli.texts import amount_text, stamp_text, utc
+from server.console.auditor.trace_picture import picture_of
+from server.console.console import console_of, ledger_of, render
+from server.console.serving import BadInput, field
+from server.shell.fields.texts import shown_json
+
+EVENTS_DEFAULT, EVENTS_MAX = 500, 2_000
+# Refusals of a proof that say that the log is not what it was.
+TAMPERED = frozenset({"LOG_TAMPERED", "EVENT_NOT_FOUND"})
+
+
+def id_in(request: Request, name: str) -> str:
+    """A UUID in the path. Raises BadInput."""
+    text = str(request.path_params[name])
+    try:
+        return str(UUID(text))
+    except ValueError:
+        raise BadInput(f"{text[:60]!r} is no id: expected a UUID") from None
+
+
+async def trace(request: Request) -> Response:
+    subject, limit = await field(request, "subject"), await field(request, "limit")
+    if limit and not (limit.isdecimal() and 1 <= int(limit) <= EVENTS_MAX):
+        raise BadInput(f"limit: expected a number from 1 to {EVENTS_MAX:,}")
+    event_max = int(limit or EVENTS_DEFAULT)
+    wanted, cell = audit_pb2.TraceRequest(subject=subject, event_max=event_max), await field(request, "cell")
+    asked, reply = await first_answer(await ledger_of(request).reach(), wanted, cell)
+    return render(
+        request,
+        "auditor/trace.html",
+        subject=subject,
+        asked=asked,
+        reply=reply,
+        problems=list(problems(reply)),
+        picture=picture_of(reply),
+        numbers={traced.event.event_id: number for number, traced in enumerate(reply.events, 1)},
+        event_max=event_max,
+        events_max=EVENTS_MAX,
+        leg_of=leg_of,
+    )
+
+
+async def event(request: Request) -> Response:
+    event_id = id_in(request, "event_id")
+    _, reply = await first_answer(
+        await ledger_of(request).reach(), audit_pb2.TraceRequest(subject=event_id, event_max=EVENTS_MAX)
+    )
+    found = [traced for traced in reply.events if traced.event.event_id == event_id]
+    if not found:
+        silent = ", ".join(missing.cell for missing in reply.missing) or "none"
+        raise BadInput(f"no cell that answers has event {event_id}; silent cells: {silent}")
+    shown = found[0].event
+    return render(
+        request,
+        "auditor/event.html",
+        traced=found[0],
+        event=shown,
+        payload=readable(shown.payload_json),
+        metadata=readable(shown.metadata_json),
+        vector_clock=readable(json.dumps(dict(shown.vector_clock))),
+        causes=[each.event for each in reply.events if each.event.event_id == shown.causation_id],
+        effects=[each.event for each in reply.events if each.event.causation_id == event_id],
+        missing=reply.missing,
+        truncated=reply.truncated,
+        stamp_text=stamp_text,
+        recorded=f"{utc(shown.recorded_at_us):%Y-%m-%d %H:%M:%S.%f} UTC",
+        amount_text=amount_text,
+        log_keys=" ".join(console_of(request).settings.log_keys),
+    )
+
+
+def readable(text: str) -> str:
+    """JSON over several lines, invisible characters escaped; a text that is no JSON as it is."""
+    try:
+        lines = json.dumps(json.loads(text), indent=2, sort_keys=True, ensure_ascii=False)
+    except ValueError:
+        lines = text
+    return "\n".join(map(shown_json, lines.split("\n")))
+
+
+async def proof(request: Request) -> Response:
+    """For the check in the browser: the cell's proof and the keys that it names, or why there is none."""
+    position = request.path_params["position"]
+    if not position.isdecimal():
+        raise BadInput(f"{position[:60]!r} is no position")
+    cell = (await ledger_of(request).reach(request.path_params["cell"])).only
+    try:
+        found = await cell.ask(cell.audit.GetInclusionProof, audit_pb2.GetInclusionProofRequest(position=int(position)))
+        named = await cell.ask(cell.audit.GetCheckpoint, audit_pb2.GetCheckpointRequest())
+    except LedgerRefusal as refusal:
+        return JSONResponse({"problem": refusal.message, "tampered": refusal.reason in TAMPERED})
+    except NoAnswer as silence:
+        return JSONResponse({"problem": str(silence), "tampered": False})
+    return JSONResponse(
+        {
+            "checkpoint": found.checkpoint,
+            "path": [b64encode(each).decode() for each in found.path],
+            "event_json": b64encode(found.event_json).decode(),
+            "keys": [*named.keys],
+        }
+    )

@@ -1,0 +1,47 @@
+// The proof on an event's page: gets it from the console, has it checked by proof.js, and says what came of it.
+
+import { ChangedKey, Unable, Wrong, forget, remember, verifyEvent } from "./proof.js";
+import { KEY_SOURCES, decide, fail, keysIn } from "./verdict.js";
+
+const verdict = document.getElementById("verdict");
+const steps = document.getElementById("proof-steps");
+const { proof: address, cell, position, logKeys } = document.getElementById("event").dataset;
+
+function tell(text) {
+  const item = document.createElement("li");
+  item.textContent = text;
+  steps.append(item);
+}
+
+async function load() {
+  const response = await fetch(address, { headers: { accept: "application/json" } });
+  if (!response.headers.get("content-type")?.startsWith("application/json")) {
+    throw new Unable(response.redirected ? "the session has ended: sign in again" : "the console has no proof");
+  }
+  const answer = await response.json();
+  if (answer.tampered) throw new Wrong(answer.problem);
+  if (answer.problem) throw new Unable(answer.problem);
+  return answer;
+}
+
+async function check() {
+  const asked = { cell, position: Number(position) };
+  const shown = document.getElementById("content");
+  const { key, source } = await verifyEvent(
+    { shown, asked, proof: await load(), configured: keysIn(logKeys), storage: localStorage, tell },
+  );
+  if (source === "first") remember(key, localStorage);
+  tell(`Key: ${key.text}`);
+  decide(verdict, "good", `Verified by this browser: the event is in the signed log as this page shows it. ${KEY_SOURCES[source]}`);
+}
+
+check().catch((error) => {
+  fail(verdict, error);
+  if (!(error instanceof ChangedKey)) return;
+  const button = document.getElementById("forget-key");
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    forget(`cellbook/${cell}`, localStorage);
+    location.reload();
+  });
+});

@@ -1,0 +1,23 @@
+// How the result of a check is shown, and where the key came from.
+
+import { Unable } from "./proof.js";
+
+export const KEY_SOURCES = {
+  set: "The key is the one in this console's setting log_keys.",
+  remembered: "The key is the one that this browser has seen before. It came from the cell then.",
+  first: "This browser has seen the key for the first time, and it came from the cell itself: compare it with the key "
+    + "that you have from another source. From now on this browser remembers it.",
+};
+
+export const keysIn = (text) => text.split(" ").filter(Boolean);
+
+export function decide(verdict, state, text) {
+  verdict.className = `verdict ${state}`;
+  verdict.textContent = text;
+}
+
+// Anything but Unable is wrong, also an error that nobody has thought of.
+export function fail(verdict, error) {
+  const [state, word] = error instanceof Unable ? ["unknown", "Not verified"] : ["bad", "WRONG"];
+  decide(verdict, state, `${word}: ${error.message}.`);
+}

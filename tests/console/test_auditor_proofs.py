@@ -1,0 +1,200 @@
+"""Proofs that the browser checks: true ones are green, and whatever a server forges is red."""
+
+import base64
+import json
+import os
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from cells.audit.proofs.keys import SigningKey, checkpoint_body
+from cells.audit.verify.note import LOG_KEY, origin_of
+from cells.audit.verify.tree import Tree, leaf_hash
+from server.cli.client import BANK
+from tests.console.auditor_rig import AUDITOR, CELL, Books
+from tests.console.rig import Rig, Visit
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture
+def visit(rig: Rig) -> Iterator[Visit]:
+    with rig.visitor(AUDITOR) as visit:
+        yield visit
+
+
+def opened(visit: Visit, books: Books) -> Page:
+    return visit.open(f"/auditor/events/{books.deposit.event_id}")
+
+
+def says(page: Page, state: str, text: str) -> None:
+    verdict = page.locator("#verdict")
+    expect(verdict).to_have_class(f"verdict {state}")
+    expect(verdict).to_contain_text(text)
+
+
+def forge(visit: Visit, change: Callable[[dict[str, Any]], None]) -> None:
+    """The console answers with another proof from now on."""
+
+    def answer(route: Route) -> None:
+        proof = json.loads(route.fetch().text())
+        change(proof)
+        route.fulfill(json=proof)
+
+    visit.page.unroute_all()
+    visit.page.route("**/auditor/proofs/**", answer)
+
+
+def flipped(text: str) -> str:
+    """Base64 of the same bytes, but for one bit in the last one."""
+    content = bytearray(base64.b64decode(text))
+    content[-1] ^= 1
+    return base64.b64encode(content).decode()
+
+
+def test_a_proof_is_checked_in_the_browser(visit: Visit, books: Books) -> None:
+    """Green, with the key of the first time, which the browser then remembers."""
+    page = opened(visit, books)
+    says(page, "good", "for the first time")
+    expect(page.locator("#proof-steps li")).to_have_count(5)
+    visit.check("auditor-event")
+    page.reload()
+    says(page, "good", "has seen before")
+
+
+def other_amount(proof: dict[str, Any]) -> None:
+    event = base64.b64decode(proof["event_json"]).replace(b'"12345"', b'"12344"')
+    proof["event_json"] = base64.b64encode(event).decode()
+
+
+def other_path(proof: dict[str, Any]) -> None:
+    proof["path"][0] = flipped(proof["path"][0])
+
+
+def shorter_path(proof: dict[str, Any]) -> None:
+    proof["path"].pop()
+
+
+def other_signature(proof: dict[str, Any]) -> None:
+    body, _, signatures = proof["checkpoint"].rpartition("\n\n")
+    line, _, others = signatures.partition("\n")
+    dash, name, signature = line.split(" ")
+    proof["checkpoint"] = f"{body}\n\n{dash} {name} {flipped(signature)}\n{others}"
+
+
+def other_size(proof: dict[str, Any]) -> None:
+    origin, size, rest = proof["checkpoint"].split("\n", 2)
+    proof["checkpoint"] = f"{origin}\n{int(size) + 1}\n{rest}"
+
+
+def other_event(proof: dict[str, Any]) -> None:
+    leaf = json.loads(base64.b64decode(proof["event_json"]))
+    text = json.dumps(leaf | {"position": leaf["position"] + 1}, sort_keys=True, separators=(",", ":"))
+    proof["event_json"] = base64.b64encode(text.encode()).decode()
+
+
+def spaced(proof: dict[str, Any]) -> None:
+    proof["event_json"] = base64.b64encode(base64.b64decode(proof["event_json"]) + b" ").decode()
+
+
+def admitted(proof: dict[str, Any]) -> None:
+    proof |= {"tampered": True, "problem": "position 7 is not what the checkpoint was made over"}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (other_amount, "does not lead to the root"),
+        (other_path, "does not lead to the root"),
+        (shorter_path, "too short for the tree"),
+        (other_signature, "the signature of the checkpoint is not that of key"),
+        (other_size, "the signature of the checkpoint is not that of key"),
+        (other_event, "the cell has proved event"),
+        (spaced, "not in canonical form"),
+        (admitted, "not what the checkpoint was made over"),
+    ],
+)
+def test_a_forged_proof_is_red(
+    visit: Visit, books: Books, change: Callable[[dict[str, Any]], None], reason: str
+) -> None:
+    """Whatever the server changes, the browser says what does not hold."""
+    forge(visit, change)
+    says(opened(visit, books), "bad", reason)
+
+
+@pytest.mark.parametrize(
+    ("true", "false", "reason"),
+    [
+        ("+123.45 USD", "+999.99 USD", "the page shows payload.postings."),
+        ("STATEMENT 7", "STATEMENT 8", "the page shows payload as"),
+        ("service/market", "service/bank", "the page shows"),
+        ('data-leaf="user_id"', "", "have user_id, which the page does not show"),
+    ],
+)
+def test_a_page_that_shows_something_else_than_was_signed_is_red(
+    visit: Visit, books: Books, true: str, false: str, reason: str
+) -> None:
+    """The proof is true, and the page is not."""
+    true = BANK if true == "service/market" else true
+
+    def answer(route: Route) -> None:
+        body = route.fetch().text()
+        assert true in body
+        route.fulfill(body=body.replace(true, false), content_type="text/html")
+
+    visit.page.route("**/auditor/events/**", answer)
+    says(opened(visit, books), "bad", reason)
+
+
+def test_a_log_that_was_made_anew_with_another_key_is_red(visit: Visit, books: Books) -> None:
+    """Its proof holds in itself; the browser remembers the key of before, until it is told to forget it."""
+    says(opened(visit, books), "good", "Verified")
+    key = SigningKey(name=origin_of(CELL), kind=LOG_KEY, seed=os.urandom(32))
+
+    def made_anew(proof: dict[str, Any]) -> None:
+        other_amount(proof)
+        tree = Tree()
+        for position in range(1, books.deposit.position):
+            tree.append(sha256(str(position).encode()).digest())
+        proof["path"] = [base64.b64encode(peak).decode() for peak in reversed(tree.peaks)]
+        tree.append(leaf_hash(base64.b64decode(proof["event_json"])))
+        proof["checkpoint"] = key.note(checkpoint_body(key.name, tree.size, tree.root(), 1))
+        proof["keys"] = [str(key.verifier)]
+
+    forge(visit, made_anew)
+    page = opened(visit, books)
+    says(page, "bad", f"the key of {key.name} has changed")
+    page.get_by_role("button", name="Forget the remembered key").click()
+    # The proof holds then, and the page shows the true amount.
+    says(page, "bad", "the page shows")
+
+
+def test_the_key_of_the_setting_decides(visit: Visit, books: Books) -> None:
+    """Neither what the cell names nor what the browser remembers counts against it."""
+    mine, other = (SigningKey(name=origin_of(CELL), kind=LOG_KEY, seed=os.urandom(32)).verifier for _ in range(2))
+    opened(visit, books)
+    chosen = visit.page.evaluate(
+        """async ([origin, mine, other]) => {
+            const { trustedKey, remember, parseKey } = await import("/static/proof.js");
+            remember(await parseKey(other), localStorage);
+            const { key, source } = await trustedKey(origin, [mine], [other], localStorage);
+            return [key.text, source];
+        }""",
+        [mine.name, str(mine), str(other)],
+    )
+    assert chosen == [str(mine), "set"]
+
+
+def test_a_browser_that_cannot_check_says_so(visit: Visit, books: Books) -> None:
+    """Without Ed25519, or without WebCrypto, nothing is green; nor while the event is not signed yet."""
+    visit.page.add_init_script(
+        "SubtleCrypto.prototype.importKey = async () => { throw new DOMException('no', 'NotSupportedError') }"
+    )
+    says(opened(visit, books), "unknown", "cannot check Ed25519")
+    visit.page.add_init_script("Object.defineProperty(crypto, 'subtle', { value: undefined })")
+    says(opened(visit, books), "unknown", "WebCrypto")
+    forge(visit, lambda proof: proof.update(problem="not signed yet"))
+    says(opened(visit, books), "unknown", "not signed yet")
