@@ -118,11 +118,11 @@ async def test_more_watchers_are_told_less_often(lot: Lot, monkeypatch: pytest.M
 
 
 async def test_a_busy_process_sends_fewer_updates(lot: Lot) -> None:
-    """Where sending one has taken long, other work has nine times as long until the next one."""
+    """Where sending one has taken long, other work has five times as long until the next one."""
     watcher = Watcher(lot)
     await until(lambda: watcher.updates)
     [watched] = lot.feed._watched.values()
-    for took_s, pause_s in ((0.0, lot.feed.gather_s), (1.0, 10.0)):
+    for took_s, pause_s in ((0.0, lot.feed.gather_s), (1.0, feeds.GATHER_TIMES)):
         began_s = asyncio.get_running_loop().time() - took_s
         lot.feed._sent(watched, began_s)
         assert pause_s <= watched.free_s - began_s < pause_s + 5.0

@@ -1,0 +1,64 @@
+"""The changes of an auction, as they happen: one watch of its cell for each page that is open."""
+
+import json
+from collections.abc import AsyncIterator
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cellbook.v1 import auction_pb2
+from server.cli.client import CellStubs, ClientError, LedgerRefusal
+from server.console.auctions.lot import cell_in, least_minor, name_in
+from server.console.console import render
+from server.console.serving import BadInput, event_stream, field
+
+POSITION_DIGITS_MAX = 18
+ENDED = frozenset(
+    {
+        auction_pb2.AUCTION_STATE_SETTLED,
+        auction_pb2.AUCTION_STATE_UNSOLD,
+        auction_pb2.AUCTION_STATE_CANCELLED,
+        auction_pb2.AUCTION_STATE_SETTLEMENT_FAILED,
+    }
+)
+
+
+async def live(request: Request) -> Response:
+    """From the position in the query on. The browser comes again with the next one if the stream ends too soon."""
+    position = await field(request, "from") or "0"
+    if not (position.isascii() and position.isdecimal() and len(position) <= POSITION_DIGITS_MAX):
+        raise BadInput(f"{position[:20]!r} is no position of a log")
+    wanted = auction_pb2.WatchAuctionRequest(auction=name_in(request), from_position=int(position))
+    return event_stream(request, _items(request, await cell_in(request), wanted))
+
+
+async def _items(request: Request, cell: CellStubs, wanted: auction_pb2.WatchAuctionRequest) -> AsyncIterator[str]:
+    try:
+        async for item in cell.items(cell.auctions.WatchAuction, wanted):
+            yield json.dumps(
+                {
+                    "state": _part(request, "_state.html", auction=item.auction),
+                    "changes": _part(request, "_changes.html", item=item),
+                    "next": str(item.next_position),
+                    "cellMs": item.cell_time_ms,
+                    "ended": item.auction.state in ENDED,
+                }
+            )
+    except LedgerRefusal as refusal:
+        yield json.dumps({"problem": refusal.message})
+    except ClientError:
+        # The browser continues from the last position.
+        return
+
+
+def _part(request: Request, template: str, **context: object) -> str:
+    """A part of the page: the server escapes what it shows."""
+    page = render(
+        request,
+        f"auctions/{template}",
+        auction_state=auction_pb2.AuctionState,
+        kinds=auction_pb2.AuctionChangeKind,
+        least_minor=least_minor,
+        **context,  # type: ignore[arg-type]
+    )
+    return bytes(page.body).decode()

@@ -1,0 +1,144 @@
+"""One auction: its state, what became of a bid, and the form for the next one."""
+
+import asyncio
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cellbook.v1 import auction_pb2, ledger_pb2
+from server.cli.client import CellStubs, LedgerRefusal, NoAnswer, new_command_id
+from server.cli.texts import amount
+from server.console.console import ledger_of, render
+from server.console.serving import field
+from server.console.visitor import VISITOR
+from server.shell.identity.principal import Role
+
+AUCTION = "/auctions/{cell}/{auction_id}"
+NOT_ARRIVED = "COMMAND_NOT_FOUND"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bid:
+    """A bid as the form has it. Sent again under the same command_id, it is placed once."""
+
+    command_id: str
+    bidder: str
+    # As it was typed.
+    amount: str
+    # Its outcome is not known: the form sends this very bid again.
+    is_open: bool = False
+    # The outcome of the bid before.
+    problem: str = ""
+    success: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lot:
+    cell: CellStubs
+    auction: auction_pb2.Auction
+    asset: auction_pb2.Asset
+    # The state includes at least the events up to here.
+    position: int
+
+    @property
+    def path(self) -> str:
+        return path_of(self.auction)
+
+    @property
+    def least(self) -> str:
+        """As one types it."""
+        return amount(least_minor(self.auction), self.auction.opening_price.currency).replace(",", "")
+
+
+def path_of(auction: auction_pb2.Auction) -> str:
+    """The page of "cells/{cell}/auctions/{uuid}"."""
+    _, cell, _, auction_id = auction.name.split("/")
+    return f"/auctions/{cell}/{auction_id}"
+
+
+def least_minor(auction: auction_pb2.Auction) -> int:
+    """The lowest amount that the next bid may have."""
+    if not auction.HasField("highest_bid"):
+        return auction.opening_price.amount_minor
+    return auction.highest_bid.amount.amount_minor + auction.increment_minor
+
+
+def name_in(request: Request) -> str:
+    return f"cells/{request.path_params['cell']}/auctions/{request.path_params['auction_id']}"
+
+
+async def cell_in(request: Request) -> CellStubs:
+    """Raises CellNotListed, NoAnswer."""
+    return (await ledger_of(request).reach(request.path_params["cell"])).only
+
+
+async def lot_of(request: Request) -> Lot:
+    cell = await cell_in(request)
+    got = await cell.ask(cell.auctions.GetAuction, auction_pb2.GetAuctionRequest(name=name_in(request)))
+    asset = await cell.ask(cell.auctions.GetAsset, auction_pb2.GetAssetRequest(name=got.auction.asset))
+    return Lot(cell=cell, auction=got.auction, asset=asset.asset, position=got.token.position)
+
+
+async def auction(request: Request) -> Response:
+    lot, bid = await asyncio.gather(lot_of(request), sent_bid(request))
+    return lot_page(request, lot, bid)
+
+
+def lot_page(request: Request, lot: Lot, bid: Bid, *, status: int = 200) -> Response:
+    return render(
+        request,
+        "auctions/auction.html",
+        status=status,
+        lot=lot,
+        auction=lot.auction,
+        active=lot.auction.state == auction_pb2.AUCTION_STATE_ACTIVE,
+        auction_state=auction_pb2.AuctionState,
+        least_minor=least_minor,
+        bid=bid,
+    )
+
+
+# --- the outcome of a bid ---------------------------------------------------------------------------------------------
+
+
+def own_id() -> str:
+    """The visitor's own user, who is the only one that the visitor may bid for; empty for other roles."""
+    principal = VISITOR.get().principal
+    return principal.name if principal.role is Role.USER else ""
+
+
+def new_bid(*, problem: str = "", success: str = "", bidder: str = "", amount: str = "") -> Bid:
+    return Bid(command_id=new_command_id(), bidder=own_id() or bidder, amount=amount, problem=problem, success=success)
+
+
+def seen_path(lot: Lot, bid: Bid) -> str:
+    """The page of the auction, which then says what became of the bid: loading it again sends nothing."""
+    return f"{lot.path}?{urlencode({'bid': bid.command_id, 'bidder': bid.bidder, 'amount': bid.amount})}"
+
+
+async def sent_bid(request: Request) -> Bid:
+    """The bid that the page's address names, by the outcome that the bidder's cell knows; or a new one."""
+    command_id, bidder = await field(request, "bid"), await field(request, "bidder")
+    if not command_id or not bidder:
+        return new_bid()
+    sent = Bid(command_id=command_id, bidder=bidder, amount=await field(request, "amount"), is_open=True)
+    try:
+        home = await ledger_of(request).home_of(bidder)
+        found = await home.ask(home.ledger.GetCommand, ledger_pb2.GetCommandRequest(command_id=command_id))
+    except NoAnswer as silence:
+        return _with_problem(sent, f"It is not known whether your bid was placed: {silence}.")
+    except LedgerRefusal as refusal:
+        if refusal.reason != NOT_ARRIVED:
+            return new_bid(problem=refusal.message, bidder=bidder)
+        return _with_problem(sent, "The cell has no such bid: it has not arrived, or was refused.")
+    if found.state == ledger_pb2.COMMAND_STATE_ACCEPTED:
+        return new_bid(success="Your bid was accepted. Below is who leads now.", bidder=bidder)
+    if found.state == ledger_pb2.COMMAND_STATE_REFUSED:
+        return new_bid(problem=f"Your bid was refused: {found.refusal.message}", bidder=bidder)
+    return _with_problem(sent, "Your bid is under way to the auction's cell, and not decided yet.")
+
+
+def _with_problem(bid: Bid, problem: str) -> Bid:
+    return Bid(command_id=bid.command_id, bidder=bid.bidder, amount=bid.amount, is_open=True, problem=problem)

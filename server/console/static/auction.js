@@ -1,0 +1,60 @@
+// Keeps the page of an auction up to date, and counts down to its end by the clock of its cell.
+const CHANGES_MAX = 50, PAUSE_MS = 1000, PAUSE_MAX_MS = 30000, TICK_MS = 250;
+const state = document.getElementById("state");
+const news = document.getElementById("news");
+const changes = document.getElementById("changes");
+const live = document.getElementById("live");
+let next = state.dataset.from;
+let pauseMs = PAUSE_MS;
+// Our clock less the cell's. What an item says is late by its way here, so the least of all is the nearest.
+let aheadMs = Infinity;
+
+function countDown() {
+  const end = state.querySelector("[data-end-ms]");
+  if (end === null || aheadMs === Infinity) {
+    return;
+  }
+  const leftS = Math.ceil((Number(end.dataset.endMs) - (Date.now() - aheadMs)) / 1000);
+  const parts = [Math.floor(leftS / 86400), Math.floor(leftS / 3600) % 24, Math.floor(leftS / 60) % 60, leftS % 60];
+  const text = parts.slice(1).map((part) => String(part).padStart(2, "0")).join(":");
+  end.textContent = leftS <= 0 ? "bidding has ended" : `${parts[0] > 0 ? `${parts[0]} d ` : ""}${text} left`;
+}
+
+function listen() {
+  const stream = new EventSource(`${state.dataset.live}?from=${next}`);
+  stream.onmessage = (message) => {
+    const item = JSON.parse(message.data);
+    if (item.problem !== undefined) {
+      stream.close();
+      live.textContent = `No longer live: ${item.problem}`;
+      return;
+    }
+    pauseMs = PAUSE_MS;
+    next = item.next;
+    aheadMs = Math.min(aheadMs, Date.now() - item.cellMs);
+    // The server has escaped all that it shows.
+    state.innerHTML = item.state;
+    changes.insertAdjacentHTML("afterbegin", item.changes);
+    while (changes.children.length > CHANGES_MAX) {
+      changes.lastElementChild.remove();
+    }
+    live.textContent = item.ended ? "The auction has ended." : "Live";
+    countDown();
+    if (item.ended) {
+      stream.close();
+      document.getElementById("bid")?.remove();
+    }
+  };
+  stream.onerror = () => {
+    stream.close();
+    live.textContent = "Connecting again";
+    setTimeout(listen, pauseMs);
+    pauseMs = Math.min(2 * pauseMs, PAUSE_MAX_MS);
+  };
+}
+
+if (state.dataset.live !== undefined) {
+  news.hidden = false;
+  setInterval(countDown, TICK_MS);
+  listen();
+}
