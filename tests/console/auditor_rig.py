@@ -1,17 +1,19 @@
 """What the tests of the auditor's pages look at: a sale over three cells, and texts that would like to be scripts."""
 
+import asyncio
 from dataclasses import dataclass
 from uuid import uuid4
 
 import pytest
 
-from cellbook.v1 import event_pb2, ledger_pb2, types_pb2
-from lab.market import Market, Person, Won
-from server.cli.client import BANK, LedgerRefusal, new_command_id
+from cellbook.v1 import audit_pb2, event_pb2, ledger_pb2, types_pb2
+from lab.market import POLL_S, Market, Person, Won
+from server.cli.client import BANK, CellStubs, LedgerRefusal, new_command_id
 from tests.console.rig import SCRIPT
 
 AUDITOR = "auditor/cellbook"
 CELL = "eu-west"
+SIGNED_WITHIN_S = 60.0
 REFERENCE = f"STATEMENT 7 {uuid4().hex} {SCRIPT}"
 
 
@@ -27,6 +29,23 @@ class Books:
     @property
     def payer(self) -> Person:
         return self.sale.winner
+
+
+async def signed(cell: CellStubs) -> None:
+    """Waits until the cell has signed all that is in its log now."""
+    position = 0
+    async with asyncio.timeout(SIGNED_WITHIN_S):
+        while True:
+            try:
+                reply = await cell.ask(cell.audit.GetCheckpoint, audit_pb2.GetCheckpointRequest())
+            except LedgerRefusal as refusal:
+                if refusal.reason != "NOT_SIGNED_YET":
+                    raise
+            else:
+                position = position or reply.position
+                if reply.last_size >= position:
+                    return
+            await asyncio.sleep(POLL_S)
 
 
 async def play(market: Market) -> Books:
@@ -47,6 +66,7 @@ async def play(market: Market) -> Books:
     with pytest.raises(LedgerRefusal):
         await market.client.call(ledger.Withdraw, withdrawal, BANK)
     await market.wait_until_quiet()
+    await asyncio.gather(*map(signed, market.cells.values()))
     of_payer = event_pb2.EventFilter(event_types=["DEPOSITED"], aggregate_id=sale.winner.user_id)
     return Books(
         sale=sale,

@@ -14,7 +14,7 @@ from tests.console.rig import SCRIPT, Rig, Visit
 pytestmark = pytest.mark.e2e
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def visit(rig: Rig) -> Iterator[Visit]:
     with rig.visitor(AUDITOR) as visit:
         yield visit
@@ -133,6 +133,18 @@ def test_texts_of_users_are_shown_and_not_run(visit: Visit, books: Books) -> Non
     expect(visit.page.locator("#event")).to_contain_text("<script>")
     assert visit.page.title() != "run"
     assert visit.complaints == []
+
+
+def test_the_dark_pages_can_be_read(rig: Rig, books: Books) -> None:
+    """Boxes, arrows, charts and verdicts, too."""
+    with rig.visitor(AUDITOR, color_scheme="dark") as visit:
+        for name, path in (
+            ("trace", f"trace?subject={books.saga_id}"),
+            ("account", f"accounts/{books.payer.user_id}"),
+            ("refusal", f"trace?subject={books.withdrawal_id}"),
+        ):
+            visit.open(f"/auditor/{path}")
+            visit.check(f"auditor-{name}-dark")
 
 
 # --- books ------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from cells.audit.proofs.keys import SigningKey, checkpoint_body
-from cells.audit.verify.note import LOG_KEY, origin_of
+from cells.audit.verify.note import LOG_KEY, WITNESS_KEY, origin_of
 from cells.audit.verify.tree import Tree, leaf_hash
 from server.cli.client import BANK
 from tests.console.auditor_rig import AUDITOR, CELL, Books
@@ -20,10 +20,17 @@ from tests.console.rig import Rig, Visit
 pytestmark = pytest.mark.e2e
 
 
-@pytest.fixture
-def visit(rig: Rig) -> Iterator[Visit]:
+@pytest.fixture(scope="module")
+def browser(rig: Rig) -> Iterator[Visit]:
+    """One for all tests that leave nothing behind in it."""
     with rig.visitor(AUDITOR) as visit:
         yield visit
+
+
+@pytest.fixture
+def visit(browser: Visit) -> Iterator[Visit]:
+    yield browser
+    browser.page.unroute_all()
 
 
 def opened(visit: Visit, books: Books) -> Page:
@@ -44,7 +51,6 @@ def forge(visit: Visit, change: Callable[[dict[str, Any]], None]) -> None:
         change(proof)
         route.fulfill(json=proof)
 
-    visit.page.unroute_all()
     visit.page.route("**/auditor/proofs/**", answer)
 
 
@@ -149,12 +155,17 @@ def test_a_page_that_shows_something_else_than_was_signed_is_red(
     says(opened(visit, books), "bad", reason)
 
 
-def test_a_log_that_was_made_anew_with_another_key_is_red(visit: Visit, books: Books) -> None:
+def test_a_log_that_was_made_anew_with_another_key_is_red(rig: Rig, books: Books) -> None:
     """Its proof holds in itself; the browser remembers the key of before, until it is told to forget it."""
-    says(opened(visit, books), "good", "Verified")
-    key = SigningKey(name=origin_of(CELL), kind=LOG_KEY, seed=os.urandom(32))
+    with rig.visitor(AUDITOR) as visit:
+        made_anew(visit, books)
 
-    def made_anew(proof: dict[str, Any]) -> None:
+
+def made_anew(visit: Visit, books: Books) -> None:
+    says(opened(visit, books), "good", "Verified")
+    key = key_of(origin_of(CELL))
+
+    def other_log(proof: dict[str, Any]) -> None:
         other_amount(proof)
         tree = Tree()
         for position in range(1, books.deposit.position):
@@ -164,7 +175,7 @@ def test_a_log_that_was_made_anew_with_another_key_is_red(visit: Visit, books: B
         proof["checkpoint"] = key.note(checkpoint_body(key.name, tree.size, tree.root(), 1))
         proof["keys"] = [str(key.verifier)]
 
-    forge(visit, made_anew)
+    forge(visit, other_log)
     page = opened(visit, books)
     says(page, "bad", f"the key of {key.name} has changed")
     page.get_by_role("button", name="Forget the remembered key").click()
@@ -172,29 +183,84 @@ def test_a_log_that_was_made_anew_with_another_key_is_red(visit: Visit, books: B
     says(page, "bad", "the page shows")
 
 
-def test_the_key_of_the_setting_decides(visit: Visit, books: Books) -> None:
-    """Neither what the cell names nor what the browser remembers counts against it."""
-    mine, other = (SigningKey(name=origin_of(CELL), kind=LOG_KEY, seed=os.urandom(32)).verifier for _ in range(2))
-    opened(visit, books)
-    chosen = visit.page.evaluate(
-        """async ([origin, mine, other]) => {
-            const { trustedKey, remember, parseKey } = await import("/static/proof.js");
-            remember(await parseKey(other), localStorage);
-            const { key, source } = await trustedKey(origin, [mine], [other], localStorage);
-            return [key.text, source];
-        }""",
-        [mine.name, str(mine), str(other)],
+# --- the script by itself ---------------------------------------------------------------------------------------------
+
+
+def key_of(name: str, kind: int = LOG_KEY) -> SigningKey:
+    return SigningKey(name=name, kind=kind, seed=os.urandom(32))
+
+
+def run(visit: Visit, script: str, *arguments: object) -> Any:  # noqa: ANN401 - as the script says
+    """What a function of proof.js comes to; the reason, if it finds something wrong."""
+    visit.open("/auditor")
+    return visit.page.evaluate(
+        f"""async (given) => {{
+            const proof = await import("/static/proof.js");
+            try {{ return await ({script})(proof, ...given); }} catch (error) {{ return error.message; }}
+        }}""",
+        list(arguments),
     )
-    assert chosen == [str(mine), "set"]
 
 
-def test_a_browser_that_cannot_check_says_so(visit: Visit, books: Books) -> None:
+def test_the_key_of_the_setting_decides(visit: Visit) -> None:
+    """Neither the key that the cell names nor the one that the browser remembers counts against it."""
+    mine, other = (key_of(origin_of("mars")).verifier for _ in range(2))
+    script = """async ({ trustedKey, remember, parseKey }, origin, set, named) => {
+        const memory = new Map();
+        const storage = { getItem: (slot) => memory.get(slot) ?? null, setItem: memory.set.bind(memory) };
+        remember(await parseKey(named), storage);
+        const { key, source } = await trustedKey(origin, set, [named], storage);
+        return [key.text, source];
+    }"""
+    assert run(visit, script, mine.name, [str(mine)], str(other)) == [str(mine), "set"]
+    assert run(visit, script, mine.name, [], str(other)) == [str(other), "remembered"]
+    assert "has several keys" in run(visit, script, mine.name, [str(mine), str(other)], str(other))
+    wrong_id = str(mine).replace(mine.id.hex(), "00000000")
+    assert "is no public key" in run(visit, script, mine.name, [wrong_id], str(other))
+
+
+def test_witnesses_whose_keys_are_set_are_checked(visit: Visit) -> None:
+    """A wrong signature of one of them is red; those of others, and of the log's own witness, count for nothing."""
+    log, witness = key_of(origin_of("mars")), key_of("witness.bank.example", WITNESS_KEY)
+    own, stranger = key_of(f"{log.name}/witness", WITNESS_KEY), key_of("stranger", WITNESS_KEY)
+    body = checkpoint_body(log.name, 7, sha256(b"").digest(), 3)
+    script = """async ({ checkpointIn, parseKey, witnessesOf }, note, log, keys) =>
+        witnessesOf(await checkpointIn(note, await parseKey(log)), await Promise.all(keys.map(parseKey)))"""
+    keys = [str(each.verifier) for each in (log, witness, own)]
+    good = log.note(body) + "".join(each.cosign(body, 1_700_000_000) for each in (witness, own, stranger))
+    found = [{"name": witness.name, "timeMs": 1_700_000_000_000}]
+    assert run(visit, script, good, keys[0], keys) == found
+    bad = log.note(body) + witness.cosign(body.replace("7", "8"), 1_700_000_000)
+    assert run(visit, script, bad, keys[0], keys) == f"the signature of witness {witness.name} is wrong"
+    assert "is not signed by key" in run(visit, script, good, str(key_of(log.name).verifier), keys)
+    assert "the key is not that log's" in run(visit, script, good, keys[1], keys)
+
+
+def test_a_path_is_followed_as_in_the_standard(visit: Visit) -> None:
+    """The last leaf of every tree of up to 20 leaves; and no leaf beyond the tree."""
+    script = """async ({ fromBase64, hex, rootOf }, leaves) => {
+        const root = ([leaf, index, size, path]) =>
+            rootOf(fromBase64(leaf), index, size, path.map(fromBase64)).then(hex, (error) => error.message);
+        return Promise.all(leaves.map(root));
+    }"""
+    tree, leaves, roots = Tree(), list[tuple[str, int, int, list[str]]](), list[str]()
+    for size in range(1, 21):
+        leaf = sha256(str(size).encode()).digest()
+        path = [base64.b64encode(peak).decode() for peak in reversed(tree.peaks)]
+        tree.append(leaf)
+        leaves += [(base64.b64encode(leaf).decode(), index, size, path) for index in (size - 1, size)]
+        roots += [tree.root().hex(), f"the checkpoint covers {size} events, and not this one"]
+    assert run(visit, script, leaves) == roots
+
+
+def test_a_browser_that_cannot_check_says_so(rig: Rig, books: Books) -> None:
     """Without Ed25519, or without WebCrypto, nothing is green; nor while the event is not signed yet."""
-    visit.page.add_init_script(
-        "SubtleCrypto.prototype.importKey = async () => { throw new DOMException('no', 'NotSupportedError') }"
-    )
-    says(opened(visit, books), "unknown", "cannot check Ed25519")
-    visit.page.add_init_script("Object.defineProperty(crypto, 'subtle', { value: undefined })")
-    says(opened(visit, books), "unknown", "WebCrypto")
-    forge(visit, lambda proof: proof.update(problem="not signed yet"))
-    says(opened(visit, books), "unknown", "not signed yet")
+    with rig.visitor(AUDITOR) as visit:
+        visit.page.add_init_script(
+            "SubtleCrypto.prototype.importKey = async () => { throw new DOMException('no', 'NotSupportedError') }"
+        )
+        says(opened(visit, books), "unknown", "cannot check Ed25519")
+        visit.page.add_init_script("Object.defineProperty(crypto, 'subtle', { value: undefined })")
+        says(opened(visit, books), "unknown", "WebCrypto")
+        forge(visit, lambda proof: proof.update(problem="not signed yet"))
+        says(opened(visit, books), "unknown", "not signed yet")
