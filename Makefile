@@ -9,6 +9,9 @@
 #   TIGERBEETLE=...  for make bench-peers: a server program of TigerBeetle
 #   ARGS=...      passed on: make test ARGS="-k bid -x", make demo ARGS="--json"
 
+# Processes that the tests start by the hundred would compile all modules each time, which is half of a start's work.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON ?=
 WORKERS ?= 2
 ARGS ?=

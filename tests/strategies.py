@@ -1,6 +1,7 @@
 """Values of any type that is stored, made from its type hints: a new event or field is tried without a word here."""
 
 from enum import StrEnum
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeAlias, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
@@ -25,8 +26,9 @@ AMOUNTS = st.integers(-AMOUNT_MAX_MINOR, AMOUNT_MAX_MINOR)
 INTEGERS = st.integers(-EXACT_INTEGER_MAX, EXACT_INTEGER_MAX)
 
 
+@cache
 def values(hint: Hint, *, minor: bool = False) -> st.SearchStrategy[Any]:
-    """Values of the type `hint`; `minor`: the integers in it are amounts."""
+    """Values of the type `hint`; `minor`: the integers in it are amounts. Made once: tests ask for each example."""
     origin: Any = get_origin(hint)
     if origin in {Union, UnionType}:
         return st.one_of([values(member, minor=minor) for member in get_args(hint)])

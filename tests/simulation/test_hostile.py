@@ -54,13 +54,13 @@ def one_liar_stops(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(celltime, "CLAIMS_TO_STOP", 1)
 
 
-# The violation that must be found.
-ABLATIONS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
-    no_rules_for_peers: "a hostile cell has done what is not its own",
-    one_barrier_for_all: "a hostile cell has moved money that is not its own",
-    anybody_vouches: "a hostile cell has brought a user's history",
-    hearsay: "a vector clock names a position that nobody has reached",
-    one_liar_stops: "it does not come to rest",
+# A seed that is known to find it, which is tried first, and the violation that must be found.
+ABLATIONS: dict[Callable[[pytest.MonkeyPatch], None], tuple[int, str]] = {
+    no_rules_for_peers: (7, "a hostile cell has done what is not its own"),
+    one_barrier_for_all: (183, "a hostile cell has moved money that is not its own"),
+    anybody_vouches: (3, "a hostile cell has brought a user's history"),
+    hearsay: (1, "a vector clock names a position that nobody has reached"),
+    one_liar_stops: (1, "it does not come to rest"),
 }
 
 
@@ -68,4 +68,5 @@ ABLATIONS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
 def test_a_safeguard_is_missed(ablation: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Some seed fails without it."""
     ablation(monkeypatch)
-    assert any(ABLATIONS[ablation] in played(World(seed)) for seed in SEEDS)
+    known, violation = ABLATIONS[ablation]
+    assert any(violation in played(World(seed)) for seed in (known, *SEEDS))
