@@ -1,4 +1,11 @@
-"""The order of the tests where several processes run them, a module at a time; and how errors are logged in tests."""
+"""What makes a run short: the order of the tests where several processes run them, files in memory, little garbage."""
+
+import gc
+import os
+import shutil
+import tempfile
+from functools import partial
+from pathlib import Path
 
 import pytest
 import structlog
@@ -7,8 +14,37 @@ import structlog
 _PLAIN = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
 structlog.configure(processors=[*structlog.get_config()["processors"][:-1], _PLAIN])
 
+IN_MEMORY = Path("/dev/shm")
+# The databases of two workers take up to 4 GB, those of a cluster 1 GB.
+ROOM_BYTES = 10 * 2**30
+# As in a cell's process (server/__main__.py): collecting as often as by default takes a twelfth of a simulation.
+GARBAGE_THRESHOLD = 50_000
+
 # Their modules take minutes, the others seconds.
 LONG = {"bench", "e2e", "faults", "fuzz", "simulation"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Temporary files are in memory if there is room, in a folder of this run's own, which goes at its end.
+
+    There a PostgreSQL is made in half the CPU time, and no test cuts the power. TMPDIR chooses another place.
+    """
+    in_worker = hasattr(config, "workerinput")
+    if not in_worker and "TMPDIR" not in os.environ and has_room():
+        folder = os.environ["PYTEST_DEBUG_TEMPROOT"] = tempfile.mkdtemp(prefix="cellbook-tests-", dir=IN_MEMORY)
+        config.add_cleanup(partial(shutil.rmtree, folder, ignore_errors=True))
+
+
+def has_room() -> bool:
+    """Also for programs: the examples are built and run there."""
+    found = os.statvfs(IN_MEMORY) if IN_MEMORY.is_dir() else None
+    return found is not None and found.f_bavail * found.f_frsize > ROOM_BYTES and not found.f_flag & os.ST_NOEXEC
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE_THRESHOLD, *gc.get_threshold()[1:])
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

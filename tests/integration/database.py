@@ -1,7 +1,7 @@
 """A fresh database for each test, cloned from a migrated template: one PostgreSQL for each process that runs tests."""
 
 import asyncio
-import shutil
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -22,19 +22,12 @@ CELL = "us-east"
 CELL_ROLE = "cellbook_cell"
 TEMPLATE = "cell_template"
 TIMEOUT_S = 10.0
-IN_MEMORY = Path("/dev/shm")
-# A worker's databases and log take up to 2 GB.
-ROOM_BYTES = 10 * 2**30
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[EmbeddedPostgres]:
-    """One server; each worker of pytest-xdist has one of its own.
-
-    It is in memory if there is room: no test here cuts the power, and a database is cloned in half the time.
-    """
-    room = IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > ROOM_BYTES
-    with TemporaryDirectory(prefix="cellbook-tests-", dir=IN_MEMORY if room else None) as folder:
+    """One server; each worker of pytest-xdist has one of its own. Its files are removed though a test has failed."""
+    with TemporaryDirectory(prefix="cellbook-tests-", dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")) as folder:
         # The server's user passes through it.
         Path(folder).chmod(0o755)
         server = EmbeddedPostgres(Path(folder, "data"), {"max_wal_size": "1GB"})
