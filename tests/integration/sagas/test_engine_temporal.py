@@ -2,8 +2,10 @@
 
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from uuid import uuid4
 
 import pytest
+import pytest_asyncio
 
 pytest.importorskip("temporalio", reason="needs the extra cellbook[temporal]")
 
@@ -22,19 +24,31 @@ from cells.store.ports import Store
 from tests.integration.sagas.engine_conformance import SagaEngineConformance, SagaOrdersConformance
 from tests.local_cells import EngineOf, until, until_async
 from tests.saga_world import AWAY, HERE, THIRD, world
-from tests.temporal_server import temporal_server
+from tests.temporal_server import address_of, temporal_server
 
 pytestmark = pytest.mark.temporal
 
 
-@pytest.fixture
-async def client() -> AsyncIterator[Client]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def address() -> AsyncIterator[str]:
+    """Of one server for all tests, because a start takes longer than most of them."""
     async with temporal_server() as client:
-        yield client
+        yield address_of(client)
 
 
 @pytest.fixture
-def engine_of(client: Client, monkeypatch: pytest.MonkeyPatch) -> EngineOf:
+async def client(address: str) -> Client:
+    return await Client.connect(address)
+
+
+@pytest.fixture
+def task_queues() -> str:
+    """What the names of a test's task queues begin with: no worker gets what an earlier test has left."""
+    return f"cellbook-{uuid4()}"
+
+
+@pytest.fixture
+def engine_of(client: Client, task_queues: str, monkeypatch: pytest.MonkeyPatch) -> EngineOf:
     monkeypatch.setattr(temporal, "SILENCE_PAUSE_S", 0.1)
     monkeypatch.setattr(temporal, "AGAIN_S", 0.05)
 
@@ -42,7 +56,7 @@ def engine_of(client: Client, monkeypatch: pytest.MonkeyPatch) -> EngineOf:
         return client
 
     def engine(store: Store, steps: Steps) -> SagaEngine:
-        return TemporalEngine(store=store, steps=steps, connect=connect, task_queue=f"cellbook-{steps.cell}")
+        return TemporalEngine(store=store, steps=steps, connect=connect, task_queue=f"{task_queues}-{steps.cell}")
 
     return engine
 
@@ -114,7 +128,9 @@ async def test_a_signal_cuts_the_pause_short(
         await until_async(done)
 
 
-async def test_without_the_temporal_server_the_cell_works(client: Client, engine_of: EngineOf) -> None:
+async def test_without_the_temporal_server_the_cell_works(
+    client: Client, engine_of: EngineOf, task_queues: str
+) -> None:
     """It leads and takes bids; its sagas begin when the server is there."""
     away = True
 
@@ -124,7 +140,7 @@ async def test_without_the_temporal_server_the_cell_works(client: Client, engine
         return client
 
     def engine(store: Store, steps: Steps) -> SagaEngine:
-        return TemporalEngine(store=store, steps=steps, connect=connect, task_queue=f"cellbook-{steps.cell}")
+        return TemporalEngine(store=store, steps=steps, connect=connect, task_queue=f"{task_queues}-{steps.cell}")
 
     async with world(engine) as here:
         auction = await here.sold(HERE)
