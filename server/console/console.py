@@ -66,6 +66,10 @@ class Ledger:
         request = router_pb2.ResolveUserRequest(user_id=user_id)
         return self._stubs((await self.client.ask_router(self.client.router.ResolveUser, request)).cell)
 
+    def process(self, cell: router_pb2.Cell, endpoint: str) -> CellStubs:
+        """One process of the cell, whether it leads or not."""
+        return self._stubs(router_pb2.Cell(name=cell.name, region=cell.region, endpoints=[endpoint]))
+
     def _stubs(self, cell: router_pb2.Cell) -> CellStubs:
         key = (cell.name, *cell.endpoints)
         if key not in self._cells:

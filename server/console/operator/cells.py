@@ -1,0 +1,143 @@
+"""Cells: their processes, what is between them, and what an operator tells the router of them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+from google.protobuf.message import Message
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cellbook.v1 import operations_pb2, router_pb2
+from server.cli.client import CellNotListed, ClientError, LedgerRefusal, new_command_id
+from server.console.console import ledger_of, render
+from server.console.operator.charts import HEIGHT, WIDTH, Chart, chart
+from server.console.operator.status import KEPT_S, CellState, Courses, links_of, look
+from server.console.pages import Page
+from server.console.serving import BadInput, event_stream, field, see
+
+LIVE_EVERY_S = 2.0
+STATUS = "OperationsService.GetCellStatus"
+# Orders to the router about a cell: the call, its request, and the effect.
+ORDERS: dict[str, tuple[str, type[Message], str]] = {
+    "drain": ("DrainCell", router_pb2.DrainCellRequest, "It gets no new users. Its users stay."),
+    "undrain": ("UndrainCell", router_pb2.UndrainCellRequest, "It is called, and gets new users again."),
+    "down": ("MarkCellDown", router_pb2.MarkCellDownRequest, "The router refuses all calls for its users at once."),
+}
+
+
+def courses_of(request: Request) -> Courses:
+    courses: Courses = request.app.state.courses
+    return courses
+
+
+async def cells(request: Request) -> Response:
+    return render(request, "operator/cells.html", **await _overview(request))
+
+
+async def live(request: Request) -> Response:
+    """The same, again and again. If the router does not answer any longer, the browser connects again."""
+    overview = await _overview(request)
+
+    async def overviews() -> AsyncIterator[str]:
+        nonlocal overview
+        with suppress(ClientError, LedgerRefusal):
+            while True:
+                yield bytes(render(request, "operator/cells_live.html", **overview).body).decode()
+                await asyncio.sleep(LIVE_EVERY_S)
+                overview = await _overview(request)
+
+    return event_stream(request, overviews())
+
+
+async def _overview(request: Request) -> dict[str, Any]:
+    found, courses = await look(ledger_of(request)), courses_of(request)
+    courses.note(found)
+    return {
+        "cells": found,
+        "links": list(links_of(found)),
+        "charts": {cell.name: _charts(courses, cell) for cell in found},
+        "box": (WIDTH, HEIGHT),
+        "kinds": router_pb2,
+    }
+
+
+def _charts(courses: Courses, cell: CellState) -> tuple[Chart, Chart]:
+    return (
+        chart("events a second", courses.events_per_s(cell.name), KEPT_S),
+        chart("waiting commands", courses.queued(cell.name), KEPT_S),
+    )
+
+
+async def cell(request: Request) -> Response:
+    name = request.path_params["cell"]
+    found = await look(ledger_of(request), cell=name)
+    if not found:
+        raise CellNotListed(f"the router lists no cell {name!r}")
+    return render(
+        request,
+        "operator/cell.html",
+        cell=found[0],
+        orders={order: told for order, (_, _, told) in ORDERS.items()},
+        done=await field(request, "done"),
+        command_id=new_command_id(),
+        kinds=router_pb2,
+        roles=operations_pb2.ProcessRole,
+    )
+
+
+async def tell(request: Request) -> Response:
+    """Drain, undrain, down."""
+    order, name = request.path_params["order"], request.path_params["cell"]
+    if order not in ORDERS:
+        raise BadInput(f"{order!r} is no order: expected one of {', '.join(ORDERS)}")
+    rpc, kind, _ = ORDERS[order]
+    return await _told(request, rpc, kind(name=name), name, order)
+
+
+async def set_weight(request: Request) -> Response:
+    name, text = request.path_params["cell"], await field(request, "weight")
+    if not text.isdecimal():
+        raise BadInput(f"{text!r} is no weight: expected a number from 0 on, 0 for no new users")
+    return await _told(
+        request, "SetCellWeight", router_pb2.SetCellWeightRequest(name=name, weight=int(text)), name, "weight"
+    )
+
+
+async def _told(request: Request, rpc: str, order: Message, name: str, done: str) -> Response:
+    await require_confirmed(request)
+    # From the form: a form that is sent twice is one command.
+    order.command_id = await field(request, "command_id")  # type: ignore[attr-defined]
+    client = ledger_of(request).client
+    method: Callable[..., Awaitable[Message]] = getattr(client.router, rpc)
+    await client.ask_router(method, order)
+    return see(f"/operator/cells/{name}?done={done}")
+
+
+async def require_confirmed(request: Request) -> None:
+    """Raises BadInput."""
+    if await field(request, "confirmed") != "yes":
+        raise BadInput("nothing was changed: go back, and confirm that you mean it")
+
+
+async def require_reason(request: Request) -> str:
+    """The reason in the form, for the log. Raises BadInput."""
+    note = await field(request, "note")
+    if not note:
+        raise BadInput("say why, for the log: 1 to 200 characters that name nobody; a ticket's number is best")
+    return note
+
+
+PAGES = (
+    Page(path="/operator/cells", view=cells, needs=(STATUS,), title="Cells"),
+    Page(path="/operator/live", view=live, needs=(STATUS,)),
+    Page(path="/operator/cells/{cell}", view=cell, needs=(STATUS,)),
+    Page(path="/operator/cells/{cell}/weight", view=set_weight, needs=("RouterService.SetCellWeight",), method="POST"),
+    Page(
+        path="/operator/cells/{cell}/{order}",
+        view=tell,
+        needs=tuple(f"RouterService.{rpc}" for rpc, _, _ in ORDERS.values()),
+        method="POST",
+    ),
+)

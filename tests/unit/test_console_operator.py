@@ -1,0 +1,74 @@
+"""Of the operator's pages: the leader of a cell, money between two cells, rates while somebody looks."""
+
+from cellbook.v1 import operations_pb2 as pb
+from cellbook.v1 import router_pb2
+from cellbook.v1.types_pb2 import Money
+from server.console.operator.charts import HEIGHT, WIDTH, chart
+from server.console.operator.status import KEPT_S, SAMPLES_MAX, CellState, Courses, Process, Status, links_of
+
+HERE, THERE = "us-east", "eu-west"
+
+
+def cell(name: str, *processes: Process) -> CellState:
+    return CellState(router_pb2.Cell(name=name), processes)
+
+
+def status(
+    role: "pb.ProcessRole.ValueType" = pb.PROCESS_ROLE_LEADS, *, epoch: int = 1, position: int = 0, **peers: Money
+) -> Status:
+    known = [pb.PeerStatus(cell=name.replace("_", "-"), clearing=[money]) for name, money in peers.items()]
+    return Status(role=role, epoch=epoch, position=position, peers=known)
+
+
+def usd(amount_minor: int) -> Money:
+    return Money(currency="USD", amount_minor=amount_minor)
+
+
+def test_the_leader_is_the_one_of_the_highest_epoch() -> None:
+    """During a takeover two processes may say that they lead; without a leader any process tells of the cell."""
+    old, new = Process("a:1", status(epoch=1)), Process("b:1", status(epoch=2))
+    standby, silent = Process("c:1", status(pb.PROCESS_ROLE_STANDS_BY)), Process("d:1", None, "no answer")
+    assert cell(HERE, old, new, standby).leader is new
+    assert cell(HERE, silent, standby).leader is None
+    assert cell(HERE, silent, standby).status is standby.status
+    assert cell(HERE, silent).status is None
+
+
+def test_money_is_in_transit_until_both_sides_have_it() -> None:
+    """What one has sent and the other not received; nothing is said of a cell that does not answer."""
+    sent, received = Process("a:1", status(eu_west=usd(500))), Process("b:1", status(us_east=usd(-500)))
+    nothing, silent = Process("b:1", status()), Process("b:1", None, "no answer")
+    for other, expected in ((received, {}), (nothing, {"USD": 500}), (silent, None)):
+        [link] = links_of([cell(HERE, sent), cell(THERE, other)])
+        assert link.in_transit == expected
+
+
+def test_rates_are_of_positions_and_of_the_last_minutes() -> None:
+    """Two looks within a second are one; a new leader, who counts anew, changes nothing; what is old is forgotten."""
+    now_s = 100.0
+    courses = Courses(monotonic_s=lambda: now_s)
+    for at_s, position in ((100.0, 10), (100.5, 15), (102.0, 30), (106.0, 30)):
+        now_s = at_s
+        courses.note([cell(HERE, Process("a:1", status(position=position)))])
+    assert courses.events_per_s(HERE) == [(4.0, 10.0), (0.0, 0.0)]
+    now_s += KEPT_S
+    courses.note([cell(HERE, Process("a:1", status(position=31)))])
+    assert len(courses.queued(HERE)) == 2
+    for _ in range(2 * SAMPLES_MAX):
+        now_s += 0.1
+        courses.note([cell(HERE, Process("a:1", status(position=31)))])
+    assert len(courses.queued(HERE)) <= SAMPLES_MAX
+
+
+def test_a_chart_stays_in_its_box_and_has_words() -> None:
+    """One value is no line yet; zero all the time is a line at the bottom."""
+    assert chart("events", [(0.0, 5.0)], 10).text == "events: not known yet"
+    drawn = chart("events", [(20.0, 1.0), (5.0, 100.0), (0.0, 2.5)], 10)
+    assert drawn.text == "events: 2.5 now, 100 at most"
+    points = [tuple(map(float, point.split(","))) for point in drawn.points.split()]
+    assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in points)
+    assert points[0][0] == 0
+    assert points[-1][0] == WIDTH
+    assert {y for _, y in (point.split(",") for point in chart("e", [(1.0, 0), (0.0, 0)], 10).points.split())} == {
+        f"{HEIGHT - 0.5}"
+    }
