@@ -3,18 +3,20 @@
 import base64
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, Route, expect
 
+from cellbook.v1 import audit_pb2
 from cells.audit.proofs.keys import SigningKey, checkpoint_body
 from cells.audit.verify.note import LOG_KEY, WITNESS_KEY, origin_of
-from cells.audit.verify.tree import Tree, leaf_hash
+from cells.audit.verify.tree import Tree, leaf_hash, tree_root
+from lab.market import Market
 from server.cli.client import BANK
-from tests.console.auditor_rig import AUDITOR, CELL, Books
+from tests.console.auditor_rig import AUDITOR, CELL, Books, signed
 from tests.console.rig import Rig, Visit
 
 pytestmark = pytest.mark.e2e
@@ -183,6 +185,43 @@ def made_anew(visit: Visit, books: Books) -> None:
     says(page, "bad", "the page shows")
 
 
+def test_a_checkpoint_extends_the_one_that_the_browser_has_seen(rig: Rig, books: Books) -> None:
+    """It is kept at the first look; an earlier one is a part of it, and one of another log is not."""
+
+    async def two(market: Market) -> list[list[str]]:
+        """The first two, as lines."""
+        cell = market.cells[CELL]
+        await signed(cell)
+        await market.deposit(books.payer, "USD", 1)
+        await signed(cell)
+        first = await cell.ask(cell.audit.GetCheckpoint, audit_pb2.GetCheckpointRequest(after_size=1))
+        wanted = audit_pb2.GetCheckpointRequest(after_size=first.size)
+        return [each.checkpoint.split("\n") for each in (first, await cell.ask(cell.audit.GetCheckpoint, wanted))]
+
+    def seen(size: int, root: str) -> None:
+        seen = json.dumps({"size": size, "root": root, "seenMs": 1_700_000_000_000})
+        page.evaluate("([slot, seen]) => localStorage.setItem(slot, seen)", [f"cellbook checkpoint {origin}", seen])
+        page.reload()
+
+    origin = origin_of(CELL)
+    [[_, first, root, *_], [_, second, other_root, *_]] = rig.played(two)
+    assert int(first) < int(second)
+    with rig.visitor(AUDITOR) as visit:
+        page = visit.open("/auditor/checkpoints")
+        verdict = page.locator(f".checkpoint[data-cell={CELL}] .verdict")
+        expect(verdict).to_contain_text("This browser keeps it")
+        page.reload()
+        expect(verdict).to_contain_text("nothing of it has changed")
+        # The page shows one of them, or a later one.
+        for size, its_root in ((first, root), (second, other_root)):
+            seen(int(size), its_root)
+            expect(verdict).to_contain_text(f"the one of {size} events that this browser saw on 2023-11-14")
+            seen(int(size), flipped(its_root))
+            expect(verdict).to_contain_text("does not extend the one over")
+        seen(10**9, root)
+        expect(verdict).to_have_class("verdict bad")
+
+
 # --- the script by itself ---------------------------------------------------------------------------------------------
 
 
@@ -251,6 +290,45 @@ def test_a_path_is_followed_as_in_the_standard(visit: Visit) -> None:
         leaves += [(base64.b64encode(leaf).decode(), index, size, path) for index in (size - 1, size)]
         roots += [tree.root().hex(), f"the checkpoint covers {size} events, and not this one"]
     assert run(visit, script, leaves) == roots
+
+
+def test_one_tree_extends_another_or_does_not(visit: Visit) -> None:
+    """Every pair of trees of up to 12 leaves; another root or path, or the other direction, is refused."""
+    script = """async ({ checkExtension, fromBase64 }, pairs) => {
+        const tree = ([size, root]) => ({ size, root: fromBase64(root) });
+        const found = ([older, newer, path]) => checkExtension(tree(older), tree(newer), path.map(fromBase64))
+            .then(() => "", (error) => error.message);
+        return Promise.all(pairs.map(found));
+    }"""
+    leaves = [sha256(str(each).encode()).digest() for each in range(12)]
+    whole = {size: (size, text_of(tree_root(leaves[:size]))) for size in range(1, 13)}
+    pairs = [(old, new) for new in whole for old in range(1, new + 1)]
+    good = [(whole[old], whole[new], [*map(text_of, extension(leaves[:new], old))]) for old, new in pairs]
+    assert set(run(visit, script, good)) == {""}
+    bad = [((old[0], flipped(old[1])), new, path) for old, new, path in good]
+    bad += [(old, (new[0], flipped(new[1])), path) for old, new, path in good]
+    bad += [(old, new, [*path[:-1], flipped(path[-1])]) for old, new, path in good if path]
+    bad += [(old, new, path[:-1]) for old, new, path in good if path]
+    bad += [(old, new, [*path, old[1]]) for old, new, path in good]
+    bad += [(new, old, path) for old, new, path in good if old != new]
+    answers = run(visit, script, bad)
+    assert all("does not extend" in answer for answer in answers), [
+        each for each, answer in zip(bad, answers, strict=True) if not answer
+    ]
+
+
+def text_of(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def extension(leaves: Sequence[bytes], old: int, *, is_whole: bool = True) -> list[bytes]:
+    """RFC 9162, section 2.1.4.1, as it is written."""
+    if old == len(leaves):
+        return [] if is_whole else [tree_root(leaves)]
+    split = 1 << (len(leaves) - 1).bit_length() - 1
+    if old <= split:
+        return [*extension(leaves[:split], old, is_whole=is_whole), tree_root(leaves[split:])]
+    return [*extension(leaves[split:], old - split, is_whole=False), tree_root(leaves[:split])]
 
 
 def test_a_browser_that_cannot_check_says_so(rig: Rig, books: Books) -> None:

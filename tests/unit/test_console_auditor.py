@@ -151,6 +151,7 @@ async def test_an_event_is_shown_with_its_problem(cell: FakeCell, auditor: Async
         ("trace?subject=x&limit=2001", "from 1 to 2,000"),
         ("events/junk", "expected a UUID"),
         ("proofs/eu-west/junk", "is no position"),
+        ("consistency/eu-west/1/junk", "is no new size"),
         (f"accounts/{USER}?at=yesterday", "is no moment"),
         (f"accounts/{USER}?at_ms=-1", "expected milliseconds"),
         ("trial-balance?at=yesterday", "is no moment"),
@@ -236,6 +237,21 @@ async def test_a_csv_has_all_pages_and_no_formula(cell: FakeCell, auditor: Async
     assert [int(row["position"]) for row in rows] == list(range(1, 2_501))
     assert {row["principal"] for row in rows} == {"'=treasury/bank"}
     assert {row["counter_postings"] for row in rows} == {"'-external -0.01"}
+
+
+async def test_a_csv_that_breaks_off_is_no_whole_file(cell: FakeCell, auditor: AsyncClient) -> None:
+    """A later page that cannot be had ends the download with an error, and not as if that were all."""
+    whole = pages_of(movements(2_500), 2_500)
+
+    def breaking(request: audit_pb2.GetStatementRequest) -> audit_pb2.GetStatementResponse:
+        if request.page_token:
+            raise NoAnswer("eu-west: UNAVAILABLE")
+        answer: audit_pb2.GetStatementResponse = whole(request)
+        return answer
+
+    cell.answers["GetStatement"] = breaking
+    with pytest.raises(NoAnswer):
+        await auditor.get(f"/auditor/accounts/{USER}/statement.csv")
 
 
 # --- books ------------------------------------------------------------------------------------------------------------

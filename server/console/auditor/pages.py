@@ -2,8 +2,9 @@
 
 from server.console.auditor.accounts import account, balance, statement, statement_csv
 from server.console.auditor.books import checkpoints, reconcile, reconciliation, trial_balance
+from server.console.auditor.proofs import consistency, inclusion
 from server.console.auditor.search import search
-from server.console.auditor.traces import event, proof, trace
+from server.console.auditor.traces import event, trace
 from server.console.pages import Page
 
 _TRACE, _INCLUSION, _CHECKPOINT = (
@@ -11,6 +12,7 @@ _TRACE, _INCLUSION, _CHECKPOINT = (
     "AuditService.GetInclusionProof",
     "AuditService.GetCheckpoint",
 )
+_CONSISTENCY = "AuditService.GetConsistencyProof"
 _HOME, _STATEMENT = "RouterService.ResolveUser", "AuditService.GetStatement"
 _BALANCE = (_HOME, "LedgerService.GetBalance", "LedgerService.GetAccount")
 # Of all cells as one ledger.
@@ -22,13 +24,18 @@ PAGES: tuple[Page, ...] = (
     Page(path="/auditor", view=search, needs=(_TRACE,), title="Search"),
     Page(path="/auditor/trace", view=trace, needs=(_TRACE,)),
     Page(path="/auditor/events/{event_id}", view=event, needs=(_TRACE, _INCLUSION)),
-    Page(path="/auditor/proofs/{cell}/{position}", view=proof, needs=(_INCLUSION, _CHECKPOINT)),
+    Page(path="/auditor/proofs/{cell}/{position}", view=inclusion, needs=(_INCLUSION, _CHECKPOINT)),
+    Page(
+        path="/auditor/consistency/{cell}/{old_size}/{new_size}",
+        view=consistency,
+        needs=(_CONSISTENCY,),
+    ),
     Page(path=_ACCOUNT, view=account, needs=(*_BALANCE, _STATEMENT)),
     Page(path=f"{_ACCOUNT}/balance", view=balance, needs=_BALANCE),
     Page(path=f"{_ACCOUNT}/statement", view=statement, needs=(_HOME, _STATEMENT)),
     Page(path=f"{_ACCOUNT}/statement.csv", view=statement_csv, needs=(_HOME, _STATEMENT)),
     Page(path="/auditor/trial-balance", view=trial_balance, needs=_TRIAL, title="Trial balance"),
-    Page(path="/auditor/checkpoints", view=checkpoints, needs=(_CHECKPOINT,), title="Checkpoints"),
+    Page(path="/auditor/checkpoints", view=checkpoints, needs=(_CHECKPOINT, _CONSISTENCY), title="Checkpoints"),
     Page(
         path="/auditor/reconciliation",
         view=reconciliation,

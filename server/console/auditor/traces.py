@@ -1,15 +1,13 @@
 """A trace as a picture and as a table; an event with its proof."""
 
 import json
-from base64 import b64encode
 from uuid import UUID
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from cellbook.v1 import audit_pb2
 from server.cli.audit.trace import first_answer, leg_of, problems
-from server.cli.client import LedgerRefusal, NoAnswer
 from server.cli.texts import amount_text, stamp_text, utc
 from server.console.auditor.trace_picture import picture_of
 from server.console.console import console_of, ledger_of, render
@@ -17,8 +15,6 @@ from server.console.serving import BadInput, field
 from server.shell.fields.texts import shown_json
 
 EVENTS_DEFAULT, EVENTS_MAX = 500, 2_000
-# Refusals of a proof that say that the log is not what it was.
-TAMPERED = frozenset({"LOG_TAMPERED", "EVENT_NOT_FOUND"})
 
 
 def id_in(request: Request, name: str) -> str:
@@ -88,26 +84,3 @@ def readable(text: str) -> str:
     except ValueError:
         lines = text
     return "\n".join(map(shown_json, lines.split("\n")))
-
-
-async def proof(request: Request) -> Response:
-    """For the check in the browser: the cell's proof and the keys that it names, or why there is none."""
-    position = request.path_params["position"]
-    if not position.isdecimal():
-        raise BadInput(f"{position[:60]!r} is no position")
-    cell = (await ledger_of(request).reach(request.path_params["cell"])).only
-    try:
-        found = await cell.ask(cell.audit.GetInclusionProof, audit_pb2.GetInclusionProofRequest(position=int(position)))
-        named = await cell.ask(cell.audit.GetCheckpoint, audit_pb2.GetCheckpointRequest())
-    except LedgerRefusal as refusal:
-        return JSONResponse({"problem": refusal.message, "tampered": refusal.reason in TAMPERED})
-    except NoAnswer as silence:
-        return JSONResponse({"problem": str(silence), "tampered": False})
-    return JSONResponse(
-        {
-            "checkpoint": found.checkpoint,
-            "path": [b64encode(each).decode() for each in found.path],
-            "event_json": b64encode(found.event_json).decode(),
-            "keys": [*named.keys],
-        }
-    )

@@ -1,7 +1,7 @@
 // The proof on an event's page: gets it from the console, has it checked by proof.js, and says what came of it.
 
-import { ChangedKey, Unable, Wrong, forget, remember, verifyEvent } from "./proof.js";
-import { KEY_SOURCES, decide, fail, keysIn } from "./verdict.js";
+import { ChangedKey, forget, remember, verifyEvent } from "./proof.js";
+import { KEY_SOURCES, decide, fail, keysIn, load } from "./verdict.js";
 
 const verdict = document.getElementById("verdict");
 const steps = document.getElementById("proof-steps");
@@ -13,22 +13,11 @@ function tell(text) {
   steps.append(item);
 }
 
-async function load() {
-  const response = await fetch(address, { headers: { accept: "application/json" } });
-  if (!response.headers.get("content-type")?.startsWith("application/json")) {
-    throw new Unable(response.redirected ? "the session has ended: sign in again" : "the console has no proof");
-  }
-  const answer = await response.json();
-  if (answer.tampered) throw new Wrong(answer.problem);
-  if (answer.problem) throw new Unable(answer.problem);
-  return answer;
-}
-
 async function check() {
   const asked = { cell, position: Number(position) };
   const shown = document.getElementById("content");
   const { key, source } = await verifyEvent(
-    { shown, asked, proof: await load(), configured: keysIn(logKeys), storage: localStorage, tell },
+    { shown, asked, proof: await load(address), configured: keysIn(logKeys), storage: localStorage, tell },
   );
   if (source === "first") remember(key, localStorage);
   tell(`Key: ${key.text}`);

@@ -69,6 +69,31 @@ export async function rootOf(leaf, index, size, path) {
   return root;
 }
 
+// Section 2.1.4.2: throws unless the tree of `newer` begins with that of `older`; each has a size and a root.
+export async function checkExtension(older, newer, path) {
+  const wrong = new Wrong(`the checkpoint over ${newer.size} events does not extend the one over ${older.size}`);
+  if (older.size === newer.size || older.size === 0) {
+    if (path.length || (older.size && hex(older.root) !== hex(newer.root))) throw wrong;
+    return;
+  }
+  let [here, last] = [BigInt(older.size) - 1n, BigInt(newer.size) - 1n];
+  const steps = [...(older.size === 2 ** Math.round(Math.log2(older.size)) ? [older.root] : []), ...path];
+  if (older.size > newer.size || !steps.length || steps.length > PATH_MAX) throw wrong;
+  while (here & 1n) [here, last] = [here >> 1n, last >> 1n];
+  let [oldRoot, newRoot] = [steps[0], steps[0]];
+  for (const step of steps.slice(1)) {
+    if (last === 0n) throw wrong;
+    if (here & 1n || here === last) {
+      [oldRoot, newRoot] = [await sha256([NODE], step, oldRoot), await sha256([NODE], step, newRoot)];
+      while (here && !(here & 1n)) [here, last] = [here >> 1n, last >> 1n];
+    } else {
+      newRoot = await sha256([NODE], newRoot, step);
+    }
+    [here, last] = [here >> 1n, last >> 1n];
+  }
+  if (last !== 0n || hex(oldRoot) !== hex(older.root) || hex(newRoot) !== hex(newer.root)) throw wrong;
+}
+
 // --- keys and signed notes ------------------------------------------------------------------------------------------
 
 // A public key, "name+id+key".

@@ -1,6 +1,6 @@
-// How the result of a check is shown, and where the key came from.
+// How the result of a check is shown, where the key came from, and how a proof is got from the console.
 
-import { Unable } from "./proof.js";
+import { Unable, Wrong } from "./proof.js";
 
 export const KEY_SOURCES = {
   set: "The key is the one in this console's setting log_keys.",
@@ -10,6 +10,18 @@ export const KEY_SOURCES = {
 };
 
 export const keysIn = (text) => text.split(" ").filter(Boolean);
+
+// The proof at an address of the console; throws Wrong if the cell admits that its log is not what it was.
+export async function load(address) {
+  const response = await fetch(address, { headers: { accept: "application/json" } });
+  if (!response.headers.get("content-type")?.startsWith("application/json")) {
+    throw new Unable(response.redirected ? "the session has ended: sign in again" : "the console has no proof");
+  }
+  const answer = await response.json();
+  if (answer.tampered) throw new Wrong(answer.problem);
+  if (answer.problem) throw new Unable(answer.problem);
+  return answer;
+}
 
 export function decide(verdict, state, text) {
   verdict.className = `verdict ${state}`;
