@@ -24,6 +24,7 @@ from cellbook.v1.audit_pb2_grpc import AuditServiceStub
 from cellbook.v1.contact_pb2_grpc import ContactServiceStub
 from cellbook.v1.event_pb2_grpc import EventServiceStub
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
+from cellbook.v1.move_pb2_grpc import MoveServiceStub
 from cellbook.v1.operations_pb2_grpc import OperationsServiceStub
 from cellbook.v1.router_pb2_grpc import RouterServiceStub
 from cellbook.v1.saga_pb2_grpc import SagaServiceStub
@@ -126,6 +127,7 @@ class CellStubs:
         self.events = EventServiceStub(channel)
         self.contacts = ContactServiceStub(channel)
         self.audit = AuditServiceStub(channel)
+        self.moves = MoveServiceStub(channel)
         self.operations = OperationsServiceStub(channel)
 
     async def ask(self, method: Callable[..., Awaitable[Reply]], request: Message) -> Reply:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import pytest
 from playwright.sync_api import Page, expect
 
-from cellbook.v1 import contact_pb2, event_pb2, ledger_pb2, types_pb2
+from cellbook.v1 import contact_pb2, event_pb2, ledger_pb2, router_pb2, types_pb2
 from lab.market import Market, OpenAuction, Person
-from server.cli.client import BANK, MARKET, new_command_id
+from server.cli.client import BANK, MARKET, OPERATOR, new_command_id
 from tests.console.rig import SCRIPT, Rig, Visit
 
 pytestmark = pytest.mark.e2e
@@ -123,6 +123,26 @@ def test_a_user_s_page_says_why_money_is_reserved(played: Played, visit: Visit) 
     visit.check("support-asset")
     visit.open(f"/support/users/{played.sold.seller.user_id}")
     expect(page.locator("ul", has=page.get_by_role("link")).filter(has_text="settled, 7.00 USD")).to_have_count(1)
+
+
+def test_a_user_who_moved_has_events_at_two_homes(rig: Rig, visit: Visit) -> None:
+    """The page begins with the arrival, and leads to what was before."""
+
+    async def moved(market: Market) -> Person:
+        mover = await market.person("mover", HOME, 1_000)
+        order = router_pb2.MoveUserRequest(
+            command_id=new_command_id(), user_id=mover.user_id, cell="us-east", region="us"
+        )
+        await market.client.call(market.client.router.MoveUser, order, OPERATOR)
+        await market.wait_until_quiet()
+        return mover
+
+    page = found(visit, rig.played(moved).user_id)
+    expect(page.get_by_text(f"{HOME} (")).to_be_visible()
+    expect(page.get_by_role("region", name="What happened")).to_contain_text(f"10.00 USD came along from {HOME}.")
+    page.get_by_role("link", name="Events at earlier homes").click()
+    expect(page.get_by_role("region", name="What happened at earlier homes")).to_contain_text("The account was opened.")
+    visit.check("support-earlier")
 
 
 def test_a_contact_is_shown_for_a_reason_that_is_in_the_log(rig: Rig, played: Played, visit: Visit) -> None:

@@ -18,11 +18,12 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 
-from cellbook.v1 import auction_pb2, audit_pb2, event_pb2, ledger_pb2, settlement_pb2, types_pb2
+from cellbook.v1 import auction_pb2, audit_pb2, event_pb2, ledger_pb2, operations_pb2, settlement_pb2, types_pb2
 from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
 from cellbook.v1.audit_pb2_grpc import AuditServiceStub
 from cellbook.v1.event_pb2_grpc import EventServiceStub
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
+from cellbook.v1.operations_pb2_grpc import OperationsServiceStub
 from cellbook.v1.settlement_pb2_grpc import SettlementServiceStub
 from cells.domain.commands import CreditPending
 from cells.domain.values import Direction, LegId, Money
@@ -164,6 +165,19 @@ async def test_both_can_serve(plain: Pair) -> None:
     for each in (plain.leader, plain.standby):
         for path in ("/livez", "/readyz"):
             assert await probed(each.metrics, path) == (200, "ok")
+
+
+async def test_each_process_tells_its_own_state(plain: Pair) -> None:
+    """A standby is not asked for the leader's: it says that it stands by, and where the log ends."""
+    roles, places = [], []
+    for address in plain.addresses:
+        async with grpc.aio.insecure_channel(address) as channel:
+            request = operations_pb2.GetCellStatusRequest()
+            status = await OperationsServiceStub(channel).GetCellStatus(request, metadata=OPERATOR, timeout=10)
+        roles.append(status.role)
+        places.append((status.cell, status.epoch, status.position, status.trouble))
+    assert roles == [operations_pb2.PROCESS_ROLE_LEADS, operations_pb2.PROCESS_ROLE_STANDS_BY]
+    assert places[0] == places[1]
 
 
 async def test_a_stream_that_only_the_leader_has(plain: Pair) -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cellbook.v1 import auction_pb2, contact_pb2, event_pb2, ledger_pb2
+from cellbook.v1 import auction_pb2, contact_pb2, event_pb2, ledger_pb2, move_pb2
 from server.cli.client import CellStubs, ClientError, LedgerRefusal
 from server.cli.reach import Reach
 from server.console.console import ledger_of, render
@@ -26,6 +26,22 @@ CONTACT = "ContactService.GetContact"
 
 async def user(request: Request) -> Response:
     return render(request, "support/user.html", **await _user(request), contact=None, problem="")
+
+
+async def earlier(request: Request) -> Response:
+    """The copies of events from earlier homes, which are kept by cell and in the order of its log."""
+    cell, user_id = await _home(request)
+    wanted = move_pb2.ListEarlierEventsRequest(
+        user_id=user_id, page_size=EVENTS_SHOWN, page_token=request.query_params.get("page", "")
+    )
+    found = await cell.ask(cell.moves.ListEarlierEvents, wanted)
+    return render(
+        request,
+        "support/earlier.html",
+        user_id=user_id,
+        events=[(event, words_of(event)) for event in found.events],
+        next_page=found.next_page_token,
+    )
 
 
 async def look(request: Request) -> Response:
@@ -98,5 +114,6 @@ async def _auctions(reach: Reach, names: Iterable[str]) -> dict[str, auction_pb2
 
 PAGES = (
     Page(path="/support/users/{user_id}", view=user, needs=NEEDS),
+    Page(path="/support/users/{user_id}/earlier", view=earlier, needs=(*NEEDS, "MoveService.ListEarlierEvents")),
     Page(path="/support/users/{user_id}/contact", view=look, needs=(*NEEDS, CONTACT), method="POST"),
 )
