@@ -4,13 +4,14 @@ import base64
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from cellbook.v1 import audit_pb2
+from cellbook.v1 import audit_pb2, event_pb2
 from cells.audit.proofs.keys import SigningKey, checkpoint_body
 from cells.audit.verify.note import LOG_KEY, WITNESS_KEY, origin_of
 from cells.audit.verify.tree import Tree, leaf_hash, tree_root
@@ -18,6 +19,7 @@ from lab.market import Market
 from server.cli.client import BANK
 from tests.console.auditor_rig import AUDITOR, CELL, Books, signed
 from tests.console.rig import Rig, Visit
+from tests.integration.database import ask
 
 pytestmark = pytest.mark.e2e
 
@@ -157,6 +159,41 @@ def test_a_page_that_shows_something_else_than_was_signed_is_red(
     says(opened(visit, books), "bad", reason)
 
 
+@contextmanager
+def changed_row(rig: Rig, event: event_pb2.Event) -> Iterator[None]:
+    """The deposit says another amount in the cell's database, as a superuser can write it; then the true one again."""
+
+    async def write(amounts: tuple[str, str]) -> None:
+        dsn = await next(member for member in rig.cluster.members if member.name == event.cell).dsn()
+        for query, arguments in (
+            ("ALTER TABLE event_store DISABLE TRIGGER append_only", ()),
+            (
+                "UPDATE event_store SET payload = replace(payload::text, $2, $3)::jsonb WHERE position = $1",
+                (event.position, *amounts),
+            ),
+            ("ALTER TABLE event_store ENABLE ALWAYS TRIGGER append_only", ()),
+        ):
+            await ask(dsn, query, *arguments)
+
+    rig.played(lambda _: write(('"12345"', '"12344"')))
+    try:
+        yield
+    finally:
+        rig.played(lambda _: write(('"12344"', '"12345"')))
+
+
+def test_a_row_that_was_changed_in_the_database_is_red(rig: Rig, visit: Visit, books: Books) -> None:
+    """On its page and in a trace; the cell gives no proof of it."""
+    with changed_row(rig, books.deposit):
+        page = opened(visit, books)
+        says(page, "bad", "is not what the checkpoint of size")
+        expect(page.locator(".problem")).to_contain_text("WRONG: its bytes do not give its leaf hash")
+        page = visit.open(f"/auditor/trace?subject={books.deposit.event_id}")
+        expect(page.locator("a.box.wrong")).to_contain_text("WRONG")
+        expect(page.locator("tr.wrong strong")).to_contain_text("WRONG: its bytes do not give its leaf hash")
+    says(opened(visit, books), "good", "Verified")
+
+
 def test_a_log_that_was_made_anew_with_another_key_is_red(rig: Rig, books: Books) -> None:
     """Its proof holds in itself; the browser remembers the key of before, until it is told to forget it."""
     with rig.visitor(AUDITOR) as visit:
@@ -209,7 +246,7 @@ def test_a_checkpoint_extends_the_one_that_the_browser_has_seen(rig: Rig, books:
     with rig.visitor(AUDITOR) as visit:
         page = visit.open("/auditor/checkpoints")
         verdict = page.locator(f".checkpoint[data-cell={CELL}] .verdict")
-        expect(verdict).to_contain_text("This browser keeps it")
+        expect(verdict).to_contain_text("This browser keeps the checkpoint")
         page.reload()
         expect(verdict).to_contain_text("nothing of it has changed")
         # The page shows one of them, or a later one.

@@ -24,23 +24,29 @@ async function compare(cell, checkpoint, storage) {
   }
   return seen
     ? `The log is the one of ${seen.size} events that this browser saw on ${timeText(seen.seenMs)}, and nothing of it has changed.`
-    : "This browser keeps it, and compares later ones with it.";
+    : "This browser keeps the checkpoint, and compares later ones with it.";
 }
+
+const sections = [...document.querySelectorAll(".checkpoint")];
 
 async function check(section, verdict) {
   const { cell, keys, logKeys } = section.dataset;
+  // A witness is believed to have the key that its own cell names, if the setting names none.
+  const others = sections.filter((each) => each !== section).flatMap((each) => keysIn(each.dataset.keys));
   const configured = keysIn(logKeys);
   const { key, source } = await trustedKey(`cellbook/${cell}`, configured, keysIn(keys), localStorage);
   const checkpoint = await checkpointIn(section.querySelector(".note").textContent, key);
-  const witnesses = await witnessesOf(checkpoint, await Promise.all(configured.map(parseKey)));
+  const witnesses = await witnessesOf(
+    checkpoint, await Promise.all([...new Set([...configured, ...others])].map(parseKey)),
+  );
   const compared = await compare(cell, checkpoint, localStorage);
   if (source === "first") remember(key, localStorage);
   const seen = witnesses.map((each) => `${each.name} at ${timeText(each.timeMs)}`).join(", ");
   decide(verdict, "good", `Signature verified by this browser. ${KEY_SOURCES[source]} ${compared} ${
-    seen ? `Witnesses whose keys are set: ${seen}.` : "No witness was checked: log_keys has no key of one that signed."}`);
+    seen ? `Witnesses have signed it: ${seen}.` : "No witness has signed it whose key is known here."}`);
 }
 
-for (const section of document.querySelectorAll(".checkpoint")) {
+for (const section of sections) {
   const verdict = section.querySelector(".verdict");
   check(section, verdict).catch((error) => fail(verdict, error));
 }
