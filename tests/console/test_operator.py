@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
@@ -109,11 +110,21 @@ def test_the_cells_are_there_with_their_leaders(rig: Rig, played: Played, visit:
         expect(plain.page.get_by_role("heading", name=HERE)).to_be_visible()
 
 
-def test_a_saga_waits_for_a_silent_cell(rig: Rig, played: Played, visit: Visit) -> None:
-    """Its money is in transit; it is paused and resumed with a reason, once each, and goes on when the cell answers."""
+def test_sagas_wait_for_a_silent_cell(rig: Rig, played: Played, visit: Visit) -> None:
+    """One is paused and resumed, once each, and goes on when the cell answers; the other is called off, and turns back.
+
+    The reasons are in the log. An auditor sees a saga, and none of the buttons.
+    """
     page = visit.page
     with silenced(rig, SILENT):
-        saga_id = rig.played(lambda market: settlement(market, played.sales[0]))
+        saga_id, other_id = (rig.played(partial(settlement, sale=sale)) for sale in played.sales)
+        visit.open(f"/sagas/{other_id}")
+        press(page, "Compensate", reason="ticket 4712")
+        expect(page.get_by_role("region", name="History")).to_contain_text("ticket 4712")
+        with rig.visitor("auditor/cellbook") as other:
+            other.open(f"/sagas/{other_id}")
+            expect(other.page.get_by_role("heading", name=re.compile("Settlement"))).to_be_visible()
+            expect(other.page.get_by_role("button", name="Compensate")).to_have_count(0)
         visit.open("/operator/cells")
         row = page.get_by_role("row", name=re.compile(f"{SILENT} and {HERE}"))
         expect(row).to_contain_text("not known")
@@ -121,38 +132,28 @@ def test_a_saga_waits_for_a_silent_cell(rig: Rig, played: Played, visit: Visit) 
         visit.open("/sagas?kind=settlement")
         page.get_by_role("row", name=re.compile(saga_id[-4:])).get_by_role("link").click()
         expect(page).to_have_url(f"{rig.base}/sagas/{HERE}/{saga_id}")
-        expect(page.get_by_text("which does not answer")).to_be_visible()
-        form = {**fields_of(page, "Pause"), "note": "ticket 4711"}
-        press(page, "Pause", reason=f"ticket 4711 {SCRIPT}")
-        expect(page.get_by_role("status")).to_have_text("Done: pause.")
-        visit.check("operator-saga")
-        history = page.get_by_role("region", name="History")
-        expect(history).to_contain_text("saga paused")
-        expect(history).to_contain_text(SCRIPT)
-        # Another form under the same id is no second command.
-        answer = visit.context.request.post(f"{rig.base}/sagas/{HERE}/{saga_id}/pause", form=form)
-        assert (answer.status, "command id reused" in answer.text()) == (422, True)
-        press(page, "Resume", reason="ticket 4711")
-        expect(page.get_by_role("region", name="History")).to_contain_text("saga resumed")
-        press(page, "Retry now")
-        expect(page.get_by_role("status")).to_have_text("Done: retry.")
+        pause_and_resume(rig, visit, saga_id)
     # The page is live: it shows the end by itself.
     expect(page.locator("dl dd").first).to_have_text("completed", timeout=PATIENCE_MS)
-
-
-def test_a_saga_that_is_called_off_turns_back(rig: Rig, played: Played, visit: Visit) -> None:
-    """The reason is in the log; an auditor sees the saga, and none of the buttons."""
-    page = visit.page
-    with silenced(rig, SILENT):
-        saga_id = rig.played(lambda market: settlement(market, played.sales[1]))
-        visit.open(f"/sagas/{saga_id}")
-        press(page, "Compensate", reason="ticket 4712")
-        expect(page.get_by_role("region", name="History")).to_contain_text("ticket 4712")
-        with rig.visitor("auditor/cellbook") as other:
-            other.open(f"/sagas/{saga_id}")
-            expect(other.page.get_by_role("heading", name=re.compile("Settlement"))).to_be_visible()
-            expect(other.page.get_by_role("button", name="Compensate")).to_have_count(0)
+    visit.open(f"/sagas/{other_id}")
     expect(page.locator("dl dd").first).to_have_text("compensated", timeout=PATIENCE_MS)
+
+
+def pause_and_resume(rig: Rig, visit: Visit, saga_id: str) -> None:
+    page, history = visit.page, visit.page.get_by_role("region", name="History")
+    form = {**fields_of(page, "Pause"), "note": "ticket 4711"}
+    press(page, "Pause", reason=f"ticket 4711 {SCRIPT}")
+    expect(page.get_by_role("status")).to_have_text("Done: pause.")
+    visit.check("operator-saga")
+    expect(history).to_contain_text("saga paused")
+    expect(history).to_contain_text(SCRIPT)
+    # Another form under the same id is no second command.
+    answer = visit.context.request.post(f"{rig.base}/sagas/{HERE}/{saga_id}/pause", form=form)
+    assert (answer.status, "command id reused" in answer.text()) == (422, True)
+    press(page, "Resume", reason="ticket 4711")
+    expect(history).to_contain_text("saga resumed")
+    press(page, "Retry now")
+    expect(page.get_by_role("status")).to_have_text("Done: retry.")
 
 
 def test_a_settlement_is_a_time_line(played: Played, visit: Visit) -> None:

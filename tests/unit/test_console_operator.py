@@ -1,10 +1,26 @@
 """Of the operator's pages: the leader of a cell, money between two cells, rates while somebody looks."""
 
+import re
+from html import unescape
+from typing import Any
+from unittest.mock import AsyncMock, Mock
+
+import pytest
+from httpx2 import ASGITransport, AsyncClient
+
 from cellbook.v1 import operations_pb2 as pb
-from cellbook.v1 import router_pb2
+from cellbook.v1 import router_pb2, saga_pb2
 from cellbook.v1.types_pb2 import Money
+from server.cli.access import PLAIN
+from server.cli.saga.command import Listed
+from server.console.app import build_app
+from server.console.console import COOKIE, Ledger, make_client
+from server.console.operator import sagas
 from server.console.operator.charts import HEIGHT, WIDTH, chart
 from server.console.operator.status import KEPT_S, SAMPLES_MAX, CellState, Courses, Process, Status, links_of
+from server.console.settings import ConsoleSettings
+from server.console.visitor import Visitor
+from server.shell.identity.principal import Principal, Role
 
 HERE, THERE = "us-east", "eu-west"
 
@@ -72,3 +88,33 @@ def test_a_chart_stays_in_its_box_and_has_words() -> None:
     assert {y for _, y in (point.split(",") for point in chart("e", [(1.0, 0), (0.0, 0)], 10).points.split())} == {
         f"{HEIGHT - 0.5}"
     }
+
+
+async def test_each_saga_is_on_one_page_of_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where many of them began in one millisecond, in two cells, and pages break among them."""
+    known = [
+        (HERE if number % 2 else THERE, saga_pb2.Saga(saga_id=f"{number:04}", start_time_ms=1_000 + number // 70))
+        for number in range(3 * sagas.SHOWN + 7)
+    ]
+
+    async def listed(_reach: object, wanted: saga_pb2.ListSagasRequest, limit: int) -> Listed:
+        found = [each for each in known if each[1].start_time_ms >= wanted.started_from_ms]
+        return Listed(sagas=found[:limit], more=len(found) > limit)
+
+    monkeypatch.setattr(sagas, "listed", listed)
+    monkeypatch.setattr(Ledger, "reach", AsyncMock(return_value=Mock(listed=[HERE, THERE])))
+    settings = ConsoleSettings(router="127.0.0.1:1")
+    async with make_client(settings, PLAIN) as client:
+        app: Any = build_app(settings, client, PLAIN)
+        operator = Visitor(principal=Principal(role=Role.OPERATOR, name="olga"), proof=tuple, until_s=4e9)
+        cookies = {COOKIE: app.state.console.sessions.begin(operator)}
+        async with AsyncClient(
+            transport=ASGITransport(app=app), base_url="http://127.0.0.1", cookies=cookies
+        ) as browser:
+            seen, path = list[str](), "/sagas?state=all"
+            while path:
+                page = (await browser.get(path)).text
+                seen += re.findall(r'href="/sagas/[a-z-]+/(\d{4})"', page)
+                following = re.search(r'href="(/sagas\?[^"]+after=[^"]+)"', page)
+                path = unescape(following[1]) if following else ""
+    assert seen == [saga.saga_id for _, saga in known]
