@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 from starlette.requests import Request
@@ -19,11 +19,40 @@ from server.console.serving import BadInput, event_stream, field, see
 
 LIVE_EVERY_S = 2.0
 STATUS = "OperationsService.GetCellStatus"
-# Orders to the router about a cell: the call, its request, and the effect.
-ORDERS: dict[str, tuple[str, type[Message], str]] = {
-    "drain": ("DrainCell", router_pb2.DrainCellRequest, "It gets no new users. Its users stay."),
-    "undrain": ("UndrainCell", router_pb2.UndrainCellRequest, "It is called, and gets new users again."),
-    "down": ("MarkCellDown", router_pb2.MarkCellDownRequest, "The router refuses all calls for its users at once."),
+
+
+class Order(NamedTuple):
+    """To the router, about a cell that is not in state `reaches` yet."""
+
+    rpc: str
+    request: type[Message]
+    title: str
+    effect: str
+    reaches: "router_pb2.CellState.ValueType"
+
+
+ORDERS = {
+    "drain": Order(
+        "DrainCell",
+        router_pb2.DrainCellRequest,
+        "Drain",
+        "It gets no new users. Its users stay.",
+        router_pb2.CELL_STATE_DRAINING,
+    ),
+    "undrain": Order(
+        "UndrainCell",
+        router_pb2.UndrainCellRequest,
+        "Undrain",
+        "It is called, and gets new users again.",
+        router_pb2.CELL_STATE_ACTIVE,
+    ),
+    "down": Order(
+        "MarkCellDown",
+        router_pb2.MarkCellDownRequest,
+        "Mark down",
+        "The router refuses all calls for its users at once.",
+        router_pb2.CELL_STATE_DOWN,
+    ),
 }
 
 
@@ -79,7 +108,7 @@ async def cell(request: Request) -> Response:
         request,
         "operator/cell.html",
         cell=found[0],
-        orders={order: told for order, (_, _, told) in ORDERS.items()},
+        orders=ORDERS,
         done=await field(request, "done"),
         command_id=new_command_id(),
         kinds=router_pb2,
@@ -92,7 +121,7 @@ async def tell(request: Request) -> Response:
     order, name = request.path_params["order"], request.path_params["cell"]
     if order not in ORDERS:
         raise BadInput(f"{order!r} is no order: expected one of {', '.join(ORDERS)}")
-    rpc, kind, _ = ORDERS[order]
+    rpc, kind = ORDERS[order].rpc, ORDERS[order].request
     return await _told(request, rpc, kind(name=name), name, order)
 
 
@@ -137,7 +166,7 @@ PAGES = (
     Page(
         path="/operator/cells/{cell}/{order}",
         view=tell,
-        needs=tuple(f"RouterService.{rpc}" for rpc, _, _ in ORDERS.values()),
+        needs=tuple(f"RouterService.{order.rpc}" for order in ORDERS.values()),
         method="POST",
     ),
 )
