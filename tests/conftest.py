@@ -21,7 +21,7 @@ ROOM_BYTES = 10 * 2**30
 GARBAGE_THRESHOLD = 50_000
 
 # Their modules take minutes, the others seconds.
-LONG = {"bench", "e2e", "faults", "fuzz", "simulation"}
+LONG = {"bench", "console", "e2e", "faults", "fuzz", "simulation"}
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -4,12 +4,16 @@ import sys
 
 from pydantic import Field
 
+from cells.writer import leadership
 from lab.member import Member
 from server.__main__ import run
 from server.process.machine import Machine
 from server.process.settings import ServerSettings
 from server.shell.settings.host import load_settings_or_exit
 from tests.doubles.failpoints import FailingClock, Failpoints
+
+# Its cell has no other process: the predecessor was killed, and waiting for more of its beats would only take time.
+TAKEOVER_S = 0.25
 
 
 def set_failpoints(member: Member, *names: str) -> None:
@@ -24,5 +28,6 @@ class FaultySettings(ServerSettings):
 
 if __name__ == "__main__":
     settings = load_settings_or_exit(FaultySettings, sys.argv[1:], program="server")
+    leadership.TAKEOVER_S = TAKEOVER_S
     failpoints = Failpoints(frozenset(filter(None, settings.failpoints.split(","))))
     run(settings, Machine(FailingClock(failpoints), failpoints))
