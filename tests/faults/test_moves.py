@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import grpc
 import pytest
+import pytest_asyncio
 
 from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, move_pb2, router_pb2, types_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
@@ -21,8 +22,11 @@ from cells.domain.moves.home import Home
 from lab.chaos.links import Way
 from lab.market import OpenAuction, Person
 from router.client import Client
-from tests.e2e.cluster import Town, town
+from tests.e2e.cluster import AUCTION_CELL, Town, town
+from tests.faults.matrix import Matrix, matrix
 from tests.local_cells import until, until_async
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 US, EU, AP = "us-east", "eu-west", "ap-tokyo"
 OPERATOR = (("cellbook-principal", "operator/test"),)
@@ -37,6 +41,26 @@ UNKNOWN = {
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.ABORTED,
 }
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Matrix]:
+    async with matrix(tmp_path_factory.mktemp("moves")) as warm:
+        yield warm
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def here(cluster: Matrix) -> AsyncIterator[Matrix]:
+    """The warm cluster, with nothing wrong in it afterwards."""
+    yield cluster
+    cluster.set(AUCTION_CELL)
+    cluster.calm()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def client(here: Matrix) -> AsyncIterator[Client]:
+    async with Client(here.cluster.router, principal="service/test") as client:
+        yield client
 
 
 @dataclass(slots=True, kw_only=True)
@@ -218,112 +242,98 @@ STEPS = [
 ]
 
 
-async def test_a_process_that_dies_at_any_step_is_taken_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("cell", "point"), STEPS)
+async def test_a_process_that_dies_at_any_step_is_taken_up(here: Matrix, client: Client, cell: str, point: str) -> None:
     """Of the old home or the new one: the move goes on to its end, or the user stays, and nothing is lost."""
-    async with town(tmp_path) as here, Client(here.cluster.router, principal="service/test") as client:
-        for cell, point in STEPS:
-            async with living(here, client, point) as mover:
-                await restart(here, cell, point)
-                moving = asyncio.create_task(move(client, mover.person.user_id, EU))
-                await here.dies(cell)
-                here.start(cell)
-                await ended(moving)
-                await until_async(partial(more, mover, mover.deposited + 3), timeout_s=PATIENCE_S)
-            await check(here, client, mover)
+    async with living(here, client, point) as mover:
+        here.add(cell, point)
+        moving = asyncio.create_task(move(client, mover.person.user_id, EU))
+        await here.dies(cell)
+        here.drop(cell, point)
+        here.member(cell).start()
+        await ended(moving)
+        await until_async(partial(more, mover, mover.deposited + 3), timeout_s=PATIENCE_S)
+    await check(here, client, mover)
 
 
-async def restart(here: Town, cell: str, *failpoints: str) -> None:
-    member = here.member(cell)
-    member.kill()
-    await member.wait()
-    here.start(cell, *failpoints)
-    await member.wait_until_ready(30)
-
-
-HELD = ("depart", "arrive", "leave", "tell")
-
-
-async def test_both_homes_die_at_each_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize("leg", ["depart", "arrive", "leave", "tell"])
+async def test_both_homes_die_at_each_step(here: Matrix, client: Client, leg: str) -> None:
     """At once, while the move is held there: it goes on to its end once they are back."""
-    async with town(tmp_path) as here, Client(here.cluster.router, principal="service/test") as client:
-        for leg in HELD:
-            file = tmp_path / "failpoints"
-            file.write_text(f"hold/{leg}/action\n")
-            await restart(here, US, f"@{file}")
-            async with living(here, client, f"both at {leg}") as mover:
-                moving = asyncio.create_task(move(client, mover.person.user_id, EU))
-                await until_held(here, US, leg)
-                for cell in (US, EU):
-                    here.member(cell).kill()
-                for cell in (US, EU):
-                    await here.dies(cell)
-                    here.start(cell)
-                await ended(moving)
-            await check(here, client, mover)
+    async with living(here, client, f"both at {leg}") as mover:
+        moving = await held(here, client, mover, leg)
+        for cell in (US, EU):
+            here.member(cell).kill()
+        release(here, leg)
+        for cell in (US, EU):
+            await here.dies(cell)
+            here.member(cell).start()
+        await ended(moving)
+    await check(here, client, mover)
 
 
 @pytest.mark.parametrize("offset_ms", [3_600_000, -3_600_000], ids=["ahead", "behind"])
-async def test_a_clock_jumps_while_a_user_moves(tmp_path: Path, offset_ms: int) -> None:
+async def test_a_clock_jumps_while_a_user_moves(here: Matrix, client: Client, offset_ms: int) -> None:
     """The new home refuses to take anybody in by it; once it is right the move goes on, or the user stays."""
-    async with town(tmp_path) as here, Client(here.cluster.router, principal="service/test") as client:
-        old, new = tmp_path / "old", tmp_path / "new"
-        old.write_text("hold/arrive/action\n")
-        new.write_text("")
-        await restart(here, US, f"@{old}")
-        await restart(here, EU, f"@{new}")
-        async with living(here, client, "skewed") as mover:
-            moving = asyncio.create_task(move(client, mover.person.user_id, EU))
-            await until_held(here, US, "arrive")
-            new.write_text(f"clock/{offset_ms}\n")
-            old.write_text("")
+    async with living(here, client, "skewed") as mover:
+        moving = await held(here, client, mover, "arrive")
+        here.add(EU, f"clock/{offset_ms}")
+        release(here, "arrive")
 
-            async def refused() -> bool:
-                asked = router_pb2.GetMoveRequest(user_id=mover.person.user_id)
-                answer = await client.router.GetMove(asked, timeout=10, metadata=OPERATOR)
-                return "the wall clock jumped" in answer.move.problem
+        async def refused() -> bool:
+            asked = router_pb2.GetMoveRequest(user_id=mover.person.user_id)
+            answer = await client.router.GetMove(asked, timeout=10, metadata=OPERATOR)
+            return "the wall clock jumped" in answer.move.problem
 
-            await until_async(refused, timeout_s=PATIENCE_S)
-            new.write_text("")
-            await ended(moving)
-        await check(here, client, mover)
+        await until_async(refused, timeout_s=PATIENCE_S)
+        here.drop(EU, f"clock/{offset_ms}")
+        await ended(moving)
+    await check(here, client, mover)
 
 
-async def test_a_home_that_cannot_reach_the_router_tells_it_later(tmp_path: Path) -> None:
+async def test_a_home_that_cannot_reach_the_router_tells_it_later(here: Matrix, client: Client) -> None:
     """Cut off before it has told of the move: the user is served at the new home, and found once the way is mended."""
-    way = Way()
+    way, member = Way(), here.member(US)
     await way.listen()
-    async with town(tmp_path) as here, Client(here.cluster.router, principal="service/test") as client:
-        file = tmp_path / "failpoints"
-        file.write_text("hold/tell/action\n")
-        way.target = here.cluster.router
-        here.member(US).settings["router"] = way.address
-        await restart(here, US, f"@{file}")
-        async with living(here, client, "untold") as mover:
-            user_id = mover.person.user_id
-            moving = asyncio.create_task(move(client, user_id, EU))
-            await until_held(here, US, "tell")
-            way.cut()
-            file.write_text("")
-            await until_async(partial(more, mover, mover.deposited + 3), timeout_s=PATIENCE_S)
-            assert await home_of(client, user_id) == (US, 1)
-            way.mend()
-            await ended(moving)
-            assert await home_of(client, user_id) == (EU, 2)
-        await check(here, client, mover)
+    way.target = here.cluster.router
+    member.settings["router"] = way.address
+    await restart(here, US)
+    async with living(here, client, "untold") as mover:
+        user_id = mover.person.user_id
+        moving = await held(here, client, mover, "tell")
+        way.cut()
+        release(here, "tell")
+        await until_async(partial(more, mover, mover.deposited + 3), timeout_s=PATIENCE_S)
+        assert await home_of(client, user_id) == (US, 1)
+        way.mend()
+        await ended(moving)
+        assert await home_of(client, user_id) == (EU, 2)
+    await check(here, client, mover)
+    member.settings["router"] = here.cluster.router
+    await restart(here, US)
     await way.close()
 
 
-async def until_held(here: Town, cell: str, leg: str) -> None:
-    """Until the process says in its log that it holds the move before that leg."""
-
-    def held() -> bool:
-        return any(each["event"] == "held" and each["leg"] == leg for each in map(json.loads, log_of(here, cell)))
-
-    await until(held)
+async def restart(here: Matrix, cell: str) -> None:
+    await here.kill(cell)
+    await here.member(cell).wait_until_ready(30)
 
 
-def log_of(here: Town, cell: str) -> list[str]:
-    return here.member(cell).log.read_text().splitlines()
+async def held(here: Matrix, client: Client, mover: Mover, leg: str) -> "asyncio.Task[router_pb2.Move]":
+    """A move that the old home holds before that leg, as its log says."""
+    seen = len(here.lines(US))
+    here.add(US, f"hold/{leg}/action")
+    moving = asyncio.create_task(move(client, mover.person.user_id, EU))
+
+    def is_held() -> bool:
+        said = [json.loads(line) for line in here.lines(US)[seen:] if '"held"' in line]
+        return any(each["event"] == "held" and each["leg"] == leg for each in said)
+
+    await until(is_held)
+    return moving
+
+
+def release(here: Matrix, leg: str) -> None:
+    here.drop(US, f"hold/{leg}/action")
 
 
 async def ended(moving: "asyncio.Task[router_pb2.Move]") -> None:
@@ -335,41 +345,36 @@ async def ended(moving: "asyncio.Task[router_pb2.Move]") -> None:
 
 
 @pytest.mark.parametrize("leg", ["arrive", "tell"])
-async def test_without_the_router_a_move_ends_and_the_user_is_served(tmp_path: Path, leg: str) -> None:
+async def test_without_the_router_a_move_ends_and_the_user_is_served(here: Matrix, client: Client, leg: str) -> None:
     """Killed while the move is held: arrival and departure need it no more, and it is told once it is back."""
-    async with town(tmp_path) as here, Client(here.cluster.router, principal="service/test") as client:
-        file = tmp_path / "failpoints"
-        file.write_text(f"hold/{leg}/action\n")
-        await restart(here, US, f"@{file}")
-        async with living(here, client, leg) as mover:
-            user_id = mover.person.user_id
-            moving = asyncio.create_task(move(client, user_id, EU))
-            await until_held(here, US, leg)
-            router = here.member("router")
-            router.kill()
-            await router.wait()
-            file.write_text("")
+    async with living(here, client, leg) as mover:
+        user_id = mover.person.user_id
+        moving = await held(here, client, mover, leg)
+        router = here.member("router")
+        router.kill()
+        await router.wait()
+        release(here, leg)
 
-            async def arrived() -> bool:
-                return bool((await client.home(user_id)).cell == EU)
+        async def arrived() -> bool:
+            return bool((await client.home(user_id)).cell == EU)
 
-            done = mover.deposited
-            await until_async(partial(more, mover, done + 3), timeout_s=PATIENCE_S)
-            await until_async(arrived, timeout_s=30)
-            router.start()
-            await router.wait_until_ready(30)
-            moving.cancel()
-            await asyncio.gather(moving, return_exceptions=True)
+        done = mover.deposited
+        await until_async(partial(more, mover, done + 3), timeout_s=PATIENCE_S)
+        await until_async(arrived, timeout_s=30)
+        router.start()
+        await router.wait_until_ready(30)
+        moving.cancel()
+        await asyncio.gather(moving, return_exceptions=True)
 
-            async def told() -> bool:
-                try:
-                    return await home_of(client, user_id) == (EU, 2)
-                except grpc.aio.AioRpcError:
-                    # The channel has not found out yet that it is back.
-                    return False
+        async def told() -> bool:
+            try:
+                return await home_of(client, user_id) == (EU, 2)
+            except grpc.aio.AioRpcError:
+                # The channel has not found out yet that it is back.
+                return False
 
-            await until_async(told, timeout_s=30)
-        await check(here, client, mover)
+        await until_async(told, timeout_s=30)
+    await check(here, client, mover)
 
 
 async def more(mover: Mover, deposits: int) -> bool:
