@@ -18,9 +18,19 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 
-from cellbook.v1 import auction_pb2, audit_pb2, event_pb2, ledger_pb2, operations_pb2, settlement_pb2, types_pb2
+from cellbook.v1 import (
+    auction_pb2,
+    audit_pb2,
+    contact_pb2,
+    event_pb2,
+    ledger_pb2,
+    operations_pb2,
+    settlement_pb2,
+    types_pb2,
+)
 from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
 from cellbook.v1.audit_pb2_grpc import AuditServiceStub
+from cellbook.v1.contact_pb2_grpc import ContactServiceStub
 from cellbook.v1.event_pb2_grpc import EventServiceStub
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cellbook.v1.operations_pb2_grpc import OperationsServiceStub
@@ -67,8 +77,11 @@ class Pair:
 
 @asynccontextmanager
 async def pair(folder: Path, dsn: str, authority: Authority | None = None) -> AsyncIterator[Pair]:
-    """Two processes; with an authority they want proof."""
-    settings: Settings = {"metrics": "127.0.0.1:0"}
+    """Two processes that keep contacts; with an authority they want proof."""
+    vault_key = folder / "vault.key"
+    vault_key.write_text("5e" * 32)
+    vault_key.chmod(0o600)
+    settings: Settings = {"metrics": "127.0.0.1:0", "vault_key_file": str(vault_key)}
     if authority is not None:
         settings |= {**settings_of(authority, CELL), "public_listen": "127.0.0.1:0"}
     async with rig.pair(folder, dsn, known=True, settings=settings) as (leader, standby):
@@ -306,6 +319,33 @@ async def test_the_log_says_who_has_asked_the_standby(proven: tuple[Pair, Author
     pem = {name: authority.tls(name).cert.read_bytes() for name in ("operator", "bank", CELL)}
     named = {name: {"by": "certificate", "sha256": read_certificate(each)[1]} for name, each in pem.items()}
     assert proofs == {"ACCOUNT_OPENED": named["operator"], "DEPOSITED": named["bank"], "ACCESSES_RECORDED": named[CELL]}
+
+
+async def test_a_look_through_the_standby_is_in_the_log(proven: tuple[Pair, Authority]) -> None:
+    """Support's, at a contact: the leader has written it, with the reason and the token's proof, before the answer."""
+    running, authority = proven
+    user_id = str(uuid4())
+    opened = ledger_pb2.OpenAccountRequest(command_id=str(uuid4()), user_id=user_id, home_epoch=1)
+    token = authority.token(Principal(role=Role.SUPPORT, name="sue"), valid=timedelta(hours=1))
+    operator, shop = (channel_as(authority, name, running.standby.address) for name in ("operator", "shop"))
+    async with operator, shop:
+        await LedgerServiceStub(operator).OpenAccount(opened, timeout=10)
+        contact = contact_pb2.SetContactRequest(user_id=user_id, name="Ann", email="ann@people.test")
+        await ContactServiceStub(shop).SetContact(contact, timeout=10)
+        look = contact_pb2.GetContactRequest(user_id=user_id, reason="ticket 4711")
+        by_support = (("authorization", f"Bearer {token}"),)
+        found = await ContactServiceStub(shop).GetContact(look, metadata=by_support, timeout=10)
+        assert found.email == contact.email
+        request = event_pb2.SubscribeRequest(filter=event_pb2.EventFilter(event_types=["ACCESSES_RECORDED"]))
+        looks = []
+        async for item in EventServiceStub(shop).Subscribe(request, timeout=30):
+            if item.HasField("caught_up"):
+                break
+            [access, *others] = json.loads(item.event.payload_json)["accesses"]
+            if access.get("reason"):
+                looks.append((access["principal"], access["subject"], access["reason"], len(others)))
+                assert json.loads(item.event.metadata_json)["authority"]["by"] == "token"
+    assert looks == [("support/sue", user_id, "ticket 4711", 0)]
 
 
 @pytest.mark.parametrize("name", ["shop", "eu-west", "operator"])
