@@ -103,7 +103,7 @@ def ledger_of(request: Request) -> Ledger:
 
 def render(request: Request, template: str, *, status: int = 200, **context: object) -> HTMLResponse:
     """A page. All that it shows is escaped."""
-    console, visitor = console_of(request), VISITOR.get(None)
+    console, visitor = console_of(request), VISITOR.get()
     zone = formats.zone_of(request.cookies.get(ZONE_COOKIE, ""))
     rooms = {
         room: [page for page in pages if visitor is not None and page.title and page.is_open_to(visitor.role)]

@@ -16,7 +16,7 @@ from server.cli.client import CallDenied, ClientError, LedgerRefusal, NoAnswer
 from server.console.console import COOKIE, console_of, render
 from server.console.formats import shown_reason
 from server.console.pages import Page
-from server.console.visitor import VISITOR, NotSignedIn
+from server.console.visitor import VISITOR, NotSignedIn, current_visitor
 
 FORM_COOKIE = "cellbook_form"
 FORM_BYTES_MAX = 64 * 1024
@@ -98,8 +98,7 @@ def _begin(request: Request) -> str:
     console, session_id = console_of(request), request.cookies.get(COOKIE, "")
     visitor = console.sessions.find(session_id) if session_id else None
     request.state.session_id = session_id if visitor is not None else ""
-    if visitor is not None:
-        VISITOR.set(visitor)
+    VISITOR.set(visitor)
     cookie = request.state.session_id or request.cookies.get(FORM_COOKIE) or secrets.token_urlsafe()
     request.state.form_cookie = cookie
     request.state.form_token = console.sessions.form_token(cookie)
@@ -108,9 +107,7 @@ def _begin(request: Request) -> str:
 
 async def _answer(request: Request, page: Page, *, signed_in: bool) -> Response:
     if signed_in:
-        visitor = VISITOR.get(None)
-        if visitor is None:
-            raise NotSignedIn("sign in first")
+        visitor = current_visitor()
         if not page.is_open_to(visitor.role):
             return problem(
                 request,

@@ -25,8 +25,17 @@ class Visitor:
         return self.principal.role
 
 
-# Of the request that is being answered, and of all calls made for it.
-VISITOR: ContextVar[Visitor] = ContextVar("visitor")
+# Of the request that is being answered, and of all calls made for it. None: nobody is signed in. Each request sets it:
+# one that comes over the connection of another one can begin in that one's context.
+VISITOR: ContextVar[Visitor | None] = ContextVar("visitor", default=None)
+
+
+def current_visitor() -> Visitor:
+    """Raises NotSignedIn."""
+    visitor = VISITOR.get()
+    if visitor is None:
+        raise NotSignedIn("sign in first")
+    return visitor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +47,7 @@ class VisitorAccess(Access):
 
     def metadata(self, principal: str) -> Metadata:  # noqa: ARG002 - a command line chooses; here the visitor calls
         """Raises NotSignedIn."""
-        visitor = VISITOR.get(None)
-        proof = visitor.proof() if visitor is not None else ()
+        proof = current_visitor().proof()
         if not proof:
             raise NotSignedIn("sign in first")
         return proof

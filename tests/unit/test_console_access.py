@@ -68,6 +68,14 @@ async def test_a_page_is_denied_to_every_role_that_may_not_call_what_it_needs(
             assert (answer.status_code, "Not for your role" in answer.text) == (403, True), page.path
 
 
+async def test_a_request_takes_no_visitor_from_the_one_before(app: Starlette, console: AsyncClient) -> None:
+    """Over one connection, such as a proxy's, a request can begin in the context of another visitor's."""
+    mine = {"cookie": f"{COOKIE}={app.state.console.sessions.begin(visitor(Role.OPERATOR))}"}
+    assert "operator/somebody" in (await console.get("/", headers=mine)).text
+    assert VISITOR.get() is not None
+    assert (await console.get("/")).status_code == 303
+
+
 def test_each_page_says_what_it_needs() -> None:
     """Only the first page needs nothing; every call that is named is in the policy tables."""
     assert [page.path for page in PAGES if not page.needs] == ["/"]

@@ -26,7 +26,7 @@ from server.cli.client import CallDenied
 from server.console.app import build_app
 from server.console.console import COOKIE, Ledger, make_client
 from server.console.settings import ConsoleSettings
-from server.console.visitor import VISITOR
+from server.console.visitor import current_visitor
 from server.shell.identity.tls import TlsFiles
 
 SECRET = "a secret that is long enough for its algorithm"
@@ -111,7 +111,7 @@ async def console(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> AsyncI
     """A console whose router takes every token of the auditor ann."""
 
     async def listed(_ledger: Ledger, *, count_users: bool = False) -> router_pb2.ListCellsResponse:
-        ((_, token),) = VISITOR.get().proof()
+        ((_, token),) = current_visitor().proof()
         if jwt.decode(token.removeprefix("Bearer "), SECRET, algorithms=["HS256"])["sub"] != "ann":
             raise CallDenied("ListCells: TOKEN_INVALID: no", "TOKEN_INVALID")
         return router_pb2.ListCellsResponse()

@@ -12,7 +12,7 @@ from server.cli.client import CellStubs, LedgerRefusal, NoAnswer, new_command_id
 from server.cli.texts import amount
 from server.console.console import ledger_of, render
 from server.console.serving import field
-from server.console.visitor import VISITOR
+from server.console.visitor import current_visitor
 from server.shell.identity.principal import Role
 
 AUCTION = "/auctions/{cell}/{auction_id}"
@@ -105,7 +105,7 @@ def lot_page(request: Request, lot: Lot, bid: Bid, *, status: int = 200) -> Resp
 
 def own_id() -> str:
     """The visitor's own user, who is the only one that the visitor may bid for; empty for other roles."""
-    principal = VISITOR.get().principal
+    principal = current_visitor().principal
     return principal.name if principal.role is Role.USER else ""
 
 

@@ -14,7 +14,7 @@ from server.console.operator.cells import STATUS, require_confirmed, require_rea
 from server.console.operator.status import look
 from server.console.pages import Page
 from server.console.serving import BadInput, see
-from server.console.visitor import VISITOR
+from server.console.visitor import current_visitor
 
 REBUILD = "AuditService.Rebuild"
 
@@ -85,7 +85,7 @@ async def rebuild(request: Request) -> Response:
     await require_confirmed(request)
     note = await require_reason(request)
     cell = (await ledger_of(request).reach(request.path_params["cell"])).only
-    rebuilds_of(request).start(Rebuild(cell=cell, note=note, by=str(VISITOR.get().principal)))
+    rebuilds_of(request).start(Rebuild(cell=cell, note=note, by=str(current_visitor().principal)))
     return see("/operator/tables")
 
 
