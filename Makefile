@@ -40,7 +40,7 @@ COMPILE := build/lock/bin/uv pip compile --quiet --no-config --universal --pytho
 	--custom-compile-command "make lock" $(ARGS) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench bench-quick bench-soak bench-peers test simulate faults faults-soak fuzz e2e-secure audit-deps sbom check static lint format types wire breaking protos pages protos-fresh lock tools clean FORCE
+.PHONY: help setup demo bench bench-quick bench-soak bench-peers test simulate faults faults-soak fuzz e2e-secure audit-deps sbom check static lint format types wire breaking protos pages pictures protos-fresh lock tools clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -121,6 +121,9 @@ pages: $(READY) ## Generate docs/refusals.md, docs/events.md, docs/bounds.md and
 	$(BIN)/python -m tests.roles
 	$(BIN)/python -m tests.bounds
 	$(BIN)/python -m tests.tamper_table
+
+pictures: $(READY) build/chromium ## Take the pictures of the console in docs/pictures, by its tests
+	CONSOLE_PICTURES=docs/pictures $(BIN)/python -m pytest -q -n 0 tests/console
 
 protos-fresh: $(READY) ## Check that the committed stubs are the ones that `make protos` generates
 	$(BIN)/python tools/protos.py --check

@@ -17,8 +17,10 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from lab.cluster import Cluster
 from lab.market import Market
 
-# Kept by whoever runs the tests: README and docs show some of them.
-PICTURES = Path(os.environ.get("CONSOLE_PICTURES", "build/pictures"))
+PICTURES = Path("build/pictures")
+# `make pictures` puts the upper part of these pages into the docs.
+DOCS = Path(os.environ["CONSOLE_PICTURES"]) if "CONSOLE_PICTURES" in os.environ else None
+SHOWN = frozenset({"auction", "auditor-trace", "operator-cells"})
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 SERIOUS = frozenset({"serious", "critical"})
 # A text that would be run, were it not escaped. Chromium reports what it does by the title.
@@ -57,6 +59,8 @@ class Visit:
         assert self.page.title() != "run"
         PICTURES.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=PICTURES / f"{name}.png", full_page=True)
+        if DOCS is not None and name in SHOWN:
+            self.page.screenshot(path=DOCS / f"{name}.png")
         self.page.set_viewport_size(NARROW)  # type: ignore[arg-type]
         wide = self.page.evaluate("document.documentElement.scrollWidth")
         assert wide <= NARROW["width"], f"{name} is {wide} px wide on a screen of {NARROW['width']}"
