@@ -63,7 +63,7 @@ def template(cluster: EmbeddedPostgres) -> str:
 async def cell_dsn(cluster: EmbeddedPostgres, template: str) -> AsyncIterator[str]:
     """A database of the test's own. Afterwards no session may be left within a transaction."""
     name = f"cell_{uuid4().hex}"
-    await ask(cluster.dsn("postgres"), f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    await copy_database(cluster, template, name)
     yield cluster.dsn(name)
     left = await ask(
         cluster.dsn("postgres"),
@@ -79,6 +79,14 @@ async def superuser(cell_dsn: str) -> AsyncIterator[Connection]:
     connection = await asyncpg.connect(cell_dsn, timeout=TIMEOUT_S, command_timeout=TIMEOUT_S)
     yield connection
     await connection.close(timeout=TIMEOUT_S)
+
+
+async def copy_database(cluster: EmbeddedPostgres, template: str, name: str) -> None:
+    """Makes a database with what the template holds.
+
+    Its files are copied: through the log, as by default, making and dropping it would take twice the CPU time.
+    """
+    await ask(cluster.dsn("postgres"), f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY FILE_COPY')
 
 
 async def ask(dsn: str, query: str, *arguments: object) -> list[tuple[Any, ...]]:
@@ -122,7 +130,7 @@ async def opened_raw(dsn: str, cell: str = CELL, saga_engine: str = "native") ->
 async def another(cluster: EmbeddedPostgres, template: str) -> AsyncIterator[str]:
     """One more fresh database, beside the test's own."""
     name = f"cell_{uuid4().hex}"
-    await ask(cluster.dsn("postgres"), f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    await copy_database(cluster, template, name)
     try:
         yield cluster.dsn(name)
     finally:

@@ -23,7 +23,7 @@ from cells.encoding.leaves import read_leaf
 from server.audit.build import reloading
 from server.audit.process import direct_passes
 from server.shell.postgres.embedded import EmbeddedPostgres
-from tests.integration.database import ask, opened
+from tests.integration.database import ask, copy_database, opened
 from tests.local_cells import (
     DirectPeers,
     FixedDirectory,
@@ -63,7 +63,7 @@ def market(cluster: EmbeddedPostgres, template: str) -> Templates:
 
     async def make() -> tuple[UUID, UUID, UUID]:
         for name in names.values():
-            await ask(cluster.dsn("postgres"), f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+            await copy_database(cluster, template, name)
         async with serving({cell: cluster.dsn(name) for cell, name in names.items()}) as town:
             return await town.play()
 
@@ -74,7 +74,7 @@ def market(cluster: EmbeddedPostgres, template: str) -> Templates:
 async def played(cluster: EmbeddedPostgres, market: Templates) -> AsyncIterator[Played]:
     clones = {cell: f"{name}_{uuid4().hex}" for cell, name in market.names.items()}
     for cell, name in clones.items():
-        await ask(cluster.dsn("postgres"), f'CREATE DATABASE "{name}" TEMPLATE "{market.names[cell]}"')
+        await copy_database(cluster, market.names[cell], name)
     ann, ben, carl = market.people
     yield Played(dsns={cell: cluster.dsn(name) for cell, name in clones.items()}, ann=ann, ben=ben, carl=carl)
     for name in clones.values():

@@ -5,6 +5,7 @@ from uuid import uuid4
 import asyncpg
 
 from server.shell.postgres.embedded import EmbeddedPostgres
+from tests.integration.database import copy_database
 
 TIMEOUT_S = 60.0
 
@@ -49,7 +50,7 @@ async def put_back(dsn: str) -> None:
 async def clone(cluster: EmbeddedPostgres, template: str) -> str:
     """Stays until the server goes: to drop a database is a checkpoint, for which a busy disk takes its time."""
     name = f"cell_{uuid4().hex}"
-    await _execute(cluster.dsn("postgres"), f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    await copy_database(cluster, template, name)
     return cluster.dsn(name)
 
 

@@ -31,7 +31,7 @@ from tests.doubles.store import MemoryStore
 from tests.integration.audit.proof_rig import KEYS, CheckpointInMemory
 from tests.integration.audit.put_back import clone, keep, put_back
 from tests.integration.audit.superuser import Superuser, verified
-from tests.integration.database import ask, opened, opened_raw
+from tests.integration.database import ask, copy_database, opened, opened_raw
 from tests.integration.played import HERE, THERE, DirectCutPeers
 from tests.local_cells import DirectPeers, LocalCell, build_cell, open_user, request, until
 
@@ -317,7 +317,7 @@ def _why(task: "asyncio.Task[None]") -> set[str]:
 async def based(cluster: EmbeddedPostgres, templates: dict[str, str]) -> AsyncIterator[Base]:
     """A market of two cells, of which one signs, is witnessed and is going to be changed."""
     checkpoint_file, names = CheckpointInMemory(), {each: f"tampered_{each}" for each in ("here", "old")}
-    await ask(cluster.dsn("postgres"), f'CREATE DATABASE "{names["here"]}" TEMPLATE "{templates[HERE]}"')
+    await copy_database(cluster, templates[HERE], names["here"])
     dsn = cluster.dsn(names["here"])
     [(accepted,)] = await ask(dsn, "SELECT position FROM head")
     for size in SIZES:
@@ -329,7 +329,7 @@ async def based(cluster: EmbeddedPostgres, templates: dict[str, str]) -> AsyncIt
             await _cosigned(run)
         await direct_passes(dsn, HERE).run(Order(replay_key=REPLAY_KEY), lambda _: None)
         if size == SIZES[0]:
-            await ask(cluster.dsn("postgres"), f'CREATE DATABASE "{names["old"]}" TEMPLATE "{names["here"]}"')
+            await copy_database(cluster, names["here"], names["old"])
     notes = tuple(each for (each,) in await ask(dsn, "SELECT note FROM checkpoints ORDER BY size"))
     async with AsyncExitStack() as stack:
         there_dsn = await clone(cluster, templates[THERE])

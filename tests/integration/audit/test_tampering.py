@@ -39,7 +39,7 @@ from tests.integration.audit.superuser import (
     swap_and_time,
     unguard,
 )
-from tests.integration.database import CELL, another, ask, opened_raw
+from tests.integration.database import CELL, another, ask, copy_database, opened_raw
 from tests.local_cells import build_cell, until
 
 VERIFY = Path(verify_export.__file__).parent
@@ -56,7 +56,7 @@ def honest(cluster: EmbeddedPostgres, template: str) -> Iterator[str]:
     name = f"{template}_honest"
 
     async def make() -> None:
-        await ask(cluster.dsn("postgres"), f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        await copy_database(cluster, template, name)
         async with proving(cluster.dsn(name)) as rig:
             for size in SIZES:
                 await rig.write(size - rig.cell.time.durable_position)
