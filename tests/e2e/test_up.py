@@ -173,20 +173,14 @@ async def test_a_process_that_dies_is_told_and_ends_the_rest(tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("nothing_left")
-async def test_the_databases_can_be_looked_into(tmp_path: Path) -> None:
-    """The addresses of the databases that it prints are real, and each cell's log is in its own."""
-    cluster = await up(temporary=tmp_path)
+async def test_the_databases_can_be_looked_into_and_its_ports_are_taken(tmp_path: Path) -> None:
+    """The addresses of its databases are real; a second cluster on its ports is refused, and the first runs on."""
+    first = await up(temporary=tmp_path)
     for cell in ("us-east", "eu-west", "ap-tokyo"):
-        connection = await asyncpg.connect(cluster.processes[cell]["dsn"])
+        connection = await asyncpg.connect(first.processes[cell]["dsn"])
         assert await connection.fetchval("SELECT count(*) FROM event_store") == 0
         await connection.close()
-    assert await stopped(cluster, signal.SIGTERM) == 0
 
-
-@pytest.mark.usefixtures("nothing_left")
-async def test_a_taken_port_is_told_before_anything_starts(tmp_path: Path) -> None:
-    """A second cluster on the same ports is refused with the port's number, and the first runs on."""
-    first = await up(temporary=tmp_path)
     port = first.router.rpartition(":")[2]
     second = await begin("up", "--port-base", port, temporary=tmp_path)
     ended = await asyncio.wait_for(second.end(), 30)
