@@ -1,6 +1,7 @@
 """Shared by all pages: the way to router and cells, the sessions, the templates."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +86,8 @@ class ConsoleApp:
     access: Access
     navigation: Navigation
     sessions: Sessions = field(default_factory=Sessions)
+    # Live pages by visitor.
+    streams: Counter[str] = field(default_factory=Counter)
     templates: Environment = field(default_factory=make_templates)
 
 

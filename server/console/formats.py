@@ -9,15 +9,20 @@ from markupsafe import Markup, escape
 from server.cli.texts import amount, utc
 
 ID_HEAD, ID_TAIL = 8, 4
+ZONE_CHARS_MAX = 64
 _SECONDS, _MILLISECONDS = "seconds", "milliseconds"
 
 
-@lru_cache(maxsize=1024)
 def zone_of(name: str) -> ZoneInfo | None:
     """The zone that the browser has named; None: UTC, or there is no such zone."""
+    return _zone(name) if len(name) <= ZONE_CHARS_MAX else None
+
+
+@lru_cache(maxsize=1024)
+def _zone(name: str) -> ZoneInfo | None:
     try:
         return ZoneInfo(name) if name and name != "UTC" else None
-    except (ValueError, OSError):
+    except (ValueError, LookupError, OSError):
         return None
 
 

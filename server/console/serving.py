@@ -1,9 +1,11 @@
 """How a request is answered: who asks, whether the page is open to them, whether the form is ours, what went wrong."""
 
+import re
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -21,6 +23,11 @@ from server.console.visitor import VISITOR, NotSignedIn, current_visitor
 FORM_COOKIE = "cellbook_form"
 FORM_BYTES_MAX = 64 * 1024
 FORM_FIELDS_MAX = 100
+# Of a number that was typed: it fits each field of the wire.
+DIGITS_MAX = 18
+# Live pages of one visitor. A page beyond them asks again after RETRY_MS, and shows until then what it was loaded with.
+STREAMS_OF_ONE_MAX = 10
+RETRY_MS = 30_000
 SIGN_IN = "/sign-in"
 # The cells do not take the proof any longer.
 PROOF_LOST = frozenset({"TOKEN_INVALID", "IDENTITY_MISSING", "PRINCIPAL_MISSING", "PRINCIPAL_INVALID"})
@@ -122,12 +129,14 @@ async def _answer(request: Request, page: Page, *, signed_in: bool) -> Response:
 
 async def _check_form(request: Request) -> None:
     """Raises BadInput for a form that is too large, and HTTPException for one that is not ours."""
-    if int(request.headers.get("content-length") or FORM_BYTES_MAX + 1) > FORM_BYTES_MAX:
+    # A body in chunks has no length that it must keep to.
+    length = request.headers.get("content-length") if "transfer-encoding" not in request.headers else None
+    if int(length or FORM_BYTES_MAX + 1) > FORM_BYTES_MAX:
         raise HTTPException(TOO_LARGE, f"a form has at most {FORM_BYTES_MAX // 1024} KiB")
     form = await request.form(max_files=0, max_fields=FORM_FIELDS_MAX)
     token = form.get("form_token")
     sent_from = request.headers.get("origin")
-    same = sent_from is None or urlsplit(sent_from).netloc == request.headers.get("host")
+    same = sent_from is None or sent_from.partition("://")[2] == request.headers.get("host")
     sessions = console_of(request).sessions
     bound = request.state.session_id or request.cookies.get(FORM_COOKIE, "")
     if not (same and isinstance(token, str) and sessions.is_form_token(bound, token)):
@@ -140,6 +149,19 @@ async def field(request: Request, name: str) -> str:
     """A field of the form that was sent, or of the query; empty if it is not there."""
     value = (await request.form()).get(name) if request.method == "POST" else request.query_params.get(name)
     return value.strip() if isinstance(value, str) else ""
+
+
+def whole_number(text: str, what: str, *, digits_max: int = DIGITS_MAX) -> int:
+    """Raises BadInput."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= digits_max):
+        raise BadInput(f"{text[:60]!r} is no {what}: expected a number of at most {digits_max} digits")
+    return int(text)
+
+
+def require_session(request: Request) -> None:
+    """For answers that are sent for long. Raises NotSignedIn."""
+    if console_of(request).sessions.find(request.state.session_id) is None:
+        raise NotSignedIn("the session has ended, so the answer is not complete")
 
 
 def see(path: str) -> RedirectResponse:
@@ -200,12 +222,22 @@ async def not_found(request: Request, _error: Exception) -> Response:
 
 def event_stream(request: Request, items: AsyncIterator[str]) -> Response:
     """Server-sent events: each item is one event's data. Ends with the session."""
+    console, one = console_of(request), str(current_visitor().principal)
 
     async def lines() -> AsyncIterator[str]:
-        async with aclosing(items) as open_items:  # type: ignore[type-var]
-            async for item in open_items:
-                if console_of(request).sessions.find(request.state.session_id, used=False) is None:
-                    return
-                yield "".join(f"data: {line}\n" for line in item.split("\n")) + "\n"
+        if console.streams[one] >= STREAMS_OF_ONE_MAX:
+            yield f"retry: {RETRY_MS}\n\n"
+            return
+        console.streams[one] += 1
+        try:
+            async with aclosing(items) as open_items:  # type: ignore[type-var]
+                async for item in open_items:
+                    if console.sessions.find(request.state.session_id, used=False) is None:
+                        return
+                    # A browser takes each of these for the end of a line.
+                    yield "".join(f"data: {line}\n" for line in re.split(r"\r\n?|\n", item)) + "\n"
+        finally:
+            console.streams[one] -= 1
+            console.streams += Counter()
 
     return StreamingResponse(lines(), media_type="text/event-stream")

@@ -14,6 +14,8 @@ ID_BYTES = 32
 IDLE_S = 30 * 60.0
 LIFETIME_S = 8 * 3_600.0
 SESSIONS_MAX = 10_000
+# Nobody ends the sessions of others by beginning many.
+SESSIONS_OF_ONE_MAX = 20
 
 
 @dataclass(slots=True, kw_only=True)
@@ -37,6 +39,9 @@ class Sessions:
         """A new id for each sign-in: an id that somebody has put into the browser before is worth nothing."""
         now_s = self.wall_s()
         ends_s = min(now_s + LIFETIME_S, visitor.until_s)
+        own = [each for each, session in self._open.items() if session.visitor.principal == visitor.principal]
+        if len(own) >= SESSIONS_OF_ONE_MAX:
+            self.end(own[0])
         session_id = secrets.token_urlsafe(ID_BYTES)
         self._open[session_id] = Session(visitor=visitor, ends_s=ends_s, used_s=now_s)
         if len(self._open) > SESSIONS_MAX:

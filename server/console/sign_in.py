@@ -1,7 +1,6 @@
 """Signing in: in development by naming a role, otherwise by a token that is pasted or that an OpenID provider gives."""
 
 import time
-from urllib.parse import urlsplit
 
 import jwt
 from starlette.requests import Request
@@ -100,9 +99,8 @@ async def out(request: Request) -> Response:
 
 def safe_path(path: str) -> str:
     """A path of this console; anything else, such as an address elsewhere, becomes the first page."""
-    parts = urlsplit(path)
-    is_ours = path.startswith("/") and not path.startswith(("//", "/\\")) and not parts.scheme and not parts.netloc
-    return path if is_ours and path.isprintable() and "\\" not in path else "/"
+    is_ours = path.startswith("/") and not path.startswith("//") and path.isprintable() and "\\" not in path
+    return path if is_ours else "/"
 
 
 PAGES = (

@@ -153,7 +153,7 @@ async def test_an_event_is_shown_with_its_problem(cell: FakeCell, auditor: Async
         ("proofs/eu-west/junk", "is no position"),
         ("consistency/eu-west/1/junk", "is no new size"),
         (f"accounts/{USER}?at=yesterday", "is no moment"),
-        (f"accounts/{USER}?at_ms=-1", "expected milliseconds"),
+        (f"accounts/{USER}?at_ms=-1", "no time in milliseconds since 1970"),
         ("trial-balance?at=yesterday", "is no moment"),
         (f"?q={'x' * 300}", "at most 240 characters"),
     ],

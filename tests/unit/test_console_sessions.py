@@ -16,8 +16,8 @@ class Clock:
         return self.now_s
 
 
-def visitor(until_s: float = 4e9) -> Visitor:
-    return Visitor(principal=Principal(role=Role.AUDITOR, name="ann"), proof=tuple, until_s=until_s)
+def visitor(until_s: float = 4e9, name: str = "ann") -> Visitor:
+    return Visitor(principal=Principal(role=Role.AUDITOR, name=name), proof=tuple, until_s=until_s)
 
 
 def test_a_session_ends_when_it_is_not_used() -> None:
@@ -59,6 +59,17 @@ def test_sessions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [bool(sessions.find(each)) for each in (first, second, third)] == [True, False, True]
 
 
+def test_one_visitor_ends_no_sessions_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many sign-ins of one, the last ones count."""
+    monkeypatch.setattr(module, "SESSIONS_OF_ONE_MAX", 2)
+    monkeypatch.setattr(module, "SESSIONS_MAX", 4)
+    sessions = Sessions()
+    others = sessions.begin(visitor(name="ben"))
+    mine = [sessions.begin(visitor()) for _ in range(5)]
+    assert sessions.find(others)
+    assert [bool(sessions.find(each)) for each in mine] == [False] * 3 + [True] * 2
+
+
 def test_a_form_token_is_of_one_browser() -> None:
     """Neither of another one, nor of another start of the console, nor of none."""
     sessions, restarted = Sessions(), Sessions()
@@ -79,6 +90,8 @@ def test_a_form_token_is_of_one_browser() -> None:
         ("/\\strange.example", "/"),
         ("https://strange.example", "/"),
         ("/a\nb", "/"),
+        ("/\t/[", "/"),
+        ("//[", "/"),
     ],
 )
 def test_a_sign_in_leads_to_paths_of_ours(path: str, safe: str) -> None:

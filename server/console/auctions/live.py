@@ -10,9 +10,8 @@ from cellbook.v1 import auction_pb2
 from server.cli.client import CellStubs, ClientError, LedgerRefusal
 from server.console.auctions.lot import cell_in, least_minor, name_in
 from server.console.console import render
-from server.console.serving import BadInput, event_stream, field
+from server.console.serving import event_stream, field, whole_number
 
-POSITION_DIGITS_MAX = 18
 ENDED = frozenset(
     {
         auction_pb2.AUCTION_STATE_SETTLED,
@@ -25,10 +24,8 @@ ENDED = frozenset(
 
 async def live(request: Request) -> Response:
     """From the position in the query on. The browser comes again with the next one if the stream ends too soon."""
-    position = await field(request, "from") or "0"
-    if not (position.isascii() and position.isdecimal() and len(position) <= POSITION_DIGITS_MAX):
-        raise BadInput(f"{position[:20]!r} is no position of a log")
-    wanted = auction_pb2.WatchAuctionRequest(auction=name_in(request), from_position=int(position))
+    position = whole_number(await field(request, "from") or "0", "position of a log")
+    wanted = auction_pb2.WatchAuctionRequest(auction=name_in(request), from_position=position)
     return event_stream(request, _items(request, await cell_in(request), wanted))
 
 

@@ -27,7 +27,7 @@ from server.console.auditor.balance_chart import Chart, chart_of
 from server.console.auditor.search import account_path
 from server.console.auditor.traces import id_in
 from server.console.console import ledger_of, render
-from server.console.serving import BadInput, field
+from server.console.serving import BadInput, field, require_session, whole_number
 
 # Movements in a chart, and in a statement that is added up here.
 CHART_MAX, ADDED_UP_MAX = 5_000, 100_000
@@ -93,9 +93,9 @@ async def balance(request: Request) -> Response:
 async def _moment(request: Request) -> types_pb2.AsOf | None:
     """Of the slider, or of the field beside it. Raises BadInput."""
     slid = await field(request, "at_ms")
-    if slid and not slid.isdecimal():
-        raise BadInput("at_ms: expected milliseconds since 1970")
-    return types_pb2.AsOf(time_ms=int(slid)) if slid else await moment_in(request, "at")
+    if slid:
+        return types_pb2.AsOf(time_ms=whole_number(slid, "time in milliseconds since 1970"))
+    return await moment_in(request, "at")
 
 
 def _mark_ms(point: types_pb2.AsOfPoint, moment: types_pb2.AsOf | None) -> int | None:
@@ -187,14 +187,15 @@ async def statement_csv(request: Request) -> Response:
     answers = pages(cell, cell.audit.GetStatement, wanted)
     first = await anext(answers)
     headers = {"content-disposition": f'attachment; filename="statement-{user_id}.csv"'}
-    return StreamingResponse(_lines(first, answers), media_type="text/csv; charset=utf-8", headers=headers)
+    return StreamingResponse(_lines(request, first, answers), media_type="text/csv; charset=utf-8", headers=headers)
 
 
 async def _lines(
-    first: audit_pb2.GetStatementResponse, others: AsyncIterator[audit_pb2.GetStatementResponse]
+    request: Request, first: audit_pb2.GetStatementResponse, others: AsyncIterator[audit_pb2.GetStatementResponse]
 ) -> AsyncIterator[str]:
     yield _csv(first, header=True)
     async for page in others:
+        require_session(request)
         yield _csv(page, header=False)
 
 

@@ -21,7 +21,7 @@ from server.cli.report import Stage
 from server.cli.texts import amount, point_text
 from server.console.auditor.accounts import moment_in
 from server.console.console import console_of, ledger_of, render
-from server.console.serving import field
+from server.console.serving import field, require_session
 
 # The end of each log that is searched for earlier findings.
 EVENTS_SEARCHED = 100_000
@@ -152,6 +152,7 @@ async def reconcile(request: Request) -> Response:
         done = Reconciled()
         for cell in reach.cells:
             async for said in _progress(cell, wanted, done):
+                require_session(request)
                 yield Markup("<li>{}</li>\n").format(said)
         found = console_of(request).templates.get_template("auditor/_reconciled.html").render(done=done)
         yield f"</ol>{found}{end}"

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from cellbook.v1 import audit_pb2
 from server.cli.client import CellStubs, LedgerRefusal, NoAnswer
 from server.console.console import ledger_of
-from server.console.serving import BadInput
+from server.console.serving import whole_number
 
 # Refusals that say that the log is not what it was, or what it was said to be.
 TAMPERED = frozenset({"LOG_TAMPERED", "EVENT_NOT_FOUND", "CHECKPOINT_NOT_FOUND"})
@@ -57,10 +57,7 @@ async def _cell(request: Request) -> CellStubs:
 
 def _number(request: Request, name: str) -> int:
     """Raises BadInput."""
-    text = str(request.path_params[name])
-    if not (text.isascii() and text.isdecimal()):
-        raise BadInput(f"{text[:60]!r} is no {name.replace('_', ' ')}")
-    return int(text)
+    return whole_number(str(request.path_params[name]), name.replace("_", " "))
 
 
 def _texts(path: Iterable[bytes]) -> list[str]:

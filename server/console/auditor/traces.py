@@ -11,7 +11,7 @@ from server.cli.audit.trace import first_answer, leg_of, problems
 from server.cli.texts import amount_text, stamp_text, utc
 from server.console.auditor.trace_picture import picture_of
 from server.console.console import console_of, ledger_of, render
-from server.console.serving import BadInput, field
+from server.console.serving import BadInput, field, whole_number
 from server.shell.fields.texts import shown_json
 
 EVENTS_DEFAULT, EVENTS_MAX = 500, 2_000
@@ -28,9 +28,9 @@ def id_in(request: Request, name: str) -> str:
 
 async def trace(request: Request) -> Response:
     subject, limit = await field(request, "subject"), await field(request, "limit")
-    if limit and not (limit.isdecimal() and 1 <= int(limit) <= EVENTS_MAX):
+    event_max = whole_number(limit, "limit") if limit else EVENTS_DEFAULT
+    if not 1 <= event_max <= EVENTS_MAX:
         raise BadInput(f"limit: expected a number from 1 to {EVENTS_MAX:,}")
-    event_max = int(limit or EVENTS_DEFAULT)
     wanted, cell = audit_pb2.TraceRequest(subject=subject, event_max=event_max), await field(request, "cell")
     asked, reply = await first_answer(await ledger_of(request).reach(), wanted, cell)
     return render(

@@ -15,9 +15,10 @@ from server.console.console import ledger_of, render
 from server.console.operator.charts import HEIGHT, WIDTH, Chart, chart
 from server.console.operator.status import KEPT_S, CellState, Courses, links_of, look
 from server.console.pages import Page
-from server.console.serving import BadInput, event_stream, field, see
+from server.console.serving import BadInput, event_stream, field, see, whole_number
 
 LIVE_EVERY_S = 2.0
+WEIGHT_DIGITS_MAX = 7
 STATUS = "OperationsService.GetCellStatus"
 
 
@@ -127,10 +128,9 @@ async def tell(request: Request) -> Response:
 
 async def set_weight(request: Request) -> Response:
     name, text = request.path_params["cell"], await field(request, "weight")
-    if not text.isdecimal():
-        raise BadInput(f"{text!r} is no weight: expected a number from 0 on, 0 for no new users")
+    weight = whole_number(text, "weight", digits_max=WEIGHT_DIGITS_MAX)
     return await _told(
-        request, "SetCellWeight", router_pb2.SetCellWeightRequest(name=name, weight=int(text)), name, "weight"
+        request, "SetCellWeight", router_pb2.SetCellWeightRequest(name=name, weight=weight), name, "weight"
     )
 
 

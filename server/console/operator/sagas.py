@@ -15,7 +15,7 @@ from server.cli.texts import enum_text, now_ms
 from server.console.console import ledger_of, render
 from server.console.operator.cells import require_reason
 from server.console.pages import Page
-from server.console.serving import BadInput, event_stream, field, see
+from server.console.serving import BadInput, event_stream, field, see, whole_number
 
 SHOWN = 50
 # Read for a page of SHOWN: those that began in the millisecond of the last page's last one are read again.
@@ -38,9 +38,7 @@ class Place(NamedTuple):
 def place_in(text: str) -> Place:
     """Raises BadInput."""
     start, _, saga_id = text.partition("-")
-    if text and not start.isdecimal():
-        raise BadInput(f"{text!r} is no place in the list: go to its first page")
-    return Place(int(start or 0), saga_id)
+    return Place(whole_number(start, "place in the list") if text else 0, saga_id)
 
 
 async def sagas(request: Request) -> Response:

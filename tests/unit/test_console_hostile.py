@@ -1,0 +1,126 @@
+"""Requests that no browser of ours sends: they end in an answer, take no more than their share, and leak nothing."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from httpx2 import ASGITransport, AsyncClient
+from starlette.applications import Starlette
+from starlette.requests import Request
+
+from cellbook.v1 import audit_pb2
+from server.cli.access import PLAIN
+from server.console.app import build_app
+from server.console.auditor import accounts
+from server.console.console import COOKIE, ZONE_COOKIE, make_client
+from server.console.serving import FORM_BYTES_MAX, STREAMS_OF_ONE_MAX, event_stream
+from server.console.settings import ConsoleSettings
+from server.console.visitor import VISITOR, NotSignedIn, Visitor
+from server.shell.identity.principal import PRINCIPAL_KEY, Principal, Role
+
+ANN = Visitor(
+    principal=Principal(role=Role.OPERATOR, name="ann"), proof=lambda: ((PRINCIPAL_KEY, "operator/ann"),), until_s=4e9
+)
+
+
+@pytest.fixture
+async def app() -> AsyncIterator[Starlette]:
+    """A console whose router does not answer."""
+    settings = ConsoleSettings(router="127.0.0.1:1")
+    async with make_client(settings, PLAIN) as client:
+        yield build_app(settings, client, PLAIN)
+
+
+@pytest.fixture
+async def console(app: Starlette) -> AsyncIterator[AsyncClient]:
+    """Of an operator who is signed in."""
+    async with AsyncClient(transport=ASGITransport(app=app), base_url="http://127.0.0.1") as made:
+        made.cookies.set(COOKIE, app.state.console.sessions.begin(ANN))
+        yield made
+
+
+@pytest.fixture
+def request_of_ann(app: Starlette) -> Iterator[Request]:
+    token = VISITOR.set(ANN)
+    session_id = app.state.console.sessions.begin(ANN)
+    yield Request({"type": "http", "method": "GET", "headers": [], "app": app, "state": {"session_id": session_id}})
+    VISITOR.reset(token)
+
+
+@pytest.mark.parametrize("zone", ["Nowhere/Land", "America", "../../etc/passwd", "x" * 5_000, "a\x7fb"])
+async def test_a_zone_that_is_none_is_utc(console: AsyncClient, zone: str) -> None:
+    """A browser may know one that this machine does not have."""
+    answer = await console.get("/", headers={"cookie": f"{ZONE_COOKIE}={zone}; {COOKIE}={console.cookies[COOKIE]}"})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/sagas?after={}-x",
+        "/auditor/trace?subject=x&limit={}",
+        "/auctions/eu-west/x/live?from={}",
+    ],
+)
+@pytest.mark.parametrize("number", ["9" * 30, "9" * 5_000, "\u0663", "-1"])
+async def test_a_number_that_fits_no_field_is_refused(console: AsyncClient, path: str, number: str) -> None:
+    answer = await console.get(path.format(number))
+    assert (answer.status_code, "expected a number" in answer.text) == (400, True)
+
+
+async def test_a_form_keeps_to_the_length_that_it_says(console: AsyncClient) -> None:
+    """In chunks it could be of any length."""
+    headers = {"transfer-encoding": "chunked", "content-length": "10"}
+    content = b"a=" + b"b" * (2 * FORM_BYTES_MAX)
+    assert (await console.post("/sign-in", headers=headers, content=content)).status_code == 413
+
+
+# --- answers that are sent for long -----------------------------------------------------------------------------------
+
+
+async def said(answer: Any) -> str:  # noqa: ANN401 - a response that is a stream
+    return "".join([part async for part in answer.body_iterator])
+
+
+async def test_a_text_cannot_add_a_line_to_a_stream(request_of_ann: Request) -> None:
+    """A browser ends a line at each kind of line break."""
+
+    async def items() -> AsyncIterator[str]:
+        yield "one\rretry: 1\r\nevent: x\n\rdata: two"
+
+    lines = (await said(event_stream(request_of_ann, items()))).splitlines()
+    assert lines == ["data: one", "data: retry: 1", "data: event: x", "data: ", "data: data: two", ""]
+
+
+async def test_one_visitor_holds_so_many_live_pages(app: Starlette, request_of_ann: Request) -> None:
+    """A further one asks again later, and one that is closed makes room."""
+    end = asyncio.Event()
+
+    async def items() -> AsyncIterator[str]:
+        yield "begun"
+        await end.wait()
+
+    opened = [event_stream(request_of_ann, items()).body_iterator for _ in range(STREAMS_OF_ONE_MAX)]  # type: ignore[attr-defined]
+    for each in opened:
+        assert "begun" in await anext(each)
+    assert (await said(event_stream(request_of_ann, items()))).startswith("retry: ")
+    await opened[0].aclose()
+    again = event_stream(request_of_ann, items()).body_iterator  # type: ignore[attr-defined]
+    assert "begun" in await anext(again)
+    for each in (*opened, again):
+        await each.aclose()
+    assert not app.state.console.streams
+
+
+async def test_a_download_breaks_off_with_the_session(app: Starlette, request_of_ann: Request) -> None:
+    """By an error, so that nobody takes the part for the whole."""
+
+    async def others() -> AsyncIterator[audit_pb2.GetStatementResponse]:
+        yield audit_pb2.GetStatementResponse()
+
+    lines = accounts._lines(request_of_ann, audit_pb2.GetStatementResponse(), others())
+    assert "position" in await anext(lines)
+    app.state.console.sessions.end(request_of_ann.state.session_id)
+    with pytest.raises(NotSignedIn):
+        await anext(lines)
