@@ -1,11 +1,13 @@
 """Signing in by an OpenID provider: the code flow with PKCE (RFC 6749 section 4.1, RFC 7636), by authlib."""
 
+import hmac
 import secrets
+import ssl
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote, unquote
 
 import httpx
 import jwt
@@ -16,58 +18,52 @@ from starlette.responses import RedirectResponse, Response
 
 from server.console.console import console_of
 from server.console.pages import Page
-from server.console.serving import SEE_OTHER, SIGN_IN, BadInput
+from server.console.serving import SEE_OTHER, SIGN_IN, BadInput, set_cookie
 from server.console.settings import ConsoleSettings
 from server.console.sign_in import signed_in, visitor_of
 
 CALLBACK = f"{SIGN_IN}/callback"
 TIMEOUT_S = 10.0
-VALID_S = 600.0
-PENDING_MAX = 1_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pending:
-    """A visitor who is at the provider."""
-
-    # Of the browser that began: a code in another one's is not taken.
-    cookie: str
-    verifier: str
-    nonce: str
-    next_path: str
-    until_s: float
+SECRET_BYTES = 32
+VALID_S = 600
+NEXT_COOKIE = "cellbook_next"
 
 
 @dataclass(slots=True, kw_only=True)
 class Provider:
+    """Keeps nothing of visitors who are at the provider: strangers may begin as many sign-ins as they like.
+
+    The state says until when it is valid, and is signed for the browser that began; nonce and verifier follow from it.
+    """
+
     settings: ConsoleSettings
     wall_s: Callable[[], float] = time.time
-    # By state; the oldest first.
-    _pending: OrderedDict[str, Pending] = field(default_factory=OrderedDict)
+    secret: bytes = field(default_factory=lambda: secrets.token_bytes(SECRET_BYTES))
+    # Made once: it takes longer than all else that a request of a stranger does.
+    _tls: ssl.SSLContext = field(default_factory=httpx.create_ssl_context)
     _endpoints: dict[str, str] = field(default_factory=dict)
 
     async def begin(self, request: Request, redirect_uri: str) -> str:
         """The address at the provider to go to. Raises BadInput."""
-        state, verifier, nonce = (secrets.token_urlsafe(48) for _ in range(3))
-        self._pending[state] = Pending(
-            cookie=request.state.form_cookie,
-            verifier=verifier,
-            nonce=nonce,
-            next_path=request.query_params.get("next", "/"),
-            until_s=self.wall_s() + VALID_S,
-        )
-        if len(self._pending) > PENDING_MAX:
-            self._pending.popitem(last=False)
+        begun = f"{int(self.wall_s()) + VALID_S}.{secrets.token_urlsafe(SECRET_BYTES)}"
+        state = f"{begun}.{self._derived('state', begun, request.state.form_cookie)}"
         async with self._client(redirect_uri) as client:
             url, _ = client.create_authorization_url(
-                await self._endpoint("authorization_endpoint"), state=state, code_verifier=verifier, nonce=nonce
+                await self._endpoint("authorization_endpoint"),
+                state=state,
+                code_verifier=self._derived("verifier", state),
+                nonce=self._derived("nonce", state),
             )
         return str(url)
 
-    async def finish(self, request: Request, redirect_uri: str) -> tuple[str, str]:
-        """The token of the visitor who comes back, and where to go on. Raises BadInput."""
-        pending = self._pending.pop(request.query_params.get("state", ""), None)
-        if pending is None or pending.cookie != request.state.form_cookie or self.wall_s() > pending.until_s:
+    async def finish(self, request: Request, redirect_uri: str) -> str:
+        """The token of the visitor who comes back. Raises BadInput."""
+        state = request.query_params.get("state", "")
+        begun, _, signature = state.rpartition(".")
+        is_ours = secrets.compare_digest(
+            signature.encode(), self._derived("state", begun, request.state.form_cookie).encode()
+        )
+        if not is_ours or self.wall_s() > int(begun.partition(".")[0]):
             raise BadInput("this sign-in was not begun here, or took too long: begin again")
         code = request.query_params.get("code")
         if not code:
@@ -77,11 +73,15 @@ class Provider:
         try:
             async with self._client(redirect_uri) as client:
                 tokens = await client.fetch_token(
-                    await self._endpoint("token_endpoint"), code=code, code_verifier=pending.verifier
+                    await self._endpoint("token_endpoint"), code=code, code_verifier=self._derived("verifier", state)
                 )
         except (httpx.HTTPError, AuthlibBaseError, ValueError) as error:
             raise BadInput(f"the provider gives no token: {error}") from None
-        return _token(tokens, self.settings.oidc_token, pending.nonce), pending.next_path
+        return _token(tokens, self.settings.oidc_token, self._derived("nonce", state))
+
+    def _derived(self, *parts: str) -> str:
+        """Known to nobody without the secret."""
+        return hmac.new(self.secret, "\n".join(parts).encode(), "sha256").hexdigest()
 
     def _client(self, redirect_uri: str) -> Any:  # noqa: ANN401 - authlib has no types
         secret_file = self.settings.oidc_client_secret_file
@@ -93,13 +93,14 @@ class Provider:
             code_challenge_method="S256",
             token_endpoint_auth_method="client_secret_basic" if secret_file is not None else "none",
             timeout=TIMEOUT_S,
+            verify=self._tls,
         )
 
     async def _endpoint(self, name: str) -> str:
         """By OpenID Connect Discovery 1.0. Raises BadInput."""
         if not self._endpoints:
             try:
-                async with httpx.AsyncClient(timeout=TIMEOUT_S) as client:
+                async with httpx.AsyncClient(timeout=TIMEOUT_S, verify=self._tls) as client:
                     found = await client.get(
                         f"{self.settings.oidc_issuer.rstrip('/')}/.well-known/openid-configuration"
                     )
@@ -128,11 +129,14 @@ def _token(tokens: dict[str, Any], kind: str, nonce: str) -> str:
 
 
 async def begin(request: Request) -> Response:
-    return RedirectResponse(await _provider(request).begin(request, _redirect_uri(request)), SEE_OTHER)
+    response = RedirectResponse(await _provider(request).begin(request, _redirect_uri(request)), SEE_OTHER)
+    set_cookie(request, response, NEXT_COOKIE, quote(request.query_params.get("next", "/")))
+    return response
 
 
 async def callback(request: Request) -> Response:
-    token, next_path = await _provider(request).finish(request, _redirect_uri(request))
+    token = await _provider(request).finish(request, _redirect_uri(request))
+    next_path = unquote(request.cookies.get(NEXT_COOKIE, "/"))
     return await signed_in(request, await visitor_of(request, token), next_path)
 
 

@@ -25,6 +25,7 @@ from server.cli.access import Access
 from server.cli.client import CallDenied
 from server.console.app import build_app
 from server.console.console import COOKIE, Ledger, make_client
+from server.console.oidc import VALID_S
 from server.console.settings import ConsoleSettings
 from server.console.visitor import current_visitor
 from server.shell.identity.tls import TlsFiles
@@ -153,6 +154,25 @@ def test_a_code_counts_once_and_in_the_browser_that_began(console: TestClient, p
     assert console.get(f"/sign-in/callback?{back}").status_code == 303
     assert console.get(f"/sign-in/callback?{back}").status_code == 400
     assert console.get("/sign-in/callback?code=code-0&state=invented").status_code == 400
+
+
+def test_a_sign_in_waits_however_many_strangers_begin_one(console: TestClient, provider: Provider) -> None:
+    """And not for ever."""
+    back, cookies = provider.authorize(begun(console, "/livez")), dict(console.cookies)
+    console.cookies.clear()
+    for _ in range(1_100):
+        begun(console)
+        console.cookies.clear()
+    console.cookies.update(cookies)
+    assert console.get(f"/sign-in/callback?{back}").headers["location"] == "/livez"
+    back = provider.authorize(begun(console))
+    console.app.state.provider.wall_s = lambda: time.time() + VALID_S + 1  # type: ignore[attr-defined]
+    assert console.get(f"/sign-in/callback?{back}").status_code == 400
+
+
+@pytest.mark.parametrize("state", ["", ".", "..", "9999999999.x", "9999999999.x.y", "x.y.z", "\u00e9.\u00e9.\u00e9"])
+def test_a_state_that_is_not_ours_is_refused(console: TestClient, state: str) -> None:
+    assert console.get("/sign-in/callback", params={"state": state, "code": "x"}).status_code == 400
 
 
 def test_a_token_for_another_sign_in_is_not_taken(console: TestClient, provider: Provider) -> None:
