@@ -27,7 +27,7 @@ OF_AUCTIONS = EventFilter(event_types=tuple(event.event_type for event in get_ar
 # Changes of an auction are gathered for this long at least.
 GATHER_S = 0.1
 # And so many times as long as the last update took to be sent: a busy process has more to do than to send updates.
-GATHER_TIMES = 6
+GATHER_TIMES = 15
 # The updates sent to all watchers of this process together: the more there are, the longer changes are gathered.
 SENT_PER_S = 1_000
 # Making an update takes as long as sending it to this many watchers.

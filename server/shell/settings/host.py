@@ -87,7 +87,12 @@ class HostSettings(SecuritySettings):
         le=1_000_000,
         description="the most connections from one address; 0: no limit, for use behind a load balancer",
     )
-    streams_max: int = Field(default=1_000, ge=1, le=100_000, description="the most streams open at once")
+    streams_max: int = Field(
+        default=1_000,
+        ge=1,
+        le=100_000,
+        description="the most streams open at once; watches of auctions are counted apart, and four times as many",
+    )
     reflection: bool | None = Field(
         default=None, description="offer gRPC reflection; unset: in plain text on loopback only"
     )

@@ -118,7 +118,7 @@ async def test_more_watchers_are_told_less_often(lot: Lot, monkeypatch: pytest.M
 
 
 async def test_a_busy_process_sends_fewer_updates(lot: Lot) -> None:
-    """Where sending one has taken long, other work has five times as long until the next one."""
+    """Where sending one has taken long, other work has several times as long until the next one."""
     watcher = Watcher(lot)
     await until(lambda: watcher.updates)
     [watched] = lot.feed._watched.values()
