@@ -13,6 +13,7 @@ from cells.background import BackgroundTask
 from cells.cell import Cell
 from cells.domain.audit.refusals import PositionNotReached
 from cells.domain.events import AuctionEvents
+from cells.domain.record import replace
 from cells.domain.refusals import Refused, Unavailable, WatcherTooSlow
 from cells.domain.values import Kind, Ref
 from cells.store.failures import map_store_errors
@@ -27,15 +28,16 @@ OF_AUCTIONS = EventFilter(event_types=tuple(event.event_type for event in get_ar
 # Changes of an auction are gathered for this long at least.
 GATHER_S = 0.1
 # And so many times as long as the last update took to be sent: a busy process has more to do than to send updates.
-GATHER_TIMES = 15
+GATHER_TIMES = 10
 # The updates sent to all watchers of this process together: the more there are, the longer changes are gathered.
 SENT_PER_S = 1_000
 # Making an update takes as long as sending it to this many watchers.
 MAKING = 4
 # Concurrent reads of the table by all watchers; further ones wait.
 QUERIES_MAX = 2
-# The changes that are read from the table at once.
+# The changes that are read from the table at once, and of one watch in all: further ones are counted.
 PAGE = 64
+CATCH_UP_MAX = 256
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,6 +59,8 @@ class AuctionFeed:
 
     async def watch(self, auction_id: UUID, from_position: int) -> AsyncGenerator[bytes, None]:
         """The state before `from_position` (0: now), then updates until the auction's last state.
+
+        Of the past at most CATCH_UP_MAX changes are read, then it goes on with the present.
 
         Raises:
             AuctionNotFound, StateUnderRepair: as for a read of the auction.
@@ -81,9 +85,14 @@ class AuctionFeed:
         """For one watcher: from the table up to the last update of the others, then their updates."""
         if start.auction is not None:
             yield self.encode(start.take())
-        while start.stream_version < watched.sent_version:
+        enough = start.stream_version + CATCH_UP_MAX
+        while start.stream_version < min(watched.sent_version, enough):
             await self._read(start, watched.sent_position)
             yield self.encode(start.take())
+        if start.stream_version < watched.sent_version:
+            present, before = watched.present(), start.stream_version
+            start = present
+            yield self.encode(replace(present.take(), after_version=before))
         version, position, number = start.stream_version, start.position, watched.number
         ended = start.ended
         while not ended:

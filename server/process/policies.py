@@ -10,6 +10,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from cells.watch.feed import CATCH_UP_MAX
 from server.shell.calls.policy import ANYBODY, BATCH_BYTES_MAX, Cost, Policy, PolicyTable, allow
 from server.shell.fields.parse import parse_page_size
 from server.shell.identity.principal import Role
@@ -37,7 +38,7 @@ def past(request: Message) -> int:
 
 
 def resumed(request: Any) -> int:  # noqa: ANN401 - any request that may begin in the past
-    return PAST if request.from_position else 1
+    return PAST + CATCH_UP_MAX // ROWS_A_COST if request.from_position else 1
 
 
 def pages_of_the_past(request: Message) -> int:

@@ -517,8 +517,8 @@ class WatchAuctionRequest(_message.Message):
     """"cells/{cell}/auctions/{uuid}" """
     from_position: _builtins.int
     """The first position of the cell's log that is wanted. The first item has the auction before it, and no changes; then
-    every change up to the present follows. 0: from now on. A position beyond the log's end by more than one is refused
-    (OUT_OF_RANGE, POSITION_NOT_REACHED).
+    come the changes since, at most some 256 of the past. 0: from now on. A position beyond the log's end by more than
+    one is refused (OUT_OF_RANGE, POSITION_NOT_REACHED).
     """
     def __init__(
         self,
