@@ -9,9 +9,16 @@ from playwright.sync_api import Page, expect
 
 from server.cli.client import BANK
 from tests.console.auditor_rig import AUDITOR, CELL, REFERENCE, Books
-from tests.console.rig import SCRIPT, Rig, Visit
+from tests.console.rig import NARROW, SCRIPT, WIDE, Rig, Visit
 
 pytestmark = pytest.mark.e2e
+
+# Adds up how far content has moved without a visitor's doing.
+WATCH_SHIFTS = """
+window.shift = 0;
+new PerformanceObserver((list) => { for (const each of list.getEntries()) window.shift += each.value; })
+    .observe({ type: "layout-shift", buffered: true });
+"""
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +140,25 @@ def test_texts_of_users_are_shown_and_not_run(visit: Visit, books: Books) -> Non
     expect(visit.page.locator("#event")).to_contain_text("<script>")
     assert visit.page.title() != "run"
     assert visit.complaints == []
+
+
+def test_nothing_moves_once_it_is_painted(rig: Rig, books: Books) -> None:
+    """Neither when a proof has been checked, nor for the slider; on a wide and on a narrow screen."""
+    with rig.visitor(AUDITOR) as visit:
+        page = visit.page
+        page.add_init_script(WATCH_SHIFTS)
+        for size in (WIDE, NARROW):
+            page.set_viewport_size(size)  # type: ignore[arg-type]
+            for path in (
+                f"events/{books.deposit.event_id}",
+                f"accounts/{books.payer.user_id}",
+                "checkpoints",
+                f"trace?subject={books.saga_id}",
+            ):
+                visit.open(f"/auditor/{path}")
+                expect(page.locator(".verdict.unknown")).to_have_count(0)
+                page.wait_for_load_state("networkidle")
+                assert page.evaluate("window.shift") == 0, (path, size)
 
 
 def test_the_dark_pages_can_be_read(rig: Rig, books: Books) -> None:

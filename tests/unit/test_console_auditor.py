@@ -16,7 +16,7 @@ from server.cli.client import NoAnswer
 from server.console.app import build_app
 from server.console.console import COOKIE, make_client
 from server.console.settings import ConsoleSettings
-from server.console.visitor import Visitor
+from server.console.visitor import NotSignedIn, Visitor
 from server.shell.identity.principal import PRINCIPAL_KEY, parse_principal
 
 SCRIPT = "<script>alert('x')</script>"
@@ -43,6 +43,7 @@ class FakeCell:
     audit: Names = field(default_factory=Names)
     ledger: Names = field(default_factory=Names)
     events: Names = field(default_factory=Names)
+    sign_out: Callable[[], None] = lambda: None
 
     @property
     def cells(self) -> list[Self]:
@@ -96,6 +97,7 @@ async def auditor(cell: FakeCell) -> AsyncIterator[AsyncClient]:
         session_id = app.state.console.sessions.begin(visitor)
         FORM["form_token"] = app.state.console.sessions.form_token(session_id)
         cookies = {COOKIE: session_id}
+        cell.sign_out = lambda: app.state.console.sessions.end(session_id)
         transport = ASGITransport(app=app)
         async with AsyncClient(transport=transport, base_url="http://127.0.0.1", cookies=cookies) as made:
             yield made
@@ -240,18 +242,27 @@ async def test_a_csv_has_all_pages_and_no_formula(cell: FakeCell, auditor: Async
 
 
 async def test_a_csv_that_breaks_off_is_no_whole_file(cell: FakeCell, auditor: AsyncClient) -> None:
-    """A later page that cannot be had ends the download with an error, and not as if that were all."""
+    """If a later page cannot be had, or the session ends, so does the download, with an error."""
     whole = pages_of(movements(2_500), 2_500)
 
     def breaking(request: audit_pb2.GetStatementRequest) -> audit_pb2.GetStatementResponse:
-        if request.page_token:
+        if request.page_token == "2000":
             raise NoAnswer("eu-west: UNAVAILABLE")
         answer: audit_pb2.GetStatementResponse = whole(request)
         return answer
 
     cell.answers["GetStatement"] = breaking
+    path = f"/auditor/accounts/{USER}/statement.csv"
     with pytest.raises(NoAnswer):
-        await auditor.get(f"/auditor/accounts/{USER}/statement.csv")
+        await auditor.get(path)
+
+    def signed_out(request: audit_pb2.GetStatementRequest) -> audit_pb2.GetStatementResponse:
+        cell.sign_out()
+        return breaking(request)
+
+    cell.answers["GetStatement"] = signed_out
+    with pytest.raises(NotSignedIn):
+        await auditor.get(path)
 
 
 # --- books ------------------------------------------------------------------------------------------------------------
@@ -285,6 +296,22 @@ async def test_a_cell_that_cannot_be_reconciled_is_missing(cell: FakeCell, audit
     page = (await auditor.post("/auditor/reconciliation", data=FORM)).text
     assert "eu-west is missing (eu-west: UNAVAILABLE)" in page
     assert "The tables follow" not in page
+
+
+async def test_a_pass_ends_with_the_session(cell: FakeCell, auditor: AsyncClient) -> None:
+    """Of somebody who has signed out meanwhile."""
+    told = []
+
+    def signed_out(_request: object) -> Iterator[audit_pb2.ReconcileResponse]:
+        cell.sign_out()
+        for stage in ("replay", "states", "books"):
+            told.append(stage)
+            yield audit_pb2.ReconcileResponse(progress=audit_pb2.AuditProgress(stage=stage))
+
+    cell.answers["Reconcile"] = signed_out
+    with pytest.raises(NotSignedIn):
+        await auditor.post("/auditor/reconciliation", data=FORM)
+    assert told == ["replay"]
 
 
 async def test_earlier_findings_are_read_from_the_end_of_the_log(cell: FakeCell, auditor: AsyncClient) -> None:

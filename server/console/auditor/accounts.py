@@ -193,6 +193,7 @@ async def statement_csv(request: Request) -> Response:
 async def _lines(
     request: Request, first: audit_pb2.GetStatementResponse, others: AsyncIterator[audit_pb2.GetStatementResponse]
 ) -> AsyncIterator[str]:
+    """Raises NotSignedIn, so that a file whose session has ended is not taken for a whole one; and as `ask`."""
     yield _csv(first, header=True)
     async for page in others:
         require_session(request)

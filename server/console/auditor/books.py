@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -151,16 +151,19 @@ async def reconcile(request: Request) -> Response:
         yield begin
         done = Reconciled()
         for cell in reach.cells:
-            async for said in _progress(cell, wanted, done):
-                require_session(request)
-                yield Markup("<li>{}</li>\n").format(said)
+            async with aclosing(_progress(cell, wanted, done)) as progress:
+                async for said in progress:
+                    require_session(request)
+                    yield Markup("<li>{}</li>\n").format(said)
         found = console_of(request).templates.get_template("auditor/_reconciled.html").render(done=done)
         yield f"</ol>{found}{end}"
 
     return StreamingResponse(parts(), media_type="text/html; charset=utf-8")
 
 
-async def _progress(cell: CellStubs, wanted: audit_pb2.ReconcileRequest, done: Reconciled) -> AsyncIterator[str]:
+async def _progress(
+    cell: CellStubs, wanted: audit_pb2.ReconcileRequest, done: Reconciled
+) -> AsyncGenerator[str, None]:
     findings, stage, said_s = list[audit_pb2.AuditFinding](), "", 0.0
     yield f"{cell.name}: begun"
     try:

@@ -2,7 +2,6 @@
 
 const slider = document.querySelector("#slider input");
 const output = document.querySelector("#slider output");
-const button = document.querySelector("#slider button");
 
 function follow() {
   output.textContent = new Date(Number(slider.value)).toISOString().replace("T", " ").replace("Z", " UTC");
@@ -14,8 +13,4 @@ function follow() {
   }
 }
 
-if (slider) {
-  button.hidden = true;
-  slider.addEventListener("input", follow);
-  output.textContent = "";
-}
+slider?.addEventListener("input", follow);
