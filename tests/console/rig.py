@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from lab.cluster import Cluster
 from lab.market import Market
@@ -22,6 +22,8 @@ PICTURES = Path("build/pictures")
 DOCS = Path(os.environ["CONSOLE_PICTURES"]) if "CONSOLE_PICTURES" in os.environ else None
 SHOWN = frozenset({"auction", "auditor-trace", "operator-cells"})
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
+# On a busy machine a page takes longer than the 5 s of Playwright.
+EXPECTED_WITHIN_MS = 30_000
 SERIOUS = frozenset({"serious", "critical"})
 # A text that would be run, were it not escaped. Chromium reports what it does by the title.
 SCRIPT = "<img src=x onerror=\"document.title='run'\"><script>document.title='run'</script>'\"></svg>"
@@ -117,6 +119,7 @@ def sign_in(visit: Visit, principal: str) -> None:
 @contextmanager
 def running() -> Iterator[Rig]:
     program = chromium()
+    expect.set_options(timeout=EXPECTED_WITHIN_MS)
     cluster = Cluster(None, with_console=True)
     asyncio.run(_entered(cluster))
     try:

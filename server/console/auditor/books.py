@@ -161,9 +161,7 @@ async def reconcile(request: Request) -> Response:
     return StreamingResponse(parts(), media_type="text/html; charset=utf-8")
 
 
-async def _progress(
-    cell: CellStubs, wanted: audit_pb2.ReconcileRequest, done: Reconciled
-) -> AsyncGenerator[str, None]:
+async def _progress(cell: CellStubs, wanted: audit_pb2.ReconcileRequest, done: Reconciled) -> AsyncGenerator[str, None]:
     findings, stage, said_s = list[audit_pb2.AuditFinding](), "", 0.0
     yield f"{cell.name}: begun"
     try:
