@@ -18,6 +18,17 @@ from cells.audit.verify.tree import Tree, leaf_hash, tree_root
 from lab.market import Market
 from server.cli.client import BANK
 from tests.console.auditor_rig import AUDITOR, CELL, Books, signed
+from tests.console.forgeries import (
+    admitted,
+    flipped,
+    other_amount,
+    other_event,
+    other_path,
+    other_signature,
+    other_size,
+    shorter_path,
+    spaced,
+)
 from tests.console.rig import Rig, Visit
 from tests.integration.database import ask
 
@@ -58,60 +69,14 @@ def forge(visit: Visit, change: Callable[[dict[str, Any]], None]) -> None:
     visit.page.route("**/auditor/proofs/**", answer)
 
 
-def flipped(text: str) -> str:
-    """Base64 of the same bytes, but for one bit in the last one."""
-    content = bytearray(base64.b64decode(text))
-    content[-1] ^= 1
-    return base64.b64encode(content).decode()
-
-
 def test_a_proof_is_checked_in_the_browser(visit: Visit, books: Books) -> None:
     """Green, with the key of the first time, which the browser then remembers."""
     page = opened(visit, books)
     says(page, "good", "for the first time")
-    expect(page.locator("#proof-steps li")).to_have_count(5)
+    expect(page.locator("#proof-steps li")).to_have_count(6)
     visit.check("auditor-event")
     page.reload()
     says(page, "good", "has seen before")
-
-
-def other_amount(proof: dict[str, Any]) -> None:
-    event = base64.b64decode(proof["event_json"]).replace(b'"12345"', b'"12344"')
-    proof["event_json"] = base64.b64encode(event).decode()
-
-
-def other_path(proof: dict[str, Any]) -> None:
-    proof["path"][0] = flipped(proof["path"][0])
-
-
-def shorter_path(proof: dict[str, Any]) -> None:
-    proof["path"].pop()
-
-
-def other_signature(proof: dict[str, Any]) -> None:
-    body, _, signatures = proof["checkpoint"].rpartition("\n\n")
-    line, _, others = signatures.partition("\n")
-    dash, name, signature = line.split(" ")
-    proof["checkpoint"] = f"{body}\n\n{dash} {name} {flipped(signature)}\n{others}"
-
-
-def other_size(proof: dict[str, Any]) -> None:
-    origin, size, rest = proof["checkpoint"].split("\n", 2)
-    proof["checkpoint"] = f"{origin}\n{int(size) + 1}\n{rest}"
-
-
-def other_event(proof: dict[str, Any]) -> None:
-    leaf = json.loads(base64.b64decode(proof["event_json"]))
-    text = json.dumps(leaf | {"position": leaf["position"] + 1}, sort_keys=True, separators=(",", ":"))
-    proof["event_json"] = base64.b64encode(text.encode()).decode()
-
-
-def spaced(proof: dict[str, Any]) -> None:
-    proof["event_json"] = base64.b64encode(base64.b64decode(proof["event_json"]) + b" ").decode()
-
-
-def admitted(proof: dict[str, Any]) -> None:
-    proof |= {"tampered": True, "problem": "position 7 is not what the checkpoint was made over"}
 
 
 @pytest.mark.parametrize(
@@ -222,6 +187,13 @@ def made_anew(visit: Visit, books: Books) -> None:
     says(page, "bad", "the page shows")
 
 
+def remembered(page: Page, size: int, root: str) -> None:
+    """As the browser remembers a checkpoint of the cell that it has seen."""
+    seen = json.dumps({"size": size, "root": root, "seenMs": 1_700_000_000_000})
+    slot = f"cellbook checkpoint {origin_of(CELL)}"
+    page.evaluate("([slot, seen]) => localStorage.setItem(slot, seen)", [slot, seen])
+
+
 def test_a_checkpoint_extends_the_one_that_the_browser_has_seen(rig: Rig, books: Books) -> None:
     """It is kept at the first look; an earlier one is a part of it, and one of another log is not."""
 
@@ -236,11 +208,18 @@ def test_a_checkpoint_extends_the_one_that_the_browser_has_seen(rig: Rig, books:
         return [each.checkpoint.split("\n") for each in (first, await cell.ask(cell.audit.GetCheckpoint, wanted))]
 
     def seen(size: int, root: str) -> None:
-        seen = json.dumps({"size": size, "root": root, "seenMs": 1_700_000_000_000})
-        page.evaluate("([slot, seen]) => localStorage.setItem(slot, seen)", [f"cellbook checkpoint {origin}", seen])
+        remembered(page, size, root)
         page.reload()
 
-    origin = origin_of(CELL)
+    async def one(market: Market) -> str:
+        cell = market.cells[CELL]
+        return (await cell.ask(cell.audit.GetCheckpoint, audit_pb2.GetCheckpointRequest(size=int(first)))).checkpoint
+
+    def shows(body: str, note: str) -> str:
+        own = body.index(f'data-cell="{CELL}"')
+        begin = body.index('class="note">', own) + len('class="note">')
+        return body[:begin] + note + body[body.index("</pre>", begin) :]
+
     [[_, first, root, *_], [_, second, other_root, *_]] = rig.played(two)
     assert int(first) < int(second)
     with rig.visitor(AUDITOR) as visit:
@@ -257,6 +236,40 @@ def test_a_checkpoint_extends_the_one_that_the_browser_has_seen(rig: Rig, books:
             expect(verdict).to_contain_text("does not extend the one over")
         seen(10**9, root)
         expect(verdict).to_have_class("verdict bad")
+        # The log as it was before its last events: a part of it, and not all that was seen.
+        older = rig.played(one)
+        seen(int(second), other_root)
+        page.route("**/auditor/checkpoints", lambda route: route.fulfill(body=shows(route.fetch().text(), older)))
+        page.reload()
+        expect(verdict).to_have_class("verdict unknown")
+        expect(verdict).to_contain_text("the last events of the log were taken away")
+        page.unroute_all()
+        # A log that was written anew, with the key of the old one.
+        page = opened(visit, books)
+        says(page, "good", "Verified")
+        seen(int(first), flipped(root))
+        says(page, "bad", "does not extend the one over")
+
+
+def test_a_cell_names_no_witness_but_its_own(visit: Visit, books: Books) -> None:
+    """Neither one of another name, nor with a signature that another cell's key would make."""
+    stranger = key_of("bank.example", WITNESS_KEY)
+
+    def answer(route: Route) -> None:
+        head, cell, others = route.fetch().text().partition(f'data-cell="{CELL}"')
+        before, pre, rest = others.partition('class="note">')
+        note, end, after = rest.partition("</pre>")
+        note += stranger.cosign(note[: note.rindex("\n\n") + 1], 1_700_000_000)
+        named = f'data-keys="{stranger.verifier} '
+        body = (
+            head.replace('data-keys="', named) + cell + before + pre + note + end + after.replace('data-keys="', named)
+        )
+        route.fulfill(body=body, content_type="text/html")
+
+    visit.page.route("**/auditor/checkpoints", answer)
+    verdict = visit.open("/auditor/checkpoints").locator(f".checkpoint[data-cell={CELL}] .verdict")
+    expect(verdict).to_contain_text("Signature verified")
+    expect(verdict).not_to_contain_text("bank.example")
 
 
 # --- the script by itself ---------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 // The proof on an event's page: gets it from the console, has it checked by proof.js, and says what came of it.
 
 import { ChangedKey, forget, remember, verifyEvent } from "./proof.js";
+import { compare, forgetSeen } from "./seen.js";
 import { KEY_SOURCES, decide, fail, keysIn, load } from "./verdict.js";
 
 const verdict = document.getElementById("verdict");
@@ -16,9 +17,10 @@ function tell(text) {
 async function check() {
   const asked = { cell, position: Number(position) };
   const shown = document.getElementById("content");
-  const { key, source } = await verifyEvent(
+  const { key, source, checkpoint } = await verifyEvent(
     { shown, asked, proof: await load(address), configured: keysIn(logKeys), storage: localStorage, tell },
   );
+  tell((await compare(cell, checkpoint, localStorage)).told);
   if (source === "first") remember(key, localStorage);
   tell(`Key: ${key.text}`);
   decide(verdict, "good", `Verified by this browser: the event is in the signed log as this page shows it. ${KEY_SOURCES[source]}`);
@@ -31,6 +33,7 @@ check().catch((error) => {
   button.hidden = false;
   button.addEventListener("click", () => {
     forget(`cellbook/${cell}`, localStorage);
+    forgetSeen(`cellbook/${cell}`, localStorage);
     location.reload();
   });
 });

@@ -304,5 +304,5 @@ export async function verifyEvent({ shown, asked, proof, configured, storage, te
   tell("Everything that this page shows of the event is what the signed bytes say.");
   const witnesses = await witnessesOf(checkpoint, await Promise.all(configured.map(parseKey)));
   for (const each of witnesses) tell(`Witness ${each.name} has signed the checkpoint at ${timeText(each.timeMs)}.`);
-  return { key, source };
+  return { key, source, checkpoint };
 }
