@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import urlencode
@@ -126,10 +127,10 @@ async def event_at(reach: Reach, cell: str, position: int) -> event_pb2.Event:
     """The event at a position of the cell's log. Raises LedgerRefusal, ClientError."""
     found = reach.named(cell)
     request = event_pb2.SubscribeRequest(from_position=position)
-    async for item in found.items(found.events.Subscribe, request):
-        if item.WhichOneof("item") == "event":
-            return item.event
-        break
+    async with aclosing(found.items(found.events.Subscribe, request)) as stream:
+        item = await anext(stream)
+    if item.WhichOneof("item") == "event":
+        return item.event
     raise BadInput(f"the log of {cell} does not reach position {position} yet")
 
 
