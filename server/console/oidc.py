@@ -18,7 +18,7 @@ from starlette.responses import RedirectResponse, Response
 
 from server.console.console import console_of
 from server.console.pages import Page
-from server.console.serving import SEE_OTHER, SIGN_IN, BadInput, set_cookie
+from server.console.serving import SEE_OTHER, SIGN_IN, BadInput, cookie_in, set_cookie
 from server.console.settings import ConsoleSettings
 from server.console.sign_in import signed_in, visitor_of
 
@@ -136,7 +136,7 @@ async def begin(request: Request) -> Response:
 
 async def callback(request: Request) -> Response:
     token = await _provider(request).finish(request, _redirect_uri(request))
-    next_path = unquote(request.cookies.get(NEXT_COOKIE, "/"))
+    next_path = unquote(cookie_in(request, NEXT_COOKIE))
     return await signed_in(request, await visitor_of(request, token), next_path)
 
 

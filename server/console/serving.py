@@ -1,5 +1,6 @@
 """How a request is answered: who asks, whether the page is open to them, whether the form is ours, what went wrong."""
 
+import asyncio
 import re
 import secrets
 from collections import Counter
@@ -23,6 +24,7 @@ from server.console.visitor import VISITOR, NotSignedIn, current_visitor
 FORM_COOKIE = "cellbook_form"
 FORM_BYTES_MAX = 64 * 1024
 FORM_FIELDS_MAX = 100
+FORM_WITHIN_S = 20
 # Of a number that was typed: it fits each field of the wire.
 DIGITS_MAX = 18
 # Live pages of one visitor. A page beyond them asks again after RETRY_MS, and shows until then what it was loaded with.
@@ -31,8 +33,8 @@ RETRY_MS = 30_000
 SIGN_IN = "/sign-in"
 # The cells do not take the proof any longer.
 PROOF_LOST = frozenset({"TOKEN_INVALID", "IDENTITY_MISSING", "PRINCIPAL_MISSING", "PRINCIPAL_INVALID"})
-SEE_OTHER, FORBIDDEN, UNPROCESSABLE, BAD_GATEWAY, UNAVAILABLE, BAD_REQUEST, TOO_LARGE = (
-    303, 403, 422, 502, 503, 400, 413,
+SEE_OTHER, FORBIDDEN, UNPROCESSABLE, BAD_GATEWAY, UNAVAILABLE, BAD_REQUEST, TOO_LARGE, TOO_LATE = (
+    303, 403, 422, 502, 503, 400, 413, 408,
 )  # fmt: skip
 
 HEADERS = {
@@ -93,7 +95,7 @@ def _route(page: Page, *, signed_in: bool) -> Route:
             response = await _answer(request, page, signed_in=signed_in)
         except Exception as error:  # noqa: BLE001 - one that is not known is raised again
             response = _failed(request, error)
-        if request.cookies.get(FORM_COOKIE) != cookie and not request.state.session_id:
+        if cookie_in(request, FORM_COOKIE) != cookie and not request.state.session_id:
             set_cookie(request, response, FORM_COOKIE, cookie)
         return response
 
@@ -102,11 +104,11 @@ def _route(page: Page, *, signed_in: bool) -> Route:
 
 def _begin(request: Request) -> str:
     """Finds the visitor; returns the cookie that the forms of this browser are bound to."""
-    console, session_id = console_of(request), request.cookies.get(COOKIE, "")
+    console, session_id = console_of(request), cookie_in(request, COOKIE)
     visitor = console.sessions.find(session_id) if session_id else None
     request.state.session_id = session_id if visitor is not None else ""
     VISITOR.set(visitor)
-    cookie = request.state.session_id or request.cookies.get(FORM_COOKIE) or secrets.token_urlsafe()
+    cookie = request.state.session_id or cookie_in(request, FORM_COOKIE) or secrets.token_urlsafe()
     request.state.form_cookie = cookie
     request.state.form_token = console.sessions.form_token(cookie)
     return cookie
@@ -133,12 +135,16 @@ async def _check_form(request: Request) -> None:
     length = request.headers.get("content-length") if "transfer-encoding" not in request.headers else None
     if int(length or FORM_BYTES_MAX + 1) > FORM_BYTES_MAX:
         raise HTTPException(TOO_LARGE, f"a form has at most {FORM_BYTES_MAX // 1024} KiB")
-    form = await request.form(max_files=0, max_fields=FORM_FIELDS_MAX)
+    try:
+        async with asyncio.timeout(FORM_WITHIN_S):
+            form = await request.form(max_files=0, max_fields=FORM_FIELDS_MAX)
+    except TimeoutError:
+        raise HTTPException(TOO_LATE, f"the form did not arrive within {FORM_WITHIN_S} s: send it again") from None
     token = form.get("form_token")
     sent_from = request.headers.get("origin")
     same = sent_from is None or sent_from.partition("://")[2] == request.headers.get("host")
     sessions = console_of(request).sessions
-    bound = request.state.session_id or request.cookies.get(FORM_COOKIE, "")
+    bound = request.state.session_id or cookie_in(request, FORM_COOKIE)
     if not (same and isinstance(token, str) and sessions.is_form_token(bound, token)):
         raise HTTPException(
             FORBIDDEN, "the form is not from this session: go back, load the page again, and send it again"
@@ -169,10 +175,26 @@ def see(path: str) -> RedirectResponse:
     return RedirectResponse(path, SEE_OTHER)
 
 
-def set_cookie(request: Request, response: Response, name: str, value: str) -> None:
+def cookie_in(request: Request, name: str) -> str:
+    return request.cookies.get(_full_name(request, name), "")
+
+
+def set_cookie(request: Request, response: Response, name: str, value: str, *, ends: bool = False) -> None:
+    """With `ends` the browser drops it."""
     response.set_cookie(
-        name, value, httponly=True, samesite="lax", secure=console_of(request).settings.is_https, path="/"
+        _full_name(request, name),
+        value,
+        max_age=0 if ends else None,
+        httponly=True,
+        samesite="lax",
+        secure=console_of(request).settings.is_https,
+        path="/",
     )
+
+
+def _full_name(request: Request, name: str) -> str:
+    """By https browsers take a cookie of this prefix from this very host alone: no neighbor signs a visitor in."""
+    return f"__Host-{name}" if console_of(request).settings.is_https else name
 
 
 # --- what went wrong ------------------------------------------------------------------------------------------------

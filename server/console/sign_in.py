@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cells.domain.refusals import PrincipalInvalid
-from server.cli.client import CallDenied
+from server.cli.client import CallDenied, NoAnswer
 from server.console.console import COOKIE, console_of, ledger_of, render
 from server.console.pages import Page
 from server.console.serving import SIGN_IN, BadInput, field, see, set_cookie
@@ -76,6 +76,9 @@ async def visitor_of(request: Request, token: str) -> Visitor:
         await ledger_of(request).listed()
     except CallDenied as denied:
         raise BadInput(f"the router does not take the token: {denied}") from None
+    except NoAnswer:
+        # Strangers learn no addresses.
+        raise BadInput("the router does not answer, so the token cannot be checked: try again later") from None
     return visitor
 
 
@@ -93,7 +96,7 @@ async def signed_in(request: Request, visitor: Visitor, next_path: str) -> Respo
 async def out(request: Request) -> Response:
     console_of(request).sessions.end(request.state.session_id)
     response = see(SIGN_IN)
-    response.delete_cookie(COOKIE, path="/")
+    set_cookie(request, response, COOKIE, "", ends=True)
     return response
 
 

@@ -1,9 +1,11 @@
 """Requests that no browser of ours sends: they end in an answer, take no more than their share, and leak nothing."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import jwt
 import pytest
 from httpx2 import ASGITransport, AsyncClient
 from starlette.applications import Starlette
@@ -11,11 +13,13 @@ from starlette.requests import Request
 
 from cellbook.v1 import audit_pb2
 from server.cli.access import PLAIN
+from server.console import serving
 from server.console.app import build_app
 from server.console.auditor import accounts
 from server.console.console import COOKIE, ZONE_COOKIE, make_client
-from server.console.serving import FORM_BYTES_MAX, STREAMS_OF_ONE_MAX, event_stream
+from server.console.serving import FORM_BYTES_MAX, FORM_COOKIE, STREAMS_OF_ONE_MAX, BadInput, event_stream
 from server.console.settings import ConsoleSettings
+from server.console.sign_in import visitor_of
 from server.console.visitor import VISITOR, NotSignedIn, Visitor
 from server.shell.identity.principal import PRINCIPAL_KEY, Principal, Role
 
@@ -74,6 +78,53 @@ async def test_a_form_keeps_to_the_length_that_it_says(console: AsyncClient) -> 
     headers = {"transfer-encoding": "chunked", "content-length": "10"}
     content = b"a=" + b"b" * (2 * FORM_BYTES_MAX)
     assert (await console.post("/sign-in", headers=headers, content=content)).status_code == 413
+
+
+async def test_a_form_that_does_not_arrive_is_not_waited_for(
+    app: Starlette, console: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "FORM_WITHIN_S", 0.01)
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"a="
+        await asyncio.Event().wait()
+
+    headers = {"content-length": "10", "content-type": "application/x-www-form-urlencoded"}
+    answer = await console.post("/sign-in", headers=headers, content=slow())
+    assert answer.status_code == 408
+
+
+async def test_a_stranger_with_a_token_learns_no_addresses(request_of_ann: Request) -> None:
+    """Not of the router, to which the console takes the token, either."""
+    token = jwt.encode({"sub": "ben", "role": "auditor", "exp": time.time() + 60}, "x" * 32)
+    with pytest.raises(BadInput) as refused:
+        await visitor_of(request_of_ann, token)
+    assert "127.0.0.1" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("public_url", "prefix"), [("https://books.example.org", "__Host-"), ("", "")])
+async def test_a_cookie_of_a_neighbor_signs_nobody_in(public_url: str, prefix: str) -> None:
+    """By https, where browsers can tell whose it is."""
+    settings = ConsoleSettings(router="127.0.0.1:1", public_url=public_url)
+    base = public_url or "http://127.0.0.1"
+    async with make_client(settings, PLAIN) as client:
+        app = build_app(settings, client, PLAIN)
+        async with AsyncClient(transport=ASGITransport(app=app), base_url=base) as console:
+            set_by = (await console.get("/sign-in")).headers["set-cookie"]
+            token = app.state.console.sessions.form_token(console.cookies[f"{prefix}{FORM_COOKIE}"])
+            form = {"form_token": token, "role": "auditor", "name": "ann", "next": "/"}
+            set_by += (await console.post("/sign-in", data=form)).headers["set-cookie"]
+            assert set_by.count("Secure") == (2 if prefix else 0)
+            session = console.cookies[f"{prefix}{COOKIE}"]
+            assert (await console.get("/")).status_code == 200
+            console.cookies.clear()
+            tossed = await console.get("/", headers={"cookie": f"{COOKIE}={session}"})
+            assert (tossed.status_code == 200) == (not prefix)
+            mine = {"cookie": f"{prefix}{COOKIE}={session}"}
+            form = {"form_token": app.state.console.sessions.form_token(session)}
+            ended = await console.post("/sign-out", data=form, headers=mine)
+            assert f"{prefix}{COOKIE}=" in ended.headers["set-cookie"]
+            assert "Max-Age=0" in ended.headers["set-cookie"]
 
 
 # --- answers that are sent for long -----------------------------------------------------------------------------------
