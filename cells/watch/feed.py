@@ -86,13 +86,13 @@ class AuctionFeed:
         if start.auction is not None:
             yield self.encode(start.take())
         enough = start.stream_version + CATCH_UP_MAX
-        while start.stream_version < min(watched.sent_version, enough):
-            await self._read(start, watched.sent_position)
-            yield self.encode(start.take())
-        if start.stream_version < watched.sent_version:
-            present, before = watched.present(), start.stream_version
-            start = present
-            yield self.encode(replace(present.take(), after_version=before))
+        # Compared again after each update: while that is being sent, the auction's last one may be made.
+        while (before := start.stream_version) < watched.sent_version:
+            if before < enough:
+                await self._read(start, watched.sent_position)
+            else:
+                start = watched.present()
+            yield self.encode(replace(start.take(), after_version=before))
         version, position, number = start.stream_version, start.position, watched.number
         ended = start.ended
         while not ended:

@@ -182,6 +182,24 @@ async def test_a_watch_reads_so_much_of_the_past_and_no_more(lot: Lot, monkeypat
     assert watches == -(-lot.versions // 16)
 
 
+async def test_a_slow_watch_of_the_past_hears_of_the_end(lot: Lot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the sale is settled while the present is being sent to it, and no update follows."""
+    monkeypatch.setattr(feeds, "PAGE", 8)
+    monkeypatch.setattr(feeds, "CATCH_UP_MAX", 16)
+    other = Watcher(lot)
+    await until(lambda: other.updates)
+    await lot.bid(100)
+    await until(lambda: other.version == lot.versions)
+    async with aclosing(lot.feed.updates(lot.auction_id, 1)) as updates, asyncio.timeout(10):
+        async for update in updates:
+            if update.left_out:
+                break
+        assert not update.ended
+        await lot.close()
+        await other.task
+        assert [each.auction.state async for each in updates][-1] is AuctionState.SETTLED
+
+
 async def test_whoever_breaks_off_and_resumes_misses_nothing(lot: Lot, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a storm of bids, from the table, from memory, and from the one to the other."""
     monkeypatch.setattr(feeds, "PAGE", 7)
