@@ -27,7 +27,8 @@ LONG = {"bench", "console", "e2e", "faults", "fuzz", "simulation"}
 def pytest_configure(config: pytest.Config) -> None:
     """Temporary files are in memory if there is room, in a folder of this run's own, which goes at its end.
 
-    There a PostgreSQL is made in half the CPU time, and no test cuts the power. TMPDIR chooses another place.
+    There a PostgreSQL takes a third less CPU time, and no test cuts the power. TMPDIR chooses another place, where the
+    files of failed tests are kept.
     """
     in_worker = hasattr(config, "workerinput")
     if not in_worker and "TMPDIR" not in os.environ and has_room():
