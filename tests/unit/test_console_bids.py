@@ -35,13 +35,14 @@ def refusal(reason: str) -> LedgerRefusal:
     return LedgerRefusal(method="GetCommand", reason=reason, message="said why", facts={})
 
 
-async def bid_after(monkeypatch: pytest.MonkeyPatch, told: Any) -> lot.Bid:  # noqa: ANN401 - an answer or an error
+async def bid_after(monkeypatch: pytest.MonkeyPatch, told: Any, site: str = "none") -> lot.Bid:  # noqa: ANN401 - an answer or an error
     """Where the bidder's cell answers, or fails, like that."""
     home = Mock(ask=AsyncMock(side_effect=[told]))
     ledger = Mock(home_of=AsyncMock(return_value=home))
     monkeypatch.setattr(lot, "ledger_of", lambda _request: ledger)
+    headers = [(b"sec-fetch-site", site.encode())]
     query = f"bid={SENT}&bidder={BIDDER}&amount=7.50".encode()
-    return await lot.sent_bid(Request({"type": "http", "method": "GET", "query_string": query, "headers": []}))
+    return await lot.sent_bid(Request({"type": "http", "method": "GET", "query_string": query, "headers": headers}))
 
 
 @pytest.mark.parametrize(
@@ -78,3 +79,10 @@ async def test_the_next_bid_after_a_definite_answer_is_another_one(
     assert not bid.is_open
     assert problem in bid.problem
     assert success in bid.success
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+async def test_a_link_of_others_offers_no_bid_to_send(monkeypatch: pytest.MonkeyPatch, site: str) -> None:
+    """They would choose its amount."""
+    bid = await bid_after(monkeypatch, refusal("COMMAND_NOT_FOUND"), site)
+    assert (bid.command_id != SENT, bid.amount, bid.is_open) == (True, "", False)

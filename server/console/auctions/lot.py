@@ -17,6 +17,8 @@ from server.shell.identity.principal import Role
 
 AUCTION = "/auctions/{cell}/{auction_id}"
 NOT_ARRIVED = "COMMAND_NOT_FOUND"
+# A link on somebody else's page: the bid in it may be one that they want to be sent.
+ELSEWHERE = frozenset({"cross-site", "same-site"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,17 +130,19 @@ async def sent_bid(request: Request) -> Bid:
         home = await ledger_of(request).home_of(bidder)
         found = await home.ask(home.ledger.GetCommand, ledger_pb2.GetCommandRequest(command_id=command_id))
     except NoAnswer as silence:
-        return _with_problem(sent, f"It is not known whether your bid was placed: {silence}.")
+        return _with_problem(request, sent, f"It is not known whether your bid was placed: {silence}.")
     except LedgerRefusal as refusal:
         if refusal.reason != NOT_ARRIVED:
             return new_bid(problem=refusal.message, bidder=bidder)
-        return _with_problem(sent, "The cell has no such bid: it has not arrived, or was refused.")
+        return _with_problem(request, sent, "The cell has no such bid: it has not arrived, or was refused.")
     if found.state == ledger_pb2.COMMAND_STATE_ACCEPTED:
         return new_bid(success="Your bid was accepted. Below is who leads now.", bidder=bidder)
     if found.state == ledger_pb2.COMMAND_STATE_REFUSED:
         return new_bid(problem=f"Your bid was refused: {found.refusal.message}", bidder=bidder)
-    return _with_problem(sent, "Your bid is under way to the auction's cell, and not decided yet.")
+    return _with_problem(request, sent, "Your bid is under way to the auction's cell, and not decided yet.")
 
 
-def _with_problem(bid: Bid, problem: str) -> Bid:
+def _with_problem(request: Request, bid: Bid, problem: str) -> Bid:
+    if request.headers.get("sec-fetch-site") in ELSEWHERE:
+        return new_bid(problem=problem)
     return Bid(command_id=bid.command_id, bidder=bid.bidder, amount=bid.amount, is_open=True, problem=problem)
