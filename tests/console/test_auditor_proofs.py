@@ -201,7 +201,7 @@ def test_a_checkpoint_extends_the_one_that_the_browser_has_seen(rig: Rig, books:
         """The first two, as lines."""
         cell = market.cells[CELL]
         await signed(cell)
-        await market.deposit(books.payer, "USD", 1)
+        await market.person("somebody else", CELL, 1)
         await signed(cell)
         first = await cell.ask(cell.audit.GetCheckpoint, audit_pb2.GetCheckpointRequest(after_size=1))
         wanted = audit_pb2.GetCheckpointRequest(after_size=first.size)
