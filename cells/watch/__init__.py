@@ -1,1 +1,1 @@
-"""Watching auctions: one reader of the log feeds all watchers, each from a position on."""
+"""Watching auctions: one feed for all watchers, each from a position on."""

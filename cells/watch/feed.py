@@ -1,4 +1,4 @@
-"""Feeds the watchers of all auctions from one reader of the log."""
+"""Feeds the watchers of all auctions: from this process's commits while it leads, else from one reader of the log."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -20,6 +20,7 @@ from cells.store.failures import map_store_errors
 from cells.store.ports import EventFilter, EventRow
 from cells.watch.changes import CHANGES_MAX, Gathering, Update
 from cells.watch.watched import Behind, WatchedAuction
+from cells.writer.batch import Commit
 
 if TYPE_CHECKING:
     from cells.domain.auction.auction import Auction
@@ -28,13 +29,15 @@ OF_AUCTIONS = EventFilter(event_types=tuple(event.event_type for event in get_ar
 # Changes of an auction are gathered for this long at least.
 GATHER_S = 0.1
 # And so many times as long as the last update took to be sent: a busy process has more to do than to send updates.
-GATHER_TIMES = 10
+GATHER_TIMES = 20
 # The updates sent to all watchers of this process together: the more there are, the longer changes are gathered.
 SENT_PER_S = 1_000
 # Making an update takes as long as sending it to this many watchers.
 MAKING = 4
 # Concurrent reads of the table by all watchers; further ones wait.
 QUERIES_MAX = 2
+# How soon it is noticed that this process does not lead any more.
+POLL_S = 0.5
 # The changes that are read from the table at once, and of one watch in all: further ones are counted.
 PAGE = 64
 CATCH_UP_MAX = 256
@@ -50,12 +53,15 @@ class AuctionFeed:
     background: BackgroundTask = field(init=False)
     _watched: dict[UUID, WatchedAuction] = field(default_factory=dict)
     _watchers: int = 0
-    # The reader has passed on all events up to here.
+    # All events up to here have been passed on.
     _position: int = 0
+    # This process leads, and its commits are passed on as they are; otherwise the log is read.
+    _leads: bool = False
     _queries: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(QUERIES_MAX))
 
     def __post_init__(self) -> None:
-        self.background = BackgroundTask(name="auction_feed", work=self._follow, every_s=None, outages=(Unavailable,))
+        self.background = BackgroundTask(name="auction_feed", work=self._read_on, every_s=None, outages=(Unavailable,))
+        self.cell.writer.followers.append(self.follow)
 
     async def watch(self, auction_id: UUID, from_position: int) -> AsyncGenerator[bytes, None]:
         """The state before `from_position` (0: now), then updates until the auction's last state.
@@ -111,7 +117,7 @@ class AuctionFeed:
         if not self.background.running:
             head = await self._head()
             if not self.background.running:
-                self._position = head
+                self._position, self._leads = head, self.cell.time.leading
                 self.background.start()
         watched = self._watched.setdefault(auction_id, WatchedAuction(auction_id=auction_id))
         watched.watchers += 1
@@ -133,6 +139,7 @@ class AuctionFeed:
         if not watched.watchers:
             self._forget(watched)
         if not self._watched:
+            self._leads = False
             self.background.cancel()
 
     def _forget(self, watched: WatchedAuction) -> None:
@@ -142,8 +149,30 @@ class AuctionFeed:
 
     # --- live ---------------------------------------------------------------------------------------------------------
 
-    async def _follow(self) -> None:
-        """Passes each event on to its auction, from where it was when the log could be read last."""
+    def follow(self, commit: Commit) -> None:
+        """Receives each commit of this process, in order: events of other auctions take no time."""
+        if not self._leads or not commit.events:
+            return
+        if commit.events[0].row.position != self._position + 1:
+            # Another process has led in between.
+            self._leads = False
+            return
+        for event in commit.events:
+            if event.aggregate.id in self._watched:
+                self._take(event.row)
+        self._position = commit.events[-1].row.position
+
+    async def _read_on(self) -> None:
+        """Reads the log while this process does not lead. Returns if it cannot be read any more."""
+        while True:
+            self._leads = self._leads and self.cell.time.leading
+            if self._leads:
+                await asyncio.sleep(POLL_S)
+            elif not await self._read_log():
+                return
+
+    async def _read_log(self) -> bool:
+        """Passes on what is in the log, until this process leads and has passed on all of it; False: it is damaged."""
         items = self.cell.subscribe(from_position=self._position + 1, event_filter=OF_AUCTIONS)
         try:
             async with aclosing(items):
@@ -151,11 +180,15 @@ class AuctionFeed:
                     if isinstance(item, EventRow):
                         self._take(item)
                     self._position = item.position
+                    if self.cell.time.leading and self._position == self.cell.time.durable_position:
+                        self._leads = True
+                        return True
         except Unavailable:
             raise
         except Refused as refused:
             for watched in list(self._watched.values()):
                 self._end(watched, refused)
+        return False
 
     def _take(self, row: EventRow) -> None:
         watched = self._watched.get(row.aggregate_id)

@@ -14,6 +14,7 @@ from cells.domain.commands import CloseAuction
 from cells.domain.refusals import AuctionNotFound, FieldInvalid, WatcherTooSlow
 from cells.watch import feed as feeds
 from cells.watch import watched as watched_auctions
+from cells.watch.feed import AuctionFeed
 from server.shell.calls.denials import TooManyStreams
 from server.shell.calls.limits import STREAMS_PERSON, streams_budget
 from server.shell.calls.statuses import refusal_in
@@ -32,6 +33,11 @@ Item = auction_pb2.WatchAuctionResponse
 def watch(rig: Rig, auction: str, from_position: int = 0, *, by: Pairs = SHOP) -> AsyncIterator[Item]:
     wanted = auction_pb2.WatchAuctionRequest(auction=auction, from_position=from_position)
     return aiter(rig.auctions.WatchAuction(wanted, metadata=by, timeout=20))
+
+
+async def until_end(call: "grpc.aio.UnaryStreamCall[auction_pb2.WatchAuctionRequest, Item]") -> AsyncIterator[Item]:
+    while isinstance(item := await call.read(), Item):
+        yield item
 
 
 async def test_a_watcher_is_told_what_the_auction_tells_everybody(rig: Rig) -> None:
@@ -102,11 +108,17 @@ async def test_a_watcher_that_goes_leaves_nothing_behind(rig: Rig) -> None:
     wanted = auction_pb2.WatchAuctionRequest(auction=auction)
     calls = [rig.auctions.WatchAuction(wanted, metadata=SHOP) for _ in range(5)]
     await asyncio.gather(*(call.read() for call in calls))
-    assert len(rig.cell.subscriptions._readers) == 1
+    [feed] = [
+        each
+        for each in (getattr(each, "__self__", None) for each in rig.cell.writer.followers)
+        if isinstance(each, AuctionFeed)
+    ]
+    assert feed._watchers == len(calls)
     for call in calls:
         call.cancel()
-    await until(lambda: not rig.cell.subscriptions._readers)
     await until(lambda: not rig.guard.watchers_budget.taken)
+    assert not feed._watched
+    assert not feed.background.running
 
 
 async def test_a_watcher_that_has_not_read_is_told_where_to_resume(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,10 +161,15 @@ async def test_an_auction_is_watched_on_postgres(cluster: EmbeddedPostgres, temp
 
         async def watched(from_position: int) -> list[Item]:
             wanted = auction_pb2.WatchAuctionRequest(auction=name, from_position=from_position)
-            return [item async for item in stub.WatchAuction(wanted, metadata=SHOP, timeout=60)]
+            call = stub.WatchAuction(wanted, metadata=SHOP, timeout=60)
+            first = await call.read()
+            assert isinstance(first, Item)
+            began.set()
+            return [first, *[item async for item in until_end(call)]]
 
+        began = asyncio.Event()
         live = asyncio.create_task(watched(0))
-        await until(lambda: served.parts.cell.subscriptions._readers)
+        await began.wait()
         for amount_minor in (500, 700):
             await three.bid("us-east", winner, "eu-west", auction_id, amount_minor)
         await served.parts.cell.execute(request(CloseAuction(auction_id=auction_id, by_command=True)))

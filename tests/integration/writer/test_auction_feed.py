@@ -10,18 +10,16 @@ import pytest
 
 from cells.audit.checks.checked import Checked
 from cells.domain.auction.auction import AuctionState
-from cells.domain.audit.refusals import EventDamaged, PositionNotReached
+from cells.domain.audit.refusals import PositionNotReached
 from cells.domain.commands import CancelAuction
-from cells.domain.refusals import AuctionNotFound, Refused, Unavailable, WatcherTooSlow
-from cells.log import subscriptions
+from cells.domain.refusals import AuctionNotFound, Unavailable, WatcherTooSlow
 from cells.watch import feed as feeds
 from cells.watch import watched as watched_auctions
 from cells.watch.changes import CHANGES_MAX, ChangeKind
 from cells.watch.watched import WatchedAuction
 from tests.doubles.history import MemoryHistoryLookups
-from tests.doubles.store import MemoryStore
 from tests.integration.writer.feed_rig import Feed, Lot, Watcher, lot_of
-from tests.local_cells import build_cell, leading, memory_cell, request, until
+from tests.local_cells import memory_cell, request, until
 
 WATCHERS = 50
 
@@ -77,13 +75,14 @@ async def test_an_auction_that_has_ended_is_shown_and_no_more(lot: Lot) -> None:
 
 
 async def test_an_update_is_made_once_for_all_its_watchers(lot: Lot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many there are: from one reader of the log, whatever they watch."""
+    """However many there are: from the commits themselves, whatever they watch; the log is not read."""
     monkeypatch.setattr(feeds, "SENT_PER_S", 10_000)
     other = await lot_of(lot.cell, lot.store)
     watchers = [Watcher(lot) for _ in range(WATCHERS)]
     watchers += [Watcher(other, feed=lot.feed) for _ in range(WATCHERS)]
     await until(lambda: all(watcher.updates for watcher in watchers))
-    assert len(lot.cell.subscriptions._readers) == 1
+    assert lot.feed._leads
+    assert not lot.cell.subscriptions._readers
     before = len(lot.feed.made)
     await lot.bid(5)
     await until(lambda: all(watcher.version == 6 for watcher in watchers[:WATCHERS]))
@@ -91,7 +90,7 @@ async def test_an_update_is_made_once_for_all_its_watchers(lot: Lot, monkeypatch
     assert all(watcher.is_gapless() and watcher.version == 1 for watcher in watchers[WATCHERS:])
     for watcher in watchers:
         await watcher.close()
-    await until(lambda: not lot.cell.subscriptions._readers)
+    assert not lot.feed.background.running
     assert not lot.feed._watched
     assert lot.feed._watchers == 0
 
@@ -289,77 +288,6 @@ async def test_a_watcher_that_does_not_read_is_ended(lot: Lot, monkeypatch: pyte
     assert resumed.changes == list(range(first.stream_version + 1, lot.versions + 1))
     for each in (reading, resumed):
         await each.close()
-
-
-async def test_an_outage_is_waited_for(lot: Lot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reader begins again where it was: watchers see nothing of it."""
-    monkeypatch.setattr("cells.background.PAUSE_FIRST_S", 0.01)
-    watcher = Watcher(lot)
-    await until(lambda: lot.cell.subscriptions.tail.feeds_any)
-    fail_readers(lot, monkeypatch, Unavailable(problem="the database is away"), times=1)
-    await lot.bid(5)
-    await until(lambda: watcher.version == 6)
-    assert watcher.is_gapless()
-    await watcher.close()
-
-
-async def test_a_damaged_log_ends_all_watchers(lot: Lot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the reason. It is not used, and not waited for."""
-    watchers = [Watcher(lot) for _ in range(3)]
-    await until(lambda: all(watcher.updates for watcher in watchers))
-    await until(lambda: lot.cell.subscriptions.tail.feeds_any)
-    damaged = EventDamaged(event_id="x", position=7, cell="us-east", problem="it is not as it was written")
-    fail_readers(lot, monkeypatch, damaged, times=1)
-    await lot.bid()
-    for watcher in watchers:
-        with pytest.raises(EventDamaged):
-            await asyncio.wait_for(watcher.task, 10)
-    assert not lot.feed._watched
-    fresh = Watcher(lot)
-    await until(lambda: fresh.version == lot.versions)
-    await fresh.close()
-
-
-def fail_readers(lot: Lot, monkeypatch: pytest.MonkeyPatch, error: Refused, *, times: int) -> None:
-    """The reader of the log that is there gets the error at the next event."""
-    failures = [error] * times
-    page = subscriptions.Subscriptions._page
-    take = lot.cell.subscriptions.tail.take
-
-    def gone(*arguments: object) -> object:
-        return None if failures else take(*arguments)  # type: ignore[arg-type]
-
-    async def failing(*arguments: object) -> object:
-        if failures:
-            raise failures.pop()
-        return await page(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(type(lot.cell.subscriptions.tail), "take", lambda _tail, *arguments: gone(*arguments))
-    monkeypatch.setattr(subscriptions.Subscriptions, "_page", failing)
-
-
-async def test_a_standby_feeds_watchers_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the table, read once for all; and on when it leads itself."""
-    monkeypatch.setattr(subscriptions, "POLL_S", 0.02)
-    store = MemoryStore("us-east")
-    first, second = build_cell("us-east", store), build_cell("us-east", store)
-    async with leading(first):
-        lot = await lot_of(first, store)
-        standing_by = asyncio.create_task(second.run())
-        feed = Feed(second, MemoryHistoryLookups(store))
-        watchers = [Watcher(lot, feed=feed) for _ in range(WATCHERS)]
-        await until(lambda: all(watcher.updates for watcher in watchers))
-        await lot.bid(10)
-        await until(lambda: all(watcher.version == 11 for watcher in watchers))
-    await until(lambda: second.leading)
-    lot.cell = second
-    await lot.bid(10)
-    await until(lambda: all(watcher.version == 21 for watcher in watchers))
-    assert all(watcher.is_gapless() for watcher in watchers)
-    for watcher in watchers:
-        await watcher.close()
-    second.stop()
-    await standing_by
 
 
 # --- one auction ------------------------------------------------------------------------------------------------------
