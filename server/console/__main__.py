@@ -14,6 +14,7 @@ import uvicorn
 from server.cli.access import PLAIN, Access, access_by_files, access_by_keys
 from server.console.app import build_app
 from server.console.console import make_client
+from server.console.http import ImpatientProtocol
 from server.console.settings import ConsoleSettings
 from server.shell.files import write_durably
 from server.shell.hosting.host import ListenFailed
@@ -65,6 +66,7 @@ async def serve(settings: ConsoleSettings) -> None:
             server = Server(
                 uvicorn.Config(
                     app,
+                    http=ImpatientProtocol,
                     ssl_certfile=settings.https_cert,
                     ssl_keyfile=settings.https_key,
                     log_config=None,
