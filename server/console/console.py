@@ -1,5 +1,6 @@
 """Shared by all pages: the way to router and cells, the sessions, the templates."""
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from server.console.visitor import VISITOR, VisitorAccess
 
 TEMPLATES = Path(__file__).with_name("templates")
 COOKIE = "cellbook_session"
+ADDING_UP_MAX = 2
 ZONE_COOKIE = "cellbook_zone"
 # Rooms and pages in the navigation, in this order.
 Navigation = Mapping[str, tuple[Page, ...]]
@@ -85,6 +87,8 @@ class ConsoleApp:
     # How the console itself reaches router and cells; in development also the proofs of any visitor.
     access: Access
     navigation: Navigation
+    # Statements with up to 100,000 movements, each of which may take 100 MB.
+    adding_up: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ADDING_UP_MAX))
     sessions: Sessions = field(default_factory=Sessions)
     # Live pages by visitor.
     streams: Counter[str] = field(default_factory=Counter)

@@ -1,6 +1,6 @@
 """Texts on pages: amounts, moments in the visitor's zone with UTC beside, identifiers."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
@@ -60,7 +60,3 @@ def short(identifier: str) -> Markup:
 def shown_reason(reason: str) -> str:
     """BID_TOO_LOW as "bid too low"."""
     return str(escape(reason.replace("_", " ").lower()))
-
-
-def now_utc() -> datetime:
-    return datetime.now(UTC)

@@ -1,5 +1,6 @@
 """The auditor's pages over cells that answer as a test says: what is wrong is said, and no text is run."""
 
+import asyncio
 import csv
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,9 +13,11 @@ from httpx2 import ASGITransport, AsyncClient
 
 from cellbook.v1 import audit_pb2, event_pb2, ledger_pb2, types_pb2
 from server.cli.access import PLAIN
+from server.cli.audit import statement
 from server.cli.client import NoAnswer
 from server.console.app import build_app
-from server.console.console import COOKIE, make_client
+from server.console.auditor import accounts
+from server.console.console import ADDING_UP_MAX, COOKIE, make_client
 from server.console.settings import ConsoleSettings
 from server.console.visitor import NotSignedIn, Visitor
 from server.shell.identity.principal import PRINCIPAL_KEY, parse_principal
@@ -218,6 +221,27 @@ async def test_a_statement_of_many_pages_is_added_up_on_request(cell: FakeCell, 
     assert "Proved:" in (await auditor.get(path, params={"check": "1"})).text
     last = (await auditor.get(path, params={"page": "200"})).text
     assert ("Next page" in last, "proved" in last) == (False, False)
+
+
+async def test_so_many_statements_are_added_up_at_once(
+    cell: FakeCell, auditor: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is a hundred thousand rows in memory; the others wait for their turn."""
+    cell.answers["GetStatement"] = pages_of(movements(1), 1)
+    at_once: list[int] = [0]
+
+    async def fetched(*asked: Any) -> statement.Statement:  # noqa: ANN401 - as of the real one
+        at_once.append(at_once[-1] + 1)
+        await asyncio.sleep(0)
+        made = await statement.fetched(*asked)
+        at_once.append(at_once[-1] - 1)
+        return made
+
+    monkeypatch.setattr(accounts, "fetched", fetched)
+    path = f"/auditor/accounts/{USER}/statement"
+    answers = await asyncio.gather(*(auditor.get(path, params={"check": "1"}) for _ in range(5)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert (max(at_once), at_once[-1], len(at_once)) == (ADDING_UP_MAX, 0, 11)
 
 
 async def test_a_statement_that_does_not_add_up_is_red(cell: FakeCell, auditor: AsyncClient) -> None:

@@ -26,7 +26,7 @@ from server.cli.texts import parse_moment, point_text
 from server.console.auditor.balance_chart import Chart, chart_of
 from server.console.auditor.search import account_path
 from server.console.auditor.traces import id_in
-from server.console.console import ledger_of, render
+from server.console.console import console_of, ledger_of, render
 from server.console.serving import BadInput, field, require_session, whole_number
 
 # Movements in a chart, and in a statement that is added up here.
@@ -141,11 +141,18 @@ async def _timeline(cell: CellStubs, user_id: str, mark_ms: int | None) -> Timel
 
 
 async def statement(request: Request) -> Response:
-    """A page of it. With `check` all of it is read and added up."""
+    """A page of it. With `check` all of it is read and added up, for so many visitors at once as memory allows."""
+    if not await field(request, "check"):
+        return await _statement(request, check=False)
+    async with console_of(request).adding_up:
+        return await _statement(request, check=True)
+
+
+async def _statement(request: Request, *, check: bool) -> Response:
     user_id, reach = id_in(request, "user_id"), await ledger_of(request).reach()
     cell, wanted = await cell_of(request, reach, user_id), await _wanted(request, user_id)
     added_up = None
-    if await field(request, "check"):
+    if check:
         added_up = await fetched(cell, await _wanted(request, user_id), ADDED_UP_MAX)
     wanted.page_size, wanted.page_token = ROWS, await field(request, "page")
     page = await cell.ask(cell.audit.GetStatement, wanted)
