@@ -71,7 +71,8 @@ async def visitor_of(request: Request, token: str) -> Visitor:
         raise BadInput("this is no token of a caller: a JWT with sub, role and exp") from None
     metadata = ((TOKEN_KEY, f"Bearer {token}"),)
     visitor = Visitor(principal=principal, proof=lambda: metadata, until_s=until_s)
-    VISITOR.set(visitor)
+    # Only for the call that checks the token: the page that says why it is not taken is nobody's.
+    claimed = VISITOR.set(visitor)
     try:
         await ledger_of(request).listed()
     except CallDenied as denied:
@@ -79,6 +80,8 @@ async def visitor_of(request: Request, token: str) -> Visitor:
     except NoAnswer:
         # Strangers learn no addresses.
         raise BadInput("the router does not answer, so the token cannot be checked: try again later") from None
+    finally:
+        VISITOR.reset(claimed)
     return visitor
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 import socket
 import threading
 import time
@@ -143,6 +144,16 @@ def test_a_visitor_comes_back_with_a_code(console: TestClient, provider: Provide
     assert (answer.status_code, answer.headers["location"]) == (303, "/livez")
     assert COOKIE in console.cookies
     assert "auditor/ann" in console.get("/").text
+
+
+def test_a_token_that_is_not_taken_makes_nobody_a_visitor(console: TestClient) -> None:
+    """The page that says so does not greet the caller of whom the token claims to be."""
+    form_token = re.search('name="form_token" value="([0-9a-f]+)"', console.get("/sign-in").text)
+    assert form_token is not None
+    forged = jwt.encode({"sub": "eve", "role": "operator", "exp": time.time() + 60}, SECRET)
+    answer = console.post("/sign-in/token", data={"form_token": form_token[1], "token": forged})
+    assert (answer.status_code, "TOKEN_INVALID" in answer.text) == (400, True)
+    assert ("operator/eve" in answer.text, "Sign out" in answer.text) == (False, False)
 
 
 def test_a_code_counts_once_and_in_the_browser_that_began(console: TestClient, provider: Provider) -> None:
