@@ -1,7 +1,7 @@
 """Calls to all cells of a router on behalf of an operator: a cell that does not answer is named, never left out."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -93,6 +93,18 @@ class Reach:
         return answers
 
 
+def reach_of(
+    client: Client, listed: Iterable[router_pb2.Cell], stubs: Callable[[router_pb2.Cell], CellStubs], cell: str = ""
+) -> Reach:
+    """All cells of the router's list that have an address, or only the one named. Raises CellNotListed."""
+    known = {each.name: each for each in listed if each.endpoints}
+    wanted = [stubs(each) for name, each in sorted(known.items()) if cell in {"", name}]
+    reach = Reach(client=client, cells=wanted, listed=sorted(known))
+    if cell:
+        reach.require_listed(cell)
+    return reach
+
+
 @asynccontextmanager
 async def reached(router: str, access: Access, cell: str = "") -> AsyncIterator[Reach]:
     """All cells that the router at `router` lists, or only the one named `cell`. Raises ClientError, CellNotListed."""
@@ -106,12 +118,7 @@ async def reached(router: str, access: Access, cell: str = "") -> AsyncIterator[
             else:
                 message = f"{router}: {status_text(error)}"
             raise ClientError(message) from None
-        listed = {each.name: each for each in reply.cells if each.endpoints}
-        wanted = [each for name, each in sorted(listed.items()) if cell in {"", name}]
-        reach = Reach(client=client, cells=[client.cell_of(each) for each in wanted], listed=sorted(listed))
-        if cell:
-            reach.require_listed(cell)
-        yield reach
+        yield reach_of(client, reply.cells, client.cell_of, cell)
 
 
 def _advice(access: Access) -> str:

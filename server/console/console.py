@@ -1,7 +1,6 @@
 """Shared by all pages: the way to router and cells, the sessions, the templates."""
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,8 +14,8 @@ from starlette.responses import HTMLResponse
 from cellbook.v1 import router_pb2
 from server.cli.access import Access
 from server.cli.client import CellStubs, Client
-from server.cli.reach import Reach
-from server.cli.texts import enum_text, span_text
+from server.cli.reach import Reach, reach_of
+from server.cli.texts import enum_text, now_ms, span_text
 from server.console import formats
 from server.console.pages import Page, may_call
 from server.console.sessions import Sessions
@@ -50,19 +49,13 @@ class Ledger:
     client: Client
     _cells: dict[tuple[str, ...], CellStubs] = field(default_factory=dict)
 
-    async def listed(self, *, count_users: bool = False) -> router_pb2.ListCellsResponse:
+    async def listed(self) -> router_pb2.ListCellsResponse:
         """As the router lists them now. Raises as `Client.once`."""
-        request = router_pb2.ListCellsRequest(count_users=count_users)
-        return await self.client.ask_router(self.client.router.ListCells, request)
+        return await self.client.ask_router(self.client.router.ListCells, router_pb2.ListCellsRequest())
 
     async def reach(self, cell: str = "") -> Reach:
         """All cells, or only the one named. Raises as `listed`, and CellNotListed."""
-        listed = {each.name: each for each in (await self.listed()).cells if each.endpoints}
-        wanted = [self._stubs(each) for name, each in sorted(listed.items()) if cell in {"", name}]
-        reach = Reach(client=self.client, cells=wanted, listed=sorted(listed))
-        if cell:
-            reach.require_listed(cell)
-        return reach
+        return reach_of(self.client, (await self.listed()).cells, self._stubs, cell)
 
     async def home_of(self, user_id: str) -> CellStubs:
         """Raises as `listed`, and LedgerRefusal."""
@@ -123,7 +116,6 @@ def render(request: Request, template: str, *, status: int = 200, **context: obj
         "form_token": request.state.form_token,
         "moment": lambda at_ms, *, exact=False: formats.moment(at_ms, zone, exact=exact),
         "may": lambda rpc: visitor is not None and may_call(visitor.role, rpc),
-        "now_ms": time.time_ns() // 1_000_000,
-        "development": console.settings.is_for_development,
+        "now_ms": now_ms(),
     }
     return HTMLResponse(console.templates.get_template(template).render(shared | context), status)

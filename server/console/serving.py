@@ -164,6 +164,20 @@ def whole_number(text: str, what: str, *, digits_max: int = DIGITS_MAX) -> int:
     return int(text)
 
 
+async def require_confirmed(request: Request) -> None:
+    """Raises BadInput."""
+    if await field(request, "confirmed") != "yes":
+        raise BadInput("nothing was changed: go back, and confirm that you mean it")
+
+
+async def require_reason(request: Request, name: str = "note") -> str:
+    """The reason in the form, for the log. Raises BadInput."""
+    reason = await field(request, name)
+    if not reason:
+        raise BadInput("say why, for the log: 1 to 200 characters that name nobody; a ticket's number is best")
+    return reason
+
+
 def require_session(request: Request) -> None:
     """For answers that are sent for long. Raises NotSignedIn."""
     if console_of(request).sessions.find(request.state.session_id) is None:

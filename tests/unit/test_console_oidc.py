@@ -112,7 +112,7 @@ def provider() -> Iterator[Provider]:
 async def console(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TestClient]:
     """A console whose router takes every token of the auditor ann."""
 
-    async def listed(_ledger: Ledger, *, count_users: bool = False) -> router_pb2.ListCellsResponse:
+    async def listed(_ledger: Ledger) -> router_pb2.ListCellsResponse:
         ((_, token),) = current_visitor().proof()
         if jwt.decode(token.removeprefix("Bearer "), SECRET, algorithms=["HS256"])["sub"] != "ann":
             raise CallDenied("ListCells: TOKEN_INVALID: no", "TOKEN_INVALID")

@@ -28,13 +28,10 @@ async def listing(request: Request) -> Response:
     cell, wanted = await field(request, "cell"), await field(request, "state") or ACTIVE
     if wanted not in {ANY, *STATES}:
         raise BadInput(f"{wanted!r} is no state of an auction: expected {ANY}, {', '.join(STATES)}")
-    reach = await ledger_of(request).reach()
-    if cell:
-        reach.require_listed(cell)
+    reach = await ledger_of(request).reach(cell)
     token = await field(request, "page_token") if cell else ""
     page = auction_pb2.ListAuctionsRequest(state=STATES.get(wanted, 0), page_size=ROWS, page_token=token)  # type: ignore[arg-type]
-    chosen = await ledger_of(request).reach(cell)
-    answers = await chosen.ask_all(lambda each: each.auctions.ListAuctions, page)
+    answers = await reach.ask_all(lambda each: each.auctions.ListAuctions, page)
     return render(
         request,
         "auctions/list.html",

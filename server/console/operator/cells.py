@@ -15,7 +15,7 @@ from server.console.console import ledger_of, render
 from server.console.operator.charts import HEIGHT, WIDTH, Chart, chart
 from server.console.operator.status import KEPT_S, CellState, Courses, links_of, look
 from server.console.pages import Page
-from server.console.serving import BadInput, event_stream, field, see, whole_number
+from server.console.serving import BadInput, event_stream, field, require_confirmed, see, whole_number
 
 LIVE_EVERY_S = 2.0
 WEIGHT_DIGITS_MAX = 7
@@ -142,20 +142,6 @@ async def _told(request: Request, rpc: str, order: Message, name: str, done: str
     method: Callable[..., Awaitable[Message]] = getattr(client.router, rpc)
     await client.ask_router(method, order)
     return see(f"/operator/cells/{name}?done={done}")
-
-
-async def require_confirmed(request: Request) -> None:
-    """Raises BadInput."""
-    if await field(request, "confirmed") != "yes":
-        raise BadInput("nothing was changed: go back, and confirm that you mean it")
-
-
-async def require_reason(request: Request) -> str:
-    """The reason in the form, for the log. Raises BadInput."""
-    note = await field(request, "note")
-    if not note:
-        raise BadInput("say why, for the log: 1 to 200 characters that name nobody; a ticket's number is best")
-    return note
 
 
 PAGES = (

@@ -9,9 +9,8 @@ from starlette.responses import Response
 from cellbook.v1 import router_pb2
 from server.cli.client import Client, LedgerRefusal, NoAnswer, new_command_id
 from server.console.console import ledger_of, render
-from server.console.operator.cells import require_confirmed
 from server.console.pages import Page
-from server.console.serving import field, see
+from server.console.serving import field, require_confirmed, see
 
 # The page then shows how far the move is.
 MOVE_WAIT_S = 3.0

@@ -10,10 +10,10 @@ from cellbook.v1 import audit_pb2
 from cells.background import BackgroundTask, note_failure
 from server.cli.client import CellStubs, ClientError, LedgerRefusal
 from server.console.console import ledger_of, render
-from server.console.operator.cells import STATUS, require_confirmed, require_reason
+from server.console.operator.cells import STATUS
 from server.console.operator.status import look
 from server.console.pages import Page
-from server.console.serving import BadInput, see
+from server.console.serving import BadInput, require_confirmed, require_reason, see
 from server.console.visitor import current_visitor
 
 REBUILD = "AuditService.Rebuild"

@@ -13,7 +13,7 @@ from server.cli.client import CellStubs, ClientError, LedgerRefusal
 from server.cli.reach import Reach
 from server.console.console import ledger_of, render
 from server.console.pages import Page
-from server.console.serving import BadInput, field
+from server.console.serving import BadInput, require_reason
 from server.console.support.find import NEEDS
 from server.console.support.holds import reason_of
 from server.console.support.words import auctions_of, words_of
@@ -25,7 +25,7 @@ CONTACT = "ContactService.GetContact"
 
 
 async def user(request: Request) -> Response:
-    return render(request, "support/user.html", **await _user(request), contact=None, problem="")
+    return render(request, "support/user.html", **await _user(request, *await _home(request)), contact=None, problem="")
 
 
 async def earlier(request: Request) -> Response:
@@ -46,9 +46,7 @@ async def earlier(request: Request) -> Response:
 
 async def look(request: Request) -> Response:
     """The contact is the answer to the form, and on no page that can be loaded again without a reason."""
-    reason = await field(request, "reason")
-    if not reason:
-        raise BadInput("say why you look, for the log: 1 to 200 characters that name nobody; a ticket's number is best")
+    reason = await require_reason(request, "reason")
     cell, user_id = await _home(request)
     wanted = contact_pb2.GetContactRequest(user_id=user_id, reason=reason)
     contact, problem = None, ""
@@ -56,7 +54,7 @@ async def look(request: Request) -> Response:
         contact = await ledger_of(request).client.once(cell.contacts.GetContact, wanted, at=cell.name)
     except LedgerRefusal as refused:
         problem = refused.message
-    return render(request, "support/user.html", **await _user(request), contact=contact, problem=problem)
+    return render(request, "support/user.html", **await _user(request, cell, user_id), contact=contact, problem=problem)
 
 
 async def _home(request: Request) -> tuple[CellStubs, str]:
@@ -68,8 +66,7 @@ async def _home(request: Request) -> tuple[CellStubs, str]:
     return await ledger_of(request).home_of(user_id), user_id
 
 
-async def _user(request: Request) -> dict[str, Any]:
-    cell, user_id = await _home(request)
+async def _user(request: Request, cell: CellStubs, user_id: str) -> dict[str, Any]:
     token = request.query_params.get("page", "")
     wanted = event_pb2.ListUserEventsRequest(user_id=user_id, page_size=EVENTS_SHOWN, page_token=token)
     account, events, reach = await asyncio.gather(
