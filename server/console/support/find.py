@@ -3,13 +3,14 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 from uuid import UUID
 
 from google.protobuf.message import Message
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cellbook.v1 import auction_pb2, ledger_pb2, router_pb2, saga_pb2
+from cellbook.v1 import auction_pb2, ledger_pb2, saga_pb2
 from server.cli.client import CellStubs, ClientError, LedgerRefusal
 from server.cli.reach import Reach
 from server.console.console import ledger_of, render
@@ -19,8 +20,35 @@ from server.console.serving import BadInput, field, see
 # Without these an id leads nowhere.
 NEEDS = ("RouterService.ResolveUser", "LedgerService.GetAccount", "SagaService.GetSaga", "EventService.ListUserEvents")
 NAME = re.compile(r"cells/([a-z0-9-]{1,32})/(assets|auctions)/([0-9A-Fa-f-]{36})")
-# A lookup returns the path of a page, or nothing.
-Lookup = Callable[[Reach, str], Awaitable[str]]
+
+
+class Lookup(NamedTuple):
+    """Of a kind of thing that is in one cell: the call that finds it there, and where its pages are."""
+
+    method: Callable[[CellStubs], Callable[..., Awaitable[Message]]]
+    # By the cell's name and the id.
+    request: Callable[[str, str], Message]
+    pages: str
+
+
+LOOKUPS = (
+    Lookup(
+        lambda cell: cell.auctions.GetAuction,
+        lambda cell, wanted: auction_pb2.GetAuctionRequest(name=f"cells/{cell}/auctions/{wanted}"),
+        "/support/auctions",
+    ),
+    Lookup(
+        lambda cell: cell.auctions.GetAsset,
+        lambda cell, wanted: auction_pb2.GetAssetRequest(name=f"cells/{cell}/assets/{wanted}"),
+        "/support/assets",
+    ),
+    Lookup(lambda cell: cell.sagas.GetSaga, lambda _, wanted: saga_pb2.GetSagaRequest(saga_id=wanted), "/sagas"),
+    Lookup(
+        lambda cell: cell.ledger.GetCommand,
+        lambda _, wanted: ledger_pb2.GetCommandRequest(command_id=wanted),
+        "/support/commands",
+    ),
+)
 
 
 async def find(request: Request) -> Response:
@@ -42,12 +70,12 @@ async def _by_id(request: Request, text: str) -> Response:
     ledger = ledger_of(request)
     reach = await ledger.reach()
 
-    async def user(_reach: Reach, user_id: str) -> str:
-        await ledger.client.ask_router(ledger.client.router.ResolveUser, router_pb2.ResolveUserRequest(user_id=user_id))
-        return f"/support/users/{user_id}"
+    async def user() -> str:
+        await ledger.home_of(wanted)
+        return f"/support/users/{wanted}"
 
-    lookups: tuple[Lookup, ...] = (user, _auction, _asset, _saga, _command)
-    found = await asyncio.gather(*(lookup(reach, wanted) for lookup in lookups), return_exceptions=True)
+    lookups = (_in_cells(reach, lookup, wanted) for lookup in LOOKUPS)
+    found = await asyncio.gather(user(), *lookups, return_exceptions=True)
     paths = [path for path in found if isinstance(path, str) and path]
     if paths:
         return see(paths[0])
@@ -58,53 +86,12 @@ async def _by_id(request: Request, text: str) -> Response:
     return render(request, "support/find.html", status=404, wanted=wanted, silent=silent)
 
 
-async def _auction(reach: Reach, wanted: str) -> str:
-    return await _in_cells(
-        reach,
-        lambda cell: cell.auctions.GetAuction,
-        lambda cell: auction_pb2.GetAuctionRequest(name=f"cells/{cell}/auctions/{wanted}"),
-        f"/support/auctions/{{}}/{wanted}",
-    )
-
-
-async def _asset(reach: Reach, wanted: str) -> str:
-    return await _in_cells(
-        reach,
-        lambda cell: cell.auctions.GetAsset,
-        lambda cell: auction_pb2.GetAssetRequest(name=f"cells/{cell}/assets/{wanted}"),
-        f"/support/assets/{{}}/{wanted}",
-    )
-
-
-async def _saga(reach: Reach, wanted: str) -> str:
-    return await _in_cells(
-        reach,
-        lambda cell: cell.sagas.GetSaga,
-        lambda _: saga_pb2.GetSagaRequest(saga_id=wanted),
-        f"/sagas/{{}}/{wanted}",
-    )
-
-
-async def _command(reach: Reach, wanted: str) -> str:
-    return await _in_cells(
-        reach,
-        lambda cell: cell.ledger.GetCommand,
-        lambda _: ledger_pb2.GetCommandRequest(command_id=wanted),
-        f"/support/commands/{{}}/{wanted}",
-    )
-
-
-async def _in_cells(
-    reach: Reach,
-    method: Callable[[CellStubs], Callable[..., Awaitable[Message]]],
-    request: Callable[[str], Message],
-    path: str,
-) -> str:
+async def _in_cells(reach: Reach, lookup: Lookup, wanted: str) -> str:
     """The path with the first cell that has it; empty: no cell does. Raises ClientError if some do not answer."""
 
     async def has(cell: CellStubs) -> bool:
         try:
-            await reach.client.once(method(cell), request(cell.name), at=cell.name)
+            await reach.client.once(lookup.method(cell), lookup.request(cell.name, wanted), at=cell.name)
         except LedgerRefusal:
             return False
         return True
@@ -112,7 +99,7 @@ async def _in_cells(
     answers = await asyncio.gather(*map(has, reach.cells), return_exceptions=True)
     for cell, answer in zip(reach.cells, answers, strict=True):
         if answer is True:
-            return path.format(cell.name)
+            return f"{lookup.pages}/{cell.name}/{wanted}"
     for answer in answers:
         if isinstance(answer, BaseException):
             raise answer
