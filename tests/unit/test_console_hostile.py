@@ -110,7 +110,9 @@ async def test_a_cookie_of_a_neighbor_signs_nobody_in(public_url: str, prefix: s
     async with make_client(settings, PLAIN) as client:
         app = build_app(settings, client, PLAIN)
         async with AsyncClient(transport=ASGITransport(app=app), base_url=base) as console:
-            set_by = (await console.get("/sign-in")).headers["set-cookie"]
+            first = await console.get("/sign-in")
+            assert ("strict-transport-security" in first.headers) == bool(prefix)
+            set_by = first.headers["set-cookie"]
             token = app.state.console.sessions.form_token(console.cookies[f"{prefix}{FORM_COOKIE}"])
             form = {"form_token": token, "role": "auditor", "name": "ann", "next": "/"}
             set_by += (await console.post("/sign-in", data=form)).headers["set-cookie"]
