@@ -17,8 +17,8 @@ from server.console import oidc, sign_in
 from server.console.auctions.pages import PAGES as AUCTIONS
 from server.console.auditor.pages import PAGES as AUDITOR
 from server.console.console import ConsoleApp, Ledger, Navigation, render
+from server.console.operator.jobs import Jobs
 from server.console.operator.pages import PAGES as OPERATOR
-from server.console.operator.rebuild import Rebuilds
 from server.console.operator.status import Courses
 from server.console.pages import Page
 from server.console.serving import Headers, not_found, open_route, route
@@ -62,10 +62,15 @@ def build_app(settings: ConsoleSettings, client: Client, access: Access) -> Star
         exception_handlers={404: not_found},
     )
     app.state.console = ConsoleApp(
-        settings=settings, ledger=Ledger(client=client), access=access, navigation=NAVIGATION
+        settings=settings,
+        ledger=Ledger(client=client),
+        access=access,
+        navigation=NAVIGATION,
+        provider=oidc.Provider(settings=settings) if settings.oidc_issuer else None,
+        courses=Courses(),
+        rebuilds=Jobs(),
+        evacuations=Jobs(),
     )
-    app.state.courses, app.state.rebuilds = Courses(), Rebuilds()
-    app.state.provider = oidc.Provider(settings=settings) if settings.oidc_issuer else None
     return app
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
@@ -21,6 +21,14 @@ from server.console.pages import Page, may_call
 from server.console.sessions import Sessions
 from server.console.settings import ConsoleSettings
 from server.console.visitor import VISITOR, VisitorAccess
+
+if TYPE_CHECKING:
+    # They import this module.
+    from server.console.oidc import Provider
+    from server.console.operator.evacuations import Evacuation
+    from server.console.operator.jobs import Jobs
+    from server.console.operator.rebuild import Rebuild
+    from server.console.operator.status import Courses
 
 TEMPLATES = Path(__file__).with_name("templates")
 COOKIE = "cellbook_session"
@@ -49,9 +57,10 @@ class Ledger:
     client: Client
     _cells: dict[tuple[str, ...], CellStubs] = field(default_factory=dict)
 
-    async def listed(self) -> router_pb2.ListCellsResponse:
+    async def listed(self, *, count_users: bool = False) -> router_pb2.ListCellsResponse:
         """As the router lists them now. Raises as `Client.once`."""
-        return await self.client.ask_router(self.client.router.ListCells, router_pb2.ListCellsRequest())
+        request = router_pb2.ListCellsRequest(count_users=count_users)
+        return await self.client.ask_router(self.client.router.ListCells, request)
 
     async def reach(self, cell: str = "") -> Reach:
         """All cells, or only the one named. Raises as `listed`, and CellNotListed."""
@@ -80,6 +89,11 @@ class ConsoleApp:
     # How the console itself reaches router and cells; in development also the proofs of any visitor.
     access: Access
     navigation: Navigation
+    # None: visitors do not sign in by one.
+    provider: "Provider | None"
+    courses: "Courses"
+    rebuilds: "Jobs[Rebuild]"
+    evacuations: "Jobs[Evacuation]"
     # Statements with up to 100,000 movements, each of which may take 100 MB.
     adding_up: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ADDING_UP_MAX))
     sessions: Sessions = field(default_factory=Sessions)

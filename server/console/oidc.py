@@ -141,7 +141,7 @@ async def callback(request: Request) -> Response:
 
 
 def _provider(request: Request) -> Provider:
-    provider: Provider | None = request.app.state.provider
+    provider = console_of(request).provider
     if provider is None:
         raise BadInput("this console knows no provider: oidc_issuer is not set")
     return provider

@@ -12,7 +12,8 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from cellbook.v1 import router_pb2
-from lab.market import Market, Won
+from lab.market import Market, Person, Won
+from server.cli.client import new_command_id
 from tests.console.rig import SCRIPT, Rig, Visit
 
 pytestmark = pytest.mark.e2e
@@ -205,6 +206,48 @@ def test_a_user_moves(rig: Rig, visit: Visit) -> None:
     expect(page.locator("dl")).to_contain_text(f"eu-west to {HERE}: done", timeout=PATIENCE_MS)
     expect(page.locator("dl")).to_contain_text(f"{HERE}, epoch 2")
     visit.check("operator-moves")
+
+
+def test_users_are_moved_off_a_cell(rig: Rig, visit: Visit) -> None:
+    """Once it is drained, and after a confirmation. Those who are bound to its region stay, and the page says why."""
+
+    async def free_and_bound(market: Market) -> tuple[Person, Person]:
+        """Both at home in SILENT, the first one bound to no region."""
+        free, bound = [await market.person(label, SILENT, 1_000) for label in ("free", "bound")]
+        for cell, region in ((HERE, "us"), (SILENT, "")):
+            order = router_pb2.MoveUserRequest(
+                command_id=new_command_id(), user_id=free.user_id, cell=cell, region=region
+            )
+            await market.client.call(market.client.router.MoveUser, order, OPERATOR)
+        await market.wait_until_quiet()
+        return free, bound
+
+    free, bound = rig.played(free_and_bound)
+    page = visit.open(f"/operator/cells/{SILENT}")
+    page.get_by_role("link", name=f"Evacuate {SILENT}").click()
+    expect(page.get_by_role("link", name="drain it first")).to_be_visible()
+    expect(page.get_by_role("button", name="Evacuate")).to_have_count(0)
+    page.get_by_role("link", name="drain it first").click()
+    press(page, f"Drain {SILENT}", confirm=True)
+    page.get_by_role("link", name=f"Evacuate {SILENT}").click()
+    fields = {"form_token": form_of(page, f"Evacuate {SILENT}").locator("input[name=form_token]").input_value()}
+    path = f"{rig.base}/operator/evacuations/{SILENT}"
+    for wrong in ({"rate": "100"}, {"rate": "0", "confirmed": "yes"}, {"rate": "1001", "confirmed": "yes"}):
+        assert visit.context.request.post(path, form={**fields, **wrong}).status == 400
+    visit.check("operator-evacuation-form")
+    form_of(page, f"Evacuate {SILENT}").get_by_role("spinbutton").fill("100")
+    press(page, f"Evacuate {SILENT}", confirm=True)
+    # The page is live: it shows the end by itself, and then has the form for another one.
+    expect(page.locator("#far")).to_contain_text("users are still at home", timeout=PATIENCE_MS)
+    expect(page.locator("main dl")).to_contain_text("Last problem")
+    expect(page.locator("main dl")).to_contain_text("NO_CELL_IN_REGION")
+    expect(form_of(page, f"Evacuate {SILENT}")).to_be_visible(timeout=PATIENCE_MS)
+    visit.check("operator-evacuation")
+    homes = [rig.played(partial(Market.home, user_id=user.user_id)) for user in (free, bound)]
+    assert homes[0] != SILENT
+    assert homes[1] == SILENT
+    visit.open(f"/operator/cells/{SILENT}")
+    press(page, f"Undrain {SILENT}", confirm=True)
 
 
 def test_tables_are_rebuilt(visit: Visit) -> None:

@@ -177,7 +177,7 @@ def test_a_sign_in_waits_however_many_strangers_begin_one(console: TestClient, p
     console.cookies.update(cookies)
     assert console.get(f"/sign-in/callback?{back}").headers["location"] == "/livez"
     back = provider.authorize(begun(console))
-    console.app.state.provider.wall_s = lambda: time.time() + VALID_S + 1  # type: ignore[attr-defined]
+    console.app.state.console.provider.wall_s = lambda: time.time() + VALID_S + 1  # type: ignore[attr-defined]
     assert console.get(f"/sign-in/callback?{back}").status_code == 400
 
 

@@ -1,8 +1,11 @@
 """Of the operator's pages: the leader of a cell, money between two cells, rates while somebody looks."""
 
+import asyncio
 import re
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
 from html import unescape
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import AsyncMock, Mock
 
 import pytest
@@ -12,12 +15,15 @@ from cellbook.v1 import operations_pb2 as pb
 from cellbook.v1 import router_pb2, saga_pb2
 from cellbook.v1.types_pb2 import Money
 from server.cli.access import PLAIN
+from server.cli.client import LedgerRefusal, NoAnswer
 from server.cli.saga.command import Listed
 from server.console.app import build_app
 from server.console.console import COOKIE, Ledger, make_client
 from server.console.operator import sagas
 from server.console.operator.charts import HEIGHT, WIDTH, chart
+from server.console.operator.jobs import Job, Jobs
 from server.console.operator.status import KEPT_S, SAMPLES_MAX, CellState, Courses, Process, Status, links_of
+from server.console.serving import BadInput
 from server.console.settings import ConsoleSettings
 from server.console.visitor import Visitor
 from server.shell.identity.principal import Principal, Role
@@ -88,6 +94,68 @@ def test_a_chart_stays_in_its_box_and_has_words() -> None:
     assert {y for _, y in (point.split(",") for point in chart("e", [(1.0, 0), (0.0, 0)], 10).points.split())} == {
         f"{HEIGHT - 0.5}"
     }
+
+
+@dataclass(slots=True, kw_only=True)
+class Counting(Job[Money]):
+    """It tells a number, and the next one when it is let."""
+
+    name: ClassVar[str] = "count"
+    error: Exception | None = None
+    told: list[int] = field(default_factory=list)
+    let: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def stream(self) -> AsyncGenerator[Money, None]:
+        yield usd(1)
+        await self.let.wait()
+        if self.error is not None:
+            raise self.error
+        yield usd(2)
+
+    def take(self, told: Money) -> None:
+        self.told.append(told.amount_minor)
+
+
+async def others_ended() -> None:
+    """All tasks but the test's own."""
+    await asyncio.gather(*(task for task in asyncio.all_tasks() if task is not asyncio.current_task()))
+
+
+async def test_a_cell_has_one_job_at_a_time() -> None:
+    """A second one waits for the end of the first, which is kept to be shown; those of other cells do not."""
+    jobs = Jobs[Counting]()
+    first, other = Counting(cell=HERE, by="operator/ann"), Counting(cell=THERE, by="operator/ann")
+    jobs.start(first)
+    jobs.start(other)
+    with pytest.raises(BadInput, match=f"the count of {HERE} by operator/ann is under way"):
+        jobs.start(Counting(cell=HERE, by="operator/ben"))
+    for each in (first, other):
+        each.let.set()
+    await others_ended()
+    assert (first.told, first.running, first.problem) == ([1, 2], False, "")
+    assert jobs.by_cell[HERE] is first
+    second = Counting(cell=HERE, by="operator/ben")
+    jobs.start(second)
+    await second.stop("operator/ann")
+    assert (second.running, second.problem) == (False, "operator/ann has stopped it")
+    await first.stop("operator/ann")
+    assert first.problem == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (NoAnswer("the router does not answer"), "the router does not answer"),
+        (LedgerRefusal(method="EvacuateCell", reason="CONFLICT", message="drain it", facts={}), "drain it"),
+        (ZeroDivisionError(), "the console has stopped following it: ZeroDivisionError"),
+    ],
+)
+async def test_a_job_that_fails_says_why_and_is_not_begun_again(error: Exception, problem: str) -> None:
+    job = Counting(cell=HERE, by="operator/ann", error=error)
+    job.let.set()
+    job.start()
+    await others_ended()
+    assert (job.told, job.running, job.problem) == ([1], False, problem)
 
 
 async def test_each_saga_is_on_one_page_of_the_list(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from cellbook.v1 import operations_pb2, router_pb2
 from server.cli.client import CellNotListed, ClientError, LedgerRefusal, new_command_id
-from server.console.console import ledger_of, render
+from server.console.console import console_of, ledger_of, render
 from server.console.operator.charts import HEIGHT, WIDTH, Chart, chart
 from server.console.operator.status import KEPT_S, CellState, Courses, links_of, look
 from server.console.pages import Page
@@ -57,11 +57,6 @@ ORDERS = {
 }
 
 
-def courses_of(request: Request) -> Courses:
-    courses: Courses = request.app.state.courses
-    return courses
-
-
 async def cells(request: Request) -> Response:
     return render(request, "operator/cells.html", **await _overview(request))
 
@@ -82,7 +77,7 @@ async def live(request: Request) -> Response:
 
 
 async def _overview(request: Request) -> dict[str, Any]:
-    found, courses = await look(ledger_of(request)), courses_of(request)
+    found, courses = await look(ledger_of(request)), console_of(request).courses
     courses.note(found)
     return {
         "cells": found,

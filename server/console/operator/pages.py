@@ -1,6 +1,6 @@
 """The pages of this room."""
 
-from server.console.operator import cells, doctor, moves, rebuild, sagas
+from server.console.operator import cells, doctor, evacuations, moves, rebuild, sagas
 from server.console.pages import Page
 
-PAGES: tuple[Page, ...] = (*cells.PAGES, *sagas.PAGES, *rebuild.PAGES, *moves.PAGES, *doctor.PAGES)
+PAGES: tuple[Page, ...] = (*cells.PAGES, *evacuations.PAGES, *sagas.PAGES, *rebuild.PAGES, *moves.PAGES, *doctor.PAGES)

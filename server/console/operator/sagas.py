@@ -14,13 +14,12 @@ from server.cli.saga.show import ENDED, current_leg, event_texts, facts, kind_te
 from server.cli.texts import enum_text, now_ms
 from server.console.console import ledger_of, render
 from server.console.pages import Page
-from server.console.serving import BadInput, event_stream, field, require_reason, see, whole_number
+from server.console.serving import NO_CONTENT, BadInput, event_stream, field, require_reason, see, whole_number
 
 SHOWN = 50
 # Read for a page of SHOWN: those that began in the millisecond of the last page's last one are read again.
 READ = 500
 RETRY = "retry"
-NO_CONTENT = 204
 GET_SAGA = "SagaService.GetSaga"
 
 
