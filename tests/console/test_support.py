@@ -122,6 +122,10 @@ def test_a_user_s_page_says_why_money_is_reserved(played: Played, visit: Visit) 
     expect(page.locator("main")).to_contain_text(SCRIPT)
     visit.check("support-asset")
     visit.open(f"/support/users/{played.sold.seller.user_id}")
+    selling = page.locator("#selling + ul").get_by_role("listitem")
+    expect(selling).to_have_count(2)
+    expect(selling.filter(has_text="active, 7.00 USD")).to_have_count(1)
+    visit.check("support-seller")
     expect(page.locator("ul", has=page.get_by_role("link")).filter(has_text="settled, 7.00 USD")).to_have_count(1)
 
 

@@ -16,6 +16,7 @@ from server.console.pages import Page
 from server.console.serving import BadInput, require_reason
 from server.console.support.find import NEEDS
 from server.console.support.holds import reason_of
+from server.console.support.selling import LOOKED_THROUGH, LOOKED_THROUGH_MAX, selling_of
 from server.console.support.words import auctions_of, words_of
 
 EVENTS_SHOWN = 100
@@ -76,7 +77,11 @@ async def _user(request: Request, cell: CellStubs, user_id: str) -> dict[str, An
     )
     bid_in, sold_in = auctions_of(list(events.events), cell.name)
     bid_in, sold_in = bid_in[:AUCTIONS_SHOWN], sold_in[:AUCTIONS_SHOWN]
-    auctions = await _auctions(reach, [*(hold.auction for hold in account.holds if hold.auction), *bid_in, *sold_in])
+    limit = LOOKED_THROUGH_MAX if request.query_params.get("auctions") == "all" else LOOKED_THROUGH
+    auctions, selling = await asyncio.gather(
+        _auctions(reach, [*(hold.auction for hold in account.holds if hold.auction), *bid_in, *sold_in]),
+        selling_of(reach, user_id, limit=limit),
+    )
     return {
         "user_id": user_id,
         "home": cell,
@@ -84,6 +89,9 @@ async def _user(request: Request, cell: CellStubs, user_id: str) -> dict[str, An
         "holds": [(hold, reason_of(hold, auctions.get(hold.auction), user_id)) for hold in account.holds],
         "bid_in": [(name, auctions.get(name)) for name in bid_in],
         "sold_in": [(name, auctions.get(name)) for name in sold_in],
+        "selling": selling,
+        "looked_through": limit,
+        "looked_through_max": LOOKED_THROUGH_MAX,
         "events": [(event, words_of(event)) for event in events.events],
         "next_page": events.next_page_token,
         "first_page": not token,
