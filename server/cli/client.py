@@ -7,7 +7,7 @@ outcome is unknown, and `Client.call` sends the same request again under the sam
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -93,9 +93,9 @@ class ClientError(Exception):
 class CallDenied(ClientError):
     """The call went to the wrong place, or its caller may not make it; `reason` names the rule."""
 
-    def __init__(self, message: str, reason: str) -> None:
+    def __init__(self, message: str, reason: str, facts: Mapping[str, str]) -> None:
         super().__init__(message)
-        self.reason = reason
+        self.reason, self.facts = reason, facts
 
 
 class NoAnswer(ClientError):
@@ -216,13 +216,13 @@ class Client:
         try:
             return await method(request, timeout=timeout_s, metadata=self.access.metadata(by))
         except aio.AioRpcError as error:
-            raise _no_answer(error, request, at) from error
+            raise self._no_answer(error, request, at) from error
 
     async def ask_router(
         self, method: Callable[..., Awaitable[Reply]], request: Message, *, timeout_s: float = ANSWER_S
     ) -> Reply:
         """One call for an operator to the router. Raises as `once`."""
-        return await self.once(method, request, timeout_s=timeout_s, at=self._router_at)
+        return await self.once(method, request, timeout_s=timeout_s, at=self.router_text())
 
     async def items(
         self,
@@ -239,13 +239,17 @@ class Client:
             async for item in call:
                 yield item
         except aio.AioRpcError as error:
-            raise _no_answer(error, request, at or self._router_at) from error
+            raise self._no_answer(error, request, at or self.router_text()) from error
         finally:
             call.cancel()
 
-    @property
-    def _router_at(self) -> str:
+    def router_text(self) -> str:
+        """Names the router in an error."""
         return f"the router at {self.address} does not answer, or cannot do it now"
+
+    def status_text(self, error: aio.AioRpcError) -> str:
+        """A status that is no refusal of the ledger, in words. gRPC's details have addresses."""
+        return status_text(error)
 
     async def log(
         self, cell: CellStubs, event_filter: event_pb2.EventFilter, *, from_position: int = 1, by: str = AUDITOR
@@ -260,6 +264,11 @@ class Client:
                     return events
                 events.append(item.event)
         raise ClientError(f"{cell.name}: the log ended before it had caught up")
+
+    def _no_answer(self, error: aio.AioRpcError, request: Message, at: str) -> NoAnswer:
+        """Raises if the answer is definite."""
+        told = unknown_in(error, request, self.status_text).told
+        return NoAnswer(f"{at}: {told}" if at else told)
 
     def _channel(self, address: str) -> aio.Channel:
         endpoints = address.split("+")
@@ -299,13 +308,19 @@ class Unknown:
     told: str
 
 
-def unknown_in(error: aio.AioRpcError, request: Message) -> Unknown:
+def status_text(error: aio.AioRpcError) -> str:
+    return f"{error.code().name}: {error.details() or 'no details'}"
+
+
+def unknown_in(
+    error: aio.AioRpcError, request: Message, text: Callable[[aio.AioRpcError], str] = status_text
+) -> Unknown:
     """The unknown outcome in `error`, with how to retry; raises if the answer is definite."""
     method = type(request).__name__.removesuffix("Request")
     info, retry = _details(error)
     if info is not None and info.domain != DOMAIN:
         info = None
-    said = f"{method}: {info.reason}: {error.details()}" if info is not None else f"{method}: {status_text(error)}"
+    said = f"{method}: {info.reason}: {error.details()}" if info is not None else f"{method}: {text(error)}"
     if error.code() in RETRIED:
         return Unknown(
             retry_after_s=retry.retry_delay.ToTimedelta().total_seconds() if retry is not None else None,
@@ -314,16 +329,10 @@ def unknown_in(error: aio.AioRpcError, request: Message) -> Unknown:
         )
     if info is None:
         raise ClientError(said) from error
-    if info.reason in NOT_ABOUT_THE_REQUEST:
-        raise CallDenied(said, info.reason) from error
     facts = {name: fact for name, fact in info.metadata.items() if name not in NOT_FACTS}
+    if info.reason in NOT_ABOUT_THE_REQUEST:
+        raise CallDenied(said, info.reason, facts) from error
     raise LedgerRefusal(method=method, reason=info.reason, message=error.details() or "", facts=facts) from error
-
-
-def _no_answer(error: aio.AioRpcError, request: Message, at: str) -> NoAnswer:
-    """Raises if the answer is definite."""
-    told = unknown_in(error, request).told
-    return NoAnswer(f"{at}: {told}" if at else told)
 
 
 def _details(
@@ -337,7 +346,3 @@ def _details(
         has_info = detail.Unpack(info) or has_info
         has_retry = detail.Unpack(retry) or has_retry
     return (info if has_info else None, retry if has_retry else None)
-
-
-def status_text(error: aio.AioRpcError) -> str:
-    return f"{error.code().name}: {error.details() or 'no details'}"

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 
 from server.cli.access import Access
 from server.cli.client import Client
@@ -40,6 +41,11 @@ async def alive(_request: Request) -> Response:
     return PlainTextResponse("ok\n")
 
 
+async def broken(_request: Request, _error: Exception) -> Response:
+    """An unforeseen error, which the server logs. It may lie in how pages are made, so this is none."""
+    return PlainTextResponse("An error of the console, which is in its log. Go back, and try again.\n", 500)
+
+
 NAVIGATION: Navigation = {"Audit": AUDITOR, "Operations": OPERATOR, "Support": SUPPORT, "Market": AUCTIONS}
 HOME = Page(path="/", view=home, needs=())
 # Without a visitor.
@@ -47,19 +53,26 @@ OPEN = (*sign_in.PAGES, *oidc.PAGES, Page(path="/livez", view=alive, needs=()))
 PAGES = (HOME, *(page for pages in NAVIGATION.values() for page in pages))
 
 
+class App(Starlette):
+    """Its answers have our headers, those to unforeseen errors, too."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        console: ConsoleApp = self.state.console
+        return Headers(super().build_middleware_stack(), is_https=console.settings.is_https)
+
+
 def build_app(settings: ConsoleSettings, client: Client, access: Access) -> Starlette:
-    app = Starlette(
+    app = App(
         routes=[
             *map(open_route, OPEN),
             *map(route, PAGES),
             Mount("/static", Static(directory=STATIC), name="static"),
         ],
         middleware=[
-            Middleware(Headers, is_https=settings.is_https),
             # A name that somebody points at this address is refused: their pages would be of our origin.
             Middleware(TrustedHostMiddleware, allowed_hosts=hosts(settings), www_redirect=False),
         ],
-        exception_handlers={404: not_found},
+        exception_handlers={404: not_found, Exception: broken},
     )
     app.state.console = ConsoleApp(
         settings=settings,

@@ -20,7 +20,7 @@ from server.console import formats
 from server.console.pages import Page, may_call
 from server.console.sessions import Sessions
 from server.console.settings import ConsoleSettings
-from server.console.visitor import VISITOR, VisitorAccess
+from server.console.visitor import VISITOR, VisitorAccess, VisitorClient
 
 if TYPE_CHECKING:
     # They import this module.
@@ -103,7 +103,7 @@ class ConsoleApp:
 
 
 def make_client(settings: ConsoleSettings, access: Access) -> Client:
-    return Client(settings.router, VisitorAccess(tls=access.tls))
+    return VisitorClient(settings.router, VisitorAccess(tls=access.tls))
 
 
 def console_of(request: Request) -> ConsoleApp:

@@ -20,6 +20,7 @@ from server.console.console import COOKIE, console_of, render
 from server.console.formats import shown_reason
 from server.console.pages import Page
 from server.console.visitor import VISITOR, NotSignedIn, current_visitor
+from server.shell.calls.statuses import WRONG_CELL
 
 FORM_COOKIE = "cellbook_form"
 FORM_BYTES_MAX = 64 * 1024
@@ -33,9 +34,10 @@ RETRY_MS = 30_000
 SIGN_IN = "/sign-in"
 # The cells do not take the proof any longer.
 PROOF_LOST = frozenset({"TOKEN_INVALID", "IDENTITY_MISSING", "PRINCIPAL_MISSING", "PRINCIPAL_INVALID"})
-SEE_OTHER, FORBIDDEN, UNPROCESSABLE, BAD_GATEWAY, UNAVAILABLE, BAD_REQUEST, TOO_LARGE, TOO_LATE, NO_CONTENT = (
-    303, 403, 422, 502, 503, 400, 413, 408, 204,
+SEE_OTHER, FORBIDDEN, UNPROCESSABLE, BAD_GATEWAY, UNAVAILABLE, BAD_REQUEST, TOO_LARGE, TOO_LATE = (
+    303, 403, 422, 502, 503, 400, 413, 408,
 )  # fmt: skip
+NO_CONTENT, CONFLICT = 204, 409
 
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -225,6 +227,8 @@ def _failed(request: Request, error: Exception) -> Response:
         case CallDenied() if error.reason in PROOF_LOST:
             console_of(request).sessions.end(request.state.session_id)
             return _sign_in(request)
+        case CallDenied() if error.reason == WRONG_CELL:
+            return _elsewhere(request, **error.facts)
         case CallDenied():
             return problem(request, FORBIDDEN, "The cell has denied it", str(error))
         case LedgerRefusal():
@@ -243,6 +247,14 @@ def _failed(request: Request, error: Exception) -> Response:
             raise error
 
 
+def _elsewhere(request: Request, *, resource: str, cell: str, here: str, **_: str) -> Response:
+    """The router, or a link, has named a cell where it is not, or no longer."""
+    if not resource.startswith("user "):
+        return problem(request, CONFLICT, "It is in another cell", f"{resource} is in {cell}, not in {here}.")
+    message = f"The {resource} is moving from {here} to {cell}, or has moved there: load the page again in a moment."
+    return problem(request, CONFLICT, f"The user moves to {cell}", message)
+
+
 def _sign_in(request: Request) -> Response:
     where = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     return see(f"{SIGN_IN}?next={quote(where)}" if request.method == "GET" and where != "/" else SIGN_IN)
@@ -257,8 +269,9 @@ async def not_found(request: Request, _error: Exception) -> Response:
 
 
 def event_stream(request: Request, items: AsyncIterator[str]) -> Response:
-    """Server-sent events: each item is one event's data. Ends with the session."""
+    """Server-sent events: each item is one event's data. Ends with the session, also while there is nothing to say."""
     console, one = console_of(request), str(current_visitor().principal)
+    sessions, session_id = console.sessions, request.state.session_id
 
     async def lines() -> AsyncIterator[str]:
         if console.streams[one] >= STREAMS_OF_ONE_MAX:
@@ -267,11 +280,16 @@ def event_stream(request: Request, items: AsyncIterator[str]) -> Response:
         console.streams[one] += 1
         try:
             async with aclosing(items) as open_items:  # type: ignore[type-var]
-                async for item in open_items:
-                    if console.sessions.find(request.state.session_id, used=False) is None:
+                while True:
+                    async with sessions.while_open(session_id):
+                        item = await anext(open_items, None)
+                    if item is None:
                         return
                     # A browser takes each of these for the end of a line.
                     yield "".join(f"data: {line}\n" for line in re.split(r"\r\n?|\n", item)) + "\n"
+        except TimeoutError:
+            if sessions.find(session_id, used=False) is not None:
+                raise
         finally:
             console.streams[one] -= 1
             console.streams += Counter()

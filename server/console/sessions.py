@@ -1,11 +1,14 @@
 """Sessions in the console's memory: the browser has a random id in a cookie, and nothing else."""
 
+import asyncio
 import hashlib
 import hmac
+import json
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from server.console.visitor import Visitor
@@ -23,6 +26,18 @@ class Session:
     visitor: Visitor
     ends_s: float
     used_s: float
+    # Of those that wait for something while the session is open.
+    waits: set[asyncio.Timeout] = field(default_factory=set)
+
+    @property
+    def open_until_s(self) -> float:
+        return min(self.ends_s, self.used_s + IDLE_S)
+
+    def limit(self, left_s: float) -> None:
+        """Sets the time that all waits have left."""
+        for wait in self.waits:
+            if not wait.expired():
+                wait.reschedule(asyncio.get_running_loop().time() + left_s)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,7 +60,7 @@ class Sessions:
         session_id = secrets.token_urlsafe(ID_BYTES)
         self._open[session_id] = Session(visitor=visitor, ends_s=ends_s, used_s=now_s)
         if len(self._open) > SESSIONS_MAX:
-            self._open.popitem(last=False)
+            self.end(next(iter(self._open)))
         return session_id
 
     def find(self, session_id: str, *, used: bool = True) -> Visitor | None:
@@ -53,20 +68,43 @@ class Sessions:
         session, now_s = self._open.get(session_id), self.wall_s()
         if session is None:
             return None
-        if now_s >= min(session.ends_s, session.used_s + IDLE_S):
+        if now_s >= session.open_until_s:
             self.end(session_id)
             return None
         if used:
             session.used_s = now_s
             self._open.move_to_end(session_id)
+            session.limit(session.open_until_s - now_s)
         return session.visitor
 
     def end(self, session_id: str) -> None:
-        self._open.pop(session_id, None)
+        session = self._open.pop(session_id, None)
+        if session is not None:
+            session.limit(0)
+
+    @asynccontextmanager
+    async def while_open(self, session_id: str) -> AsyncIterator[None]:
+        """Ends what its body waits for when the session ends. Raises TimeoutError."""
+        if self.find(session_id, used=False) is None:
+            raise TimeoutError
+        session = self._open[session_id]
+        async with asyncio.timeout(session.open_until_s - self.wall_s()) as wait:
+            session.waits.add(wait)
+            try:
+                yield
+            finally:
+                session.waits.discard(wait)
 
     def form_token(self, cookie: str) -> str:
         """A form of the browser with this cookie must send it along."""
-        return hmac.new(self.secret, cookie.encode(), hashlib.sha256).hexdigest()
+        return self.signature("form", cookie)
 
     def is_form_token(self, cookie: str, token: str) -> bool:
-        return bool(cookie) and hmac.compare_digest(self.form_token(cookie).encode(), token.encode())
+        return bool(cookie) and self.is_signature(token, "form", cookie)
+
+    def signature(self, *parts: str) -> str:
+        """Known to nobody without the secret. The first part says what it is for."""
+        return hmac.new(self.secret, json.dumps(parts).encode(), hashlib.sha256).hexdigest()
+
+    def is_signature(self, signature: str, *parts: str) -> bool:
+        return hmac.compare_digest(self.signature(*parts).encode(), signature.encode())

@@ -2,15 +2,16 @@
 
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from server.shell.settings.addresses import LOOPBACK, parse_address
+from server.shell.settings.addresses import LOOPBACK, Address, parse_address
 from server.shell.settings.host import ENV_PREFIX, AddressText, LogLevel
 from server.shell.settings.security import NameList
 
-PORT = 7405
+PORT, HTTP_PORT = 7405, 80
 
 
 class ConsoleSettings(BaseSettings):
@@ -79,11 +80,22 @@ class ConsoleSettings(BaseSettings):
                 f"https_cert: needed to listen on {self.listen}: by http anybody on the way reads the tokens; "
                 "insecure_listen if a proxy before it does https"
             )
+        if self.https_cert is None and not self.is_https and not self.is_public_here:
+            raise ValueError(
+                f"public_url: needed with insecure_listen on {self.listen}: the https address of the proxy, or an http "
+                "address of this machine; otherwise browsers send the session by http, and anybody on the way reads it"
+            )
         return self
 
     @property
     def is_local(self) -> bool:
         return parse_address(self.listen).is_loopback
+
+    @property
+    def is_public_here(self) -> bool:
+        """Browsers come from this machine alone."""
+        public = urlsplit(self.public_url)
+        return public.hostname is not None and Address(public.hostname, public.port or HTTP_PORT).is_loopback
 
     @property
     def is_https(self) -> bool:

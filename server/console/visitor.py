@@ -4,8 +4,18 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+import grpc
+from grpc import aio
+
 from server.cli.access import Access, Metadata
+from server.cli.client import Client
 from server.shell.identity.principal import Principal, Role
+
+STATUS_TEXTS = {
+    grpc.StatusCode.UNAVAILABLE: "it cannot be reached, or cannot do it now",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "it has not answered in time",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "it is too busy",
+}
 
 
 class NotSignedIn(Exception):
@@ -36,6 +46,16 @@ def current_visitor() -> Visitor:
     if visitor is None:
         raise NotSignedIn("sign in first")
     return visitor
+
+
+class VisitorClient(Client):
+    """Says no addresses of router and cells: any visitor reads its errors."""
+
+    def router_text(self) -> str:
+        return "the router"
+
+    def status_text(self, error: aio.AioRpcError) -> str:
+        return STATUS_TEXTS.get(error.code(), error.code().name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import signal
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -105,6 +106,18 @@ class Rig:
             yield visit
         finally:
             context.close()
+
+
+@contextmanager
+def silenced(rig: Rig, cell: str) -> Iterator[None]:
+    """The cell's process stands still meanwhile."""
+    [member] = [each for each in rig.cluster.members if each.name == cell]
+    assert member.pid is not None
+    os.kill(member.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(member.pid, signal.SIGCONT)
 
 
 def sign_in(visit: Visit, principal: str) -> None:

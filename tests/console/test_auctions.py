@@ -12,7 +12,7 @@ from lab.market import Market, OpenAuction, Person
 from server.cli.client import new_command_id
 from server.console.auctions.bids import parse_amount
 from server.console.serving import BadInput
-from tests.console.rig import SCRIPT, Rig
+from tests.console.rig import SCRIPT, Rig, silenced
 
 pytestmark = pytest.mark.e2e
 
@@ -142,22 +142,65 @@ def test_a_form_that_is_sent_twice_bids_once(rig: Rig, sale: Sale) -> None:
         assert rig.played(lambda market: market.auction(sale.auction)).bids_accepted == 1
 
 
-def test_a_bid_whose_outcome_is_not_known_is_offered_again(rig: Rig, sale: Sale) -> None:
-    """Under its own id, as it was: it has not arrived, and is placed once now."""
+def test_a_link_of_somebody_else_fills_in_no_bid(rig: Rig, sale: Sale) -> None:
+    """Its amount and its id would be theirs. After our own form the page knows the bid, however often it is loaded."""
     command_id = new_command_id()
     query = f"?bid={command_id}&bidder={sale.ann.user_id}&amount=9.00"
     with rig.visitor(f"user/{sale.ann.user_id}") as visit:
         page = visit.open(sale.path + query)
         expect(page.get_by_role("alert")).to_contain_text("has not arrived")
-        assert value_of(page, "command_id") == command_id
-        visit.check("auction-bid-again")
-        page.get_by_role("button", name="Send again").click()
+        assert value_of(page, "command_id") != command_id
+        expect(page.get_by_label("Amount in USD")).to_have_value("1.00")
+        place(page, "9")
         expect(page.locator(".verdict.good")).to_contain_text("accepted")
-        assert command_id in page.url
         page.reload()
+        expect(page.locator(".verdict.good")).to_contain_text("accepted")
+        assert value_of(page, "command_id") not in page.url
+    assert rig.played(lambda market: market.auction(sale.auction)).bids_accepted == 1
+
+
+def test_a_bid_whose_outcome_is_not_known_is_offered_again(rig: Rig, sale: Sale) -> None:
+    """Under its own id, while the bidder's home is silent: whether or not it has arrived, it is placed once."""
+    with rig.visitor(f"user/{sale.ben.user_id}") as visit:
+        page = visit.open(sale.path)
+        command_id = value_of(page, "command_id")
+        with silenced(rig, THERE):
+            place(page, "9")
+            expect(page.get_by_role("alert")).to_contain_text("not known whether your bid was placed")
+            expect(page.get_by_label("Amount in USD")).to_have_value("9")
+            assert value_of(page, "command_id") == command_id
+            visit.check("auction-bid-again")
+        page.get_by_role("button", name="Send again").click()
         expect(page.locator(".verdict.good")).to_contain_text("accepted")
         assert value_of(page, "command_id") != command_id
     assert rig.played(lambda market: market.auction(sale.auction)).bids_accepted == 1
+
+
+def test_the_proposed_amount_follows_the_bids(rig: Rig, sale: Sale) -> None:
+    """Not while the visitor is at the form, and not once another amount is typed."""
+    with rig.visitor(f"user/{sale.ann.user_id}") as visit:
+        page = visit.open(sale.path)
+        amount, state = page.get_by_label("Amount in USD"), page.locator("#state")
+        expect(page.locator("#live")).to_have_text("Live", timeout=LIVE_MS)
+        rig.played(bid_of(sale, sale.ben, 1_250))
+        expect(amount).to_have_value("12.51", timeout=LIVE_MS)
+        amount.focus()
+        rig.played(bid_of(sale, sale.ben, 1_300))
+        expect(state).to_contain_text("13.00 USD", timeout=LIVE_MS)
+        expect(amount).to_have_value("12.51")
+        amount.blur()
+        page.get_by_role("button", name="Place the bid").hover()
+        rig.played(bid_of(sale, sale.ben, 1_350))
+        expect(state).to_contain_text("13.50 USD", timeout=LIVE_MS)
+        expect(amount).to_have_value("12.51")
+        page.get_by_role("heading", level=1).hover()
+        rig.played(bid_of(sale, sale.ben, 1_400))
+        expect(amount).to_have_value("14.01", timeout=LIVE_MS)
+        amount.fill("20")
+        amount.blur()
+        rig.played(bid_of(sale, sale.ben, 1_500))
+        expect(state).to_contain_text("15.00 USD", timeout=LIVE_MS)
+        expect(amount).to_have_value("20")
 
 
 def test_who_may_not_bid_has_no_form(rig: Rig, sale: Sale) -> None:

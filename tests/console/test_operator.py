@@ -1,10 +1,7 @@
 """The operator's pages in Chromium: cells and links, a saga that waits for a silent cell, moves, drains, passes."""
 
-import os
 import re
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,7 +11,7 @@ from playwright.sync_api import Locator, Page, expect
 from cellbook.v1 import router_pb2
 from lab.market import Market, Person, Won
 from server.cli.client import new_command_id
-from tests.console.rig import SCRIPT, Rig, Visit
+from tests.console.rig import SCRIPT, Rig, Visit, silenced
 
 pytestmark = pytest.mark.e2e
 
@@ -50,18 +47,6 @@ def played(rig: Rig) -> Played:
 def visit(rig: Rig) -> Iterator[Visit]:
     with rig.visitor(OPERATOR) as visit:
         yield visit
-
-
-@contextmanager
-def silenced(rig: Rig, cell: str) -> Iterator[None]:
-    """The cell's process stands still meanwhile."""
-    [member] = [each for each in rig.cluster.members if each.name == cell]
-    assert member.pid is not None
-    os.kill(member.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(member.pid, signal.SIGCONT)
 
 
 async def sale(market: Market) -> Won:

@@ -1,6 +1,6 @@
 """The outcome of a bid, as its cell tells it: a bid that may still happen is sent again as it was, or not at all."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import AsyncMock, Mock
 
@@ -11,11 +11,13 @@ from starlette.requests import Request
 from cellbook.v1 import ledger_pb2
 from server.cli.client import LedgerRefusal, NoAnswer
 from server.console.auctions import lot
+from server.console.sessions import Sessions
 from server.console.visitor import VISITOR, Visitor
 from server.shell.identity.principal import Principal, Role
 
 BIDDER = "01890a5d-ac96-774b-bcce-b302099a8057"
 SENT = "01890a5d-ac96-774b-bcce-b302099a8058"
+SESSIONS = Sessions()
 
 
 @pytest.fixture(autouse=True)
@@ -35,14 +37,20 @@ def refusal(reason: str) -> LedgerRefusal:
     return LedgerRefusal(method="GetCommand", reason=reason, message="said why", facts={})
 
 
-async def bid_after(monkeypatch: pytest.MonkeyPatch, told: Any, site: str = "none") -> lot.Bid:  # noqa: ANN401 - an answer or an error
-    """Where the bidder's cell answers, or fails, like that."""
-    home = Mock(ask=AsyncMock(side_effect=[told]))
+async def bid_after(
+    monkeypatch: pytest.MonkeyPatch,
+    told: Any,  # noqa: ANN401 - an answer or an error
+    change: Callable[[str], str] = lambda link: link,
+) -> lot.Bid:
+    """On the page to which the form leads, where the bidder's cell answers, or fails, like that."""
+    home = Mock(client=Mock(once=AsyncMock(side_effect=[told])))
     ledger = Mock(home_of=AsyncMock(return_value=home))
     monkeypatch.setattr(lot, "ledger_of", lambda _request: ledger)
-    headers = [(b"sec-fetch-site", site.encode())]
-    query = f"bid={SENT}&bidder={BIDDER}&amount=7.50".encode()
-    return await lot.sent_bid(Request({"type": "http", "method": "GET", "query_string": query, "headers": headers}))
+    monkeypatch.setattr(lot, "console_of", lambda _request: Mock(sessions=SESSIONS))
+    bid = lot.Bid(command_id=SENT, bidder=BIDDER, amount="7.50")
+    path, _, query = change(lot.seen_path(Mock(), Mock(path="/auctions/here/x"), bid)).partition("?")
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": query.encode(), "headers": []}
+    return await lot.sent_bid(Request(scope))
 
 
 @pytest.mark.parametrize(
@@ -81,8 +89,32 @@ async def test_the_next_bid_after_a_definite_answer_is_another_one(
     assert success in bid.success
 
 
-@pytest.mark.parametrize("site", ["cross-site", "same-site"])
-async def test_a_link_of_others_offers_no_bid_to_send(monkeypatch: pytest.MonkeyPatch, site: str) -> None:
-    """They would choose its amount."""
-    bid = await bid_after(monkeypatch, refusal("COMMAND_NOT_FOUND"), site)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda link: link.partition("&signed")[0],
+        lambda link: link.replace("7.50", "700"),
+        lambda link: link.replace("/x?", "/y?"),
+        lambda link: link.replace(f"bidder={BIDDER}", f"bidder={SENT}"),
+    ],
+    ids=["not signed", "another amount", "another auction", "another bidder"],
+)
+async def test_a_link_of_others_offers_no_bid_to_send(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[str], str]
+) -> None:
+    """They would choose its amount. What became of the visitor's own command is said all the same."""
+    bid = await bid_after(monkeypatch, refusal("COMMAND_NOT_FOUND"), change)
     assert (bid.command_id != SENT, bid.amount, bid.is_open) == (True, "", False)
+    assert "has not arrived" in bid.problem
+
+
+async def test_a_link_of_another_visitor_offers_no_bid_to_send(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signature is made for one of them."""
+
+    def by_another(link: str) -> str:
+        other = Principal(role=Role.SERVICE, name="shop")
+        VISITOR.set(Visitor(principal=other, proof=tuple, until_s=4e9))
+        return link
+
+    bid = await bid_after(monkeypatch, refusal("COMMAND_NOT_FOUND"), by_another)
+    assert (bid.bidder, bid.amount, bid.is_open) == ("", "", False)

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 
 import jwt
 import pytest
@@ -13,11 +14,13 @@ from starlette.requests import Request
 
 from cellbook.v1 import audit_pb2
 from server.cli.access import PLAIN
+from server.cli.client import CallDenied
 from server.console import serving
 from server.console.app import build_app
 from server.console.auditor import accounts
-from server.console.console import COOKIE, ZONE_COOKIE, make_client
-from server.console.serving import FORM_BYTES_MAX, FORM_COOKIE, STREAMS_OF_ONE_MAX, BadInput, event_stream
+from server.console.console import COOKIE, ZONE_COOKIE, Ledger, make_client
+from server.console.serving import FORM_BYTES_MAX, FORM_COOKIE, HEADERS, STREAMS_OF_ONE_MAX, BadInput, event_stream
+from server.console.sessions import IDLE_S
 from server.console.settings import ConsoleSettings
 from server.console.sign_in import visitor_of
 from server.console.visitor import VISITOR, NotSignedIn, Visitor
@@ -94,6 +97,39 @@ async def test_a_form_that_does_not_arrive_is_not_waited_for(
     assert answer.status_code == 408
 
 
+async def test_an_unforeseen_error_has_the_headers(app: Starlette, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says nothing of itself, and runs no script either."""
+    monkeypatch.setattr(serving, "_begin", Mock(side_effect=ZeroDivisionError("of the books")))
+    transport = ASGITransport(app=app, raise_app_exceptions=False)
+    async with AsyncClient(transport=transport, base_url="http://127.0.0.1") as browser:
+        for path in ("/", "/nowhere"):
+            answer = await browser.get(path)
+            assert (answer.status_code, "of the books" in answer.text) == (500, False)
+            assert HEADERS.items() <= dict(answer.headers).items()
+
+
+@pytest.mark.parametrize(
+    ("resource", "title", "said"),
+    [
+        (
+            f"user {ANN.principal.name}",
+            "The user moves to us-east",
+            "is moving from eu-west to us-east, or has moved there",
+        ),
+        ("cells/us-east/auctions/x", "It is in another cell", "cells/us-east/auctions/x is in us-east, not in eu-west"),
+    ],
+)
+async def test_a_cell_where_it_is_not_says_where_it_is(
+    app: Starlette, console: AsyncClient, monkeypatch: pytest.MonkeyPatch, resource: str, title: str, said: str
+) -> None:
+    """That the cell is the wrong one is no denial to its visitor."""
+    facts = {"resource": resource, "cell": "us-east", "here": "eu-west", "epoch": "2"}
+    denied = CallDenied("GetAccount: WRONG_CELL: it lives elsewhere", "WRONG_CELL", facts)
+    monkeypatch.setattr(Ledger, "listed", AsyncMock(side_effect=denied))
+    answer = await console.get("/auctions")
+    assert (answer.status_code, title in answer.text, said in answer.text) == (409, True, True)
+
+
 async def test_a_stranger_with_a_token_learns_no_addresses(request_of_ann: Request) -> None:
     """Not of the router, to which the console takes the token, either."""
     token = jwt.encode({"sub": "ben", "role": "auditor", "exp": time.time() + 60}, "x" * 32)
@@ -144,6 +180,38 @@ async def test_a_text_cannot_add_a_line_to_a_stream(request_of_ann: Request) -> 
 
     lines = (await said(event_stream(request_of_ann, items()))).splitlines()
     assert lines == ["data: one", "data: retry: 1", "data: event: x", "data: ", "data: data: two", ""]
+
+
+@pytest.mark.parametrize("by", ["signing out", "time"])
+async def test_a_live_page_ends_with_its_session(app: Starlette, request_of_ann: Request, by: str) -> None:
+    """At once, and not with the next thing that it has to say; what it waited for is called off."""
+    sessions, called_off = app.state.console.sessions, asyncio.Event()
+
+    async def items() -> AsyncIterator[str]:
+        yield "begun"
+        try:
+            await asyncio.Event().wait()
+        finally:
+            called_off.set()
+
+    now_s = time.time()
+    sessions.wall_s = lambda: now_s
+    lines = event_stream(request_of_ann, items()).body_iterator  # type: ignore[attr-defined]
+    await anext(lines)
+    now_s += IDLE_S - 0.1 if by == "time" else 0
+    waiting = asyncio.ensure_future(anext(lines, "ended"))
+    await asyncio.sleep(0)
+    if by == "time":
+        # Another page is loaded in the session, which goes on therefore; then none.
+        sessions.find(request_of_ann.state.session_id)
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+        now_s += IDLE_S
+        sessions.find(request_of_ann.state.session_id)
+    else:
+        sessions.end(request_of_ann.state.session_id)
+    assert await asyncio.wait_for(waiting, 5) == "ended"
+    assert called_off.is_set()
 
 
 async def test_one_visitor_holds_so_many_live_pages(app: Starlette, request_of_ann: Request) -> None:

@@ -115,7 +115,7 @@ async def console(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> AsyncI
     async def listed(_ledger: Ledger) -> router_pb2.ListCellsResponse:
         ((_, token),) = current_visitor().proof()
         if jwt.decode(token.removeprefix("Bearer "), SECRET, algorithms=["HS256"])["sub"] != "ann":
-            raise CallDenied("ListCells: TOKEN_INVALID: no", "TOKEN_INVALID")
+            raise CallDenied("ListCells: TOKEN_INVALID: no", "TOKEN_INVALID", {})
         return router_pb2.ListCellsResponse()
 
     monkeypatch.setattr(Ledger, "listed", listed)

@@ -1,9 +1,13 @@
 """Sessions of the console end in time, and forms belong to one of them."""
 
+from contextlib import nullcontext
+from pathlib import Path
+
 import pytest
 
 from server.console import sessions as module
 from server.console.sessions import IDLE_S, LIFETIME_S, SESSIONS_MAX, Sessions
+from server.console.settings import ConsoleSettings
 from server.console.sign_in import safe_path
 from server.console.visitor import Visitor
 from server.shell.identity.principal import Principal, Role
@@ -97,3 +101,28 @@ def test_a_form_token_is_of_one_browser() -> None:
 def test_a_sign_in_leads_to_paths_of_ours(path: str, safe: str) -> None:
     """Anything that a browser could take for another site leads to the first page."""
     assert safe_path(path) == safe
+
+
+@pytest.mark.parametrize(
+    ("public_url", "starts"),
+    [
+        ("https://books.example.org", True),
+        ("http://127.0.0.1:7405", True),
+        ("http://[::1]:7405", True),
+        ("http://localhost", True),
+        ("", False),
+        ("http://books.example.org", False),
+    ],
+)
+def test_sessions_are_not_sent_by_http_to_other_machines(public_url: str, starts: bool) -> None:  # noqa: FBT001 - a case
+    """A console behind a proxy knows that browsers come by https, or does not start."""
+    pem = Path("x.pem")
+    with nullcontext() if starts else pytest.raises(ValueError, match="public_url: needed with insecure_listen"):
+        ConsoleSettings(
+            listen="0.0.0.0:7405",
+            insecure_listen=True,
+            public_url=public_url,
+            tls_cert=pem,
+            tls_key=pem,
+            tls_ca=pem,
+        )

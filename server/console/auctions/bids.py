@@ -32,7 +32,7 @@ async def bid(request: Request) -> Response:
     except NoAnswer:
         # The next page asks for the outcome, and offers to send this very bid again.
         pass
-    return see(seen_path(lot, sent))
+    return see(seen_path(request, lot, sent))
 
 
 async def _place(request: Request, lot: Lot, bid: Bid) -> None:
@@ -43,7 +43,7 @@ async def _place(request: Request, lot: Lot, bid: Bid) -> None:
         command_id=bid.command_id, auction=lot.auction.name, bidder_user_id=bid.bidder, amount=amount
     )
     home = await ledger_of(request).home_of(bid.bidder)
-    await home.ask(home.auctions.PlaceBid, command)
+    await home.client.once(home.auctions.PlaceBid, command, at=home.name)
 
 
 def parse_amount(text: str, currency: str) -> int:

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from cellbook.v1 import auction_pb2
 from server.cli.client import CellStubs, ClientError, LedgerRefusal
-from server.console.auctions.lot import cell_in, least_minor, name_in
+from server.console.auctions.lot import cell_in, least_minor, least_text, name_in
 from server.console.console import render
 from server.console.serving import event_stream, field, whole_number
 
@@ -36,6 +36,7 @@ async def _items(request: Request, cell: CellStubs, wanted: auction_pb2.WatchAuc
                 {
                     "state": _part(request, "_state.html", auction=item.auction),
                     "changes": _part(request, "_changes.html", item=item),
+                    "least": least_text(item.auction),
                     "next": str(item.next_position),
                     "cellMs": item.cell_time_ms,
                     "ended": item.auction.state in ENDED,

@@ -1,7 +1,7 @@
 """One auction: its state, what became of a bid, and the form for the next one."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlencode
 
 from starlette.requests import Request
@@ -10,15 +10,13 @@ from starlette.responses import Response
 from cellbook.v1 import auction_pb2, ledger_pb2
 from server.cli.client import CellStubs, LedgerRefusal, NoAnswer, new_command_id
 from server.cli.texts import amount
-from server.console.console import ledger_of, render
+from server.console.console import console_of, ledger_of, render
 from server.console.serving import field
 from server.console.visitor import current_visitor
 from server.shell.identity.principal import Role
 
 AUCTION = "/auctions/{cell}/{auction_id}"
 NOT_ARRIVED = "COMMAND_NOT_FOUND"
-# A link on somebody else's page: the bid in it may be one that they want to be sent.
-ELSEWHERE = frozenset({"cross-site", "same-site"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +48,7 @@ class Lot:
 
     @property
     def least(self) -> str:
-        """As one types it."""
-        return amount(least_minor(self.auction), self.auction.opening_price.currency).replace(",", "")
+        return least_text(self.auction)
 
 
 def path_of(auction: auction_pb2.Auction) -> str:
@@ -65,6 +62,11 @@ def least_minor(auction: auction_pb2.Auction) -> int:
     if not auction.HasField("highest_bid"):
         return auction.opening_price.amount_minor
     return auction.highest_bid.amount.amount_minor + auction.increment_minor
+
+
+def least_text(auction: auction_pb2.Auction) -> str:
+    """The same, as one types it."""
+    return amount(least_minor(auction), auction.opening_price.currency).replace(",", "")
 
 
 def name_in(request: Request) -> str:
@@ -115,9 +117,18 @@ def new_bid(*, problem: str = "", success: str = "", bidder: str = "", amount: s
     return Bid(command_id=new_command_id(), bidder=own_id() or bidder, amount=amount, problem=problem, success=success)
 
 
-def seen_path(lot: Lot, bid: Bid) -> str:
-    """The page of the auction, which then says what became of the bid: loading it again sends nothing."""
-    return f"{lot.path}?{urlencode({'bid': bid.command_id, 'bidder': bid.bidder, 'amount': bid.amount})}"
+def seen_path(request: Request, lot: Lot, bid: Bid) -> str:
+    """The page of the auction, which then says what became of the bid: loading it again sends nothing.
+
+    It is signed for the visitor: in a link of somebody else, bidder and amount may be what they want to be sent.
+    """
+    signed = console_of(request).sessions.signature(*_signed_parts(lot.path, bid))
+    query = {"bid": bid.command_id, "bidder": bid.bidder, "amount": bid.amount, "signed": signed}
+    return f"{lot.path}?{urlencode(query)}"
+
+
+def _signed_parts(path: str, bid: Bid) -> tuple[str, ...]:
+    return "bid", str(current_visitor().principal), path, bid.command_id, bid.bidder, bid.amount
 
 
 async def sent_bid(request: Request) -> Bid:
@@ -126,23 +137,26 @@ async def sent_bid(request: Request) -> Bid:
     if not command_id or not bidder:
         return new_bid()
     sent = Bid(command_id=command_id, bidder=bidder, amount=await field(request, "amount"), is_open=True)
+    signed, parts = await field(request, "signed"), _signed_parts(request.url.path, sent)
+    is_ours = console_of(request).sessions.is_signature(signed, *parts)
+    told = await _outcome(request, sent)
+    return told if is_ours else new_bid(problem=told.problem, success=told.success)
+
+
+async def _outcome(request: Request, sent: Bid) -> Bid:
+    """The next bid to offer: `sent` again if it is not decided."""
     try:
-        home = await ledger_of(request).home_of(bidder)
-        found = await home.ask(home.ledger.GetCommand, ledger_pb2.GetCommandRequest(command_id=command_id))
+        home = await ledger_of(request).home_of(sent.bidder)
+        wanted = ledger_pb2.GetCommandRequest(command_id=sent.command_id)
+        found = await home.client.once(home.ledger.GetCommand, wanted, at=home.name)
     except NoAnswer as silence:
-        return _with_problem(request, sent, f"It is not known whether your bid was placed: {silence}.")
+        return replace(sent, problem=f"It is not known whether your bid was placed: {silence}.")
     except LedgerRefusal as refusal:
         if refusal.reason != NOT_ARRIVED:
-            return new_bid(problem=refusal.message, bidder=bidder)
-        return _with_problem(request, sent, "The cell has no such bid: it has not arrived, or was refused.")
+            return new_bid(problem=refusal.message, bidder=sent.bidder)
+        return replace(sent, problem="The cell has no such bid: it has not arrived, or was refused.")
     if found.state == ledger_pb2.COMMAND_STATE_ACCEPTED:
-        return new_bid(success="Your bid was accepted. Below is who leads now.", bidder=bidder)
+        return new_bid(success="Your bid was accepted. Below is who leads now.", bidder=sent.bidder)
     if found.state == ledger_pb2.COMMAND_STATE_REFUSED:
-        return new_bid(problem=f"Your bid was refused: {found.refusal.message}", bidder=bidder)
-    return _with_problem(request, sent, "Your bid is under way to the auction's cell, and not decided yet.")
-
-
-def _with_problem(request: Request, bid: Bid, problem: str) -> Bid:
-    if request.headers.get("sec-fetch-site") in ELSEWHERE:
-        return new_bid(problem=problem)
-    return Bid(command_id=bid.command_id, bidder=bid.bidder, amount=bid.amount, is_open=True, problem=problem)
+        return new_bid(problem=f"Your bid was refused: {found.refusal.message}", bidder=sent.bidder)
+    return replace(sent, problem="Your bid is under way to the auction's cell, and not decided yet.")

@@ -20,6 +20,14 @@ function countDown() {
   end.textContent = leftS <= 0 ? "bidding has ended" : `${parts[0] > 0 ? `${parts[0]} d ` : ""}${text} left`;
 }
 
+// The amount that the form proposes follows the bids, unless the visitor has typed another one or is about to send it.
+function propose(least) {
+  const amount = document.querySelector("#bid [data-least]");
+  if (amount !== null && amount.value === amount.dataset.least && !amount.form.matches(":hover, :focus-within")) {
+    amount.value = amount.dataset.least = least;
+  }
+}
+
 function listen() {
   const stream = new EventSource(`${state.dataset.live}?from=${next}`);
   stream.onmessage = (message) => {
@@ -40,6 +48,7 @@ function listen() {
     }
     live.textContent = item.ended ? "The auction has ended." : "Live";
     countDown();
+    propose(item.least);
     if (item.ended) {
       stream.close();
       document.getElementById("bid")?.remove();
