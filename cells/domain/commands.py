@@ -84,6 +84,8 @@ class PlaceBid(Struct, frozen=True, kw_only=True):
     auction_cell: str
     bidder_id: UUID
     amount: Money
+    # The auction raises the bid up to it to answer others; None: the bid stays as it is.
+    maximum: Money | None = None
 
 
 class CloseAuction(Struct, frozen=True, kw_only=True):
@@ -176,6 +178,7 @@ class SubmitBid(Struct, frozen=True, kw_only=True):
     bidder_cell: str
     amount: Money
     valid_until_ms: int
+    maximum: Money | None = None
 
 
 class ReleaseBid(Struct, frozen=True, kw_only=True):

@@ -297,6 +297,13 @@ class BidPlaced(AuctionEvent, frozen=True, kw_only=True):
     amount_minor: int
     # Later than before if the bid came within the extension time of the end.
     end_time_ms: int
+    # The auction raises the bid up to it to answer others; None: the bid stays as it is.
+    maximum_minor: int | None = None
+    ADDED: ClassVar[Mapping[str, Any]] = {"maximum_minor": None}
+
+
+class BidRaised(BidPlaced, frozen=True, kw_only=True):
+    """The auction has raised the leading bid, within its maximum, to answer the bid before: it leads again."""
 
 
 class AuctionClosed(AuctionEvent, frozen=True, kw_only=True):
@@ -368,6 +375,7 @@ class SettlementFailed(AuctionEvent, frozen=True, kw_only=True):
 AuctionEvents = (
     AuctionCreated
     | BidPlaced
+    | BidRaised
     | AuctionClosed
     | AuctionCancelled
     | EscrowFunded

@@ -27,6 +27,7 @@ LAST_STATES = frozenset(
 class ChangeKind(StrEnum):
     OPENED = "OPENED"
     BID = "BID"
+    RAISED = "RAISED"
     CLOSED = "CLOSED"
     UNSOLD = "UNSOLD"
     CANCELLED = "CANCELLED"
@@ -194,6 +195,8 @@ def _change(row: EventRow, event: events.AuctionEvents, before: Auction | None, 
 
 def _kind(event: events.AuctionEvents) -> ChangeKind:
     match event:
+        case events.BidRaised():
+            return ChangeKind.RAISED
         case events.BidPlaced():
             return ChangeKind.BID
         case events.AuctionCreated():

@@ -215,11 +215,13 @@ class Clients:
                 continue
             auction = chance.choice(auctions)
             amount = auction.opening + chance.randint(-5, 40) + int(15 * world.loop.time())
+            more = chance.choice([None, None, 10, 60])
             command = commands.PlaceBid(
                 auction_id=auction.auction_id,
                 auction_cell=auction.cell,
                 bidder_id=bidder,
                 amount=usd(max(1, amount)),
+                maximum=None if more is None else usd(max(1, amount) + more),
             )
             answer = await self.ask(self.homes[bidder], command, bidder)
             if isinstance(answer, Outcome):

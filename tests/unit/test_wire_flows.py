@@ -76,6 +76,15 @@ ACTIONS: list[LegAction] = [
     NotifyParty(user_id=U1, auction=f"cells/eu-west/auctions/{U2}", amount=USD, notice="SETTLEMENT_FAILED_FOR_SELLER"),
     ReserveForBid(user_id=U1, auction_id=U2, bid_id=U3, amount=USD),
     SubmitBid(auction_id=U2, bid_id=U3, bidder_id=U1, bidder_cell="eu-west", amount=USD, valid_until_ms=9),
+    SubmitBid(
+        auction_id=U2,
+        bid_id=U3,
+        bidder_id=U1,
+        bidder_cell="eu-west",
+        amount=USD,
+        valid_until_ms=9,
+        maximum=Money("USD", 2_000),
+    ),
     ReleaseBid(user_id=U1, auction_id=U2, bid_id=U3, currency="USD"),
     SendTransfer(user_id=U1, to_user_id=U3, amount=USD, to_cell="eu-west", clearing_id=U4),
     ReceiveTransfer(user_id=U3, from_user_id=U1, amount=USD, from_cell="eu-west", clearing_id=U4, valid_until_ms=9),
@@ -125,11 +134,11 @@ def test_a_leg_arrives_as_it_was_sent(action: LegAction) -> None:
 
 @pytest.mark.parametrize("action", ACTIONS, ids=lambda action: type(action).__name__)
 def test_a_leg_with_any_field_missing_is_refused(action: LegAction) -> None:
-    """Every field of an action is required, except a fee, which may be 0, lists, and fields unknown to older cells."""
+    """Every field is required, except a fee, which may be 0, a maximum, lists, and fields unknown to older cells."""
     whole = legs.leg_to_proto(leg_call(action))
     kind = str(whole.WhichOneof("action"))
     for field in getattr(whole, kind).DESCRIPTOR.fields:
-        if field.name in {"fee_minor", "begun_by"} or field.is_repeated:
+        if field.name in {"fee_minor", "begun_by", "maximum"} or field.is_repeated:
             continue
         leg = settlement_pb2.Leg()
         leg.CopyFrom(whole)

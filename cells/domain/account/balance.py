@@ -47,8 +47,8 @@ class Hold(Struct, frozen=True, kw_only=True):
     ADDED: ClassVar[Mapping[str, Any]] = {"auction_cell": ""}
 
     def backs(self, bid_id: UUID, amount: Money) -> bool:
-        """Whether that bid is open here, with that amount in that currency."""
-        return (self.currency, self.bids_minor.get(bid_id)) == amount
+        """Whether that bid is open here, in that currency and with at least that amount: its limit may be more."""
+        return self.currency == amount.currency and self.bids_minor.get(bid_id, 0) >= amount.amount_minor
 
 
 class MoveStage(StrEnum):

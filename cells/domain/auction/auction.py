@@ -1,7 +1,8 @@
 """An ascending auction of one asset, and the escrow of its sale."""
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import assert_never
+from typing import Any, ClassVar, assert_never
 from uuid import UUID
 
 from cells.domain import events
@@ -25,6 +26,14 @@ class Bid(Struct, frozen=True, kw_only=True):
     bidder_id: UUID
     bidder_cell: str
     amount_minor: int
+    # The auction raises the bid up to it to answer others; None: the bid stays as it is.
+    maximum_minor: int | None = None
+    ADDED: ClassVar[Mapping[str, Any]] = {"maximum_minor": None}
+
+    @property
+    def limit_minor(self) -> int:
+        """The most that the bidder may have to pay, and so the amount that is held."""
+        return self.amount_minor if self.maximum_minor is None else self.maximum_minor
 
 
 class Auction(Struct, frozen=True, kw_only=True):
@@ -44,11 +53,39 @@ class Auction(Struct, frozen=True, kw_only=True):
     escrow_minor: int = 0
     saga_id: UUID | None = None
 
-    def least_bid_minor(self) -> int:
-        """The lowest amount that the next bid may have."""
-        if self.highest_bid is None:
+    def least_bid_minor(self, bidder_id: UUID) -> int:
+        """The lowest limit that the next bid of that bidder may have. Nobody lowers their own."""
+        leading = self.highest_bid
+        if leading is None:
             return self.opening_minor
-        return self.highest_bid.amount_minor + self.increment_minor
+        least = leading.amount_minor + self.increment_minor
+        return max(least, leading.limit_minor + 1) if leading.bidder_id == bidder_id else least
+
+    def standing(self, bid: Bid) -> Bid:
+        """An acceptable bid with the amount at which it is placed.
+
+        A new leader bids an increment more than the limit of the bid that it outbids, as far as its own limit goes, but
+        at least its own amount. A bid that does not exceed the leader's limit is placed at its own. A leader who
+        raises only the limit bids no more than before.
+        """
+        leading, amount_minor = self.highest_bid, bid.amount_minor
+        if leading is None:
+            least = self.opening_minor
+        elif leading.bidder_id == bid.bidder_id:
+            least = leading.amount_minor
+        else:
+            least = min(bid.limit_minor, leading.limit_minor + self.increment_minor)
+        return bid if amount_minor >= least else replace(bid, amount_minor=least)
+
+    def answer_to(self, bid: Bid) -> Bid | None:
+        """The leading bid, raised to stay ahead of an acceptable one; None: that one leads.
+
+        Of two equal limits the earlier one leads.
+        """
+        leading = self.highest_bid
+        if leading is None or leading.bidder_id == bid.bidder_id or bid.limit_minor > leading.limit_minor:
+            return None
+        return replace(leading, amount_minor=min(leading.limit_minor, bid.limit_minor + self.increment_minor))
 
     def is_active(self, now_ms: int) -> bool:
         """Whether bids are accepted at `now_ms`, even if the closing timer has not fired yet."""
@@ -73,7 +110,9 @@ def evolve_auction(state: Auction | None, event: events.AuctionEvents) -> Auctio
         raise TypeError(message)
     match event:
         case events.BidPlaced():
-            return _with_bid(state, event)
+            # A raise is no further bid of its bidder.
+            accepted = state.bids_accepted + (not isinstance(event, events.BidRaised))
+            return replace(state, highest_bid=_bid_of(event), bids_accepted=accepted, end_time_ms=event.end_time_ms)
         case events.AuctionClosed():
             ended = AuctionState.UNSOLD if event.saga_id is None else AuctionState.SETTLING
             return replace(state, state=ended, saga_id=event.saga_id)
@@ -91,11 +130,11 @@ def evolve_auction(state: Auction | None, event: events.AuctionEvents) -> Auctio
             assert_never(event)
 
 
-def _with_bid(state: Auction, event: events.BidPlaced) -> Auction:
-    bid = Bid(
+def _bid_of(event: events.BidPlaced) -> Bid:
+    return Bid(
         bid_id=event.bid_id,
         bidder_id=event.bidder_id,
         bidder_cell=event.bidder_cell,
         amount_minor=event.amount_minor,
+        maximum_minor=event.maximum_minor,
     )
-    return replace(state, highest_bid=bid, bids_accepted=state.bids_accepted + 1, end_time_ms=event.end_time_ms)

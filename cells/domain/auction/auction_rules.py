@@ -1,8 +1,10 @@
 """Assets and auctions: registering, opening, bidding, closing and cancelling."""
 
+from collections.abc import Iterator
 from uuid import UUID
 
 from cells.domain import commands, events, refusals
+from cells.domain.account.account import Account, evolve_account
 from cells.domain.account.ledger_rules import release_bid, reserve_for_bid
 from cells.domain.auction.auction import Auction, AuctionState, Bid
 from cells.domain.decision import (
@@ -15,7 +17,7 @@ from cells.domain.decision import (
 )
 from cells.domain.sagas.saga_events import ReleaseFacts, SettlementFacts
 from cells.domain.sagas.saga_start import started
-from cells.domain.values import ACCOUNT, AMOUNT_MAX_MINOR, AUCTION, Kind, Ref, derived_id, require_near
+from cells.domain.values import ACCOUNT, AMOUNT_MAX_MINOR, AUCTION, Kind, Money, Ref, derived_id, require_near
 
 BASIS_POINTS = 10_000
 
@@ -67,12 +69,7 @@ def place_bid(command: commands.PlaceBid, view: View, context: Context) -> Decis
     """In an auction of this cell, by a user who is at home here."""
     account = account_of(view, command.bidder_id)
     auction = auction_of(view, command.auction_id, context)
-    bid = Bid(
-        bid_id=bid_id_of(command, context),
-        bidder_id=command.bidder_id,
-        bidder_cell=context.cell,
-        amount_minor=command.amount.amount_minor,
-    )
+    bid = bid_of(command, bid_id_of(command, context), context.cell)
     require_acceptable(auction, command.auction_id, bid, command.amount.currency, context)
     outbid = auction.highest_bid
     own = outbid is not None and outbid.bidder_id == bid.bidder_id
@@ -81,16 +78,15 @@ def place_bid(command: commands.PlaceBid, view: View, context: Context) -> Decis
         auction_id=command.auction_id,
         auction_cell=context.cell,
         bid_id=bid.bid_id,
-        amount=command.amount,
+        amount=Money(command.amount.currency, bid.limit_minor),
         replaces_bid_id=outbid.bid_id if outbid is not None and own else None,
     )
     placed = context.uncommitted(Ref(AUCTION, command.auction_id), bid_placed(auction, bid, context))
     decision = Decision(uncommitted=[placed], result={"bid_id": str(bid.bid_id)})
     decision.uncommitted.append(context.uncommitted(Ref(ACCOUNT, command.bidder_id), reserved, placed.event_id))
     if outbid is not None and not own:
-        decision.uncommitted.append(
-            free_bid(outbid, command.auction_id, auction, view, context, caused_by=placed.event_id)
-        )
+        auction_id, placed_id = command.auction_id, placed.event_id
+        decision.extend(after_bid(auction, auction_id, bid, view, context, placed_id=placed_id, reserved=reserved))
     return decision
 
 
@@ -145,7 +141,8 @@ def cancel_auction(command: commands.CancelAuction, view: View, context: Context
     cancel = context.uncommitted(Ref(AUCTION, command.auction_id), cancelled)
     uncommitted = [cancel, _unlock(auction, command.auction_id, context, cancel.event_id)]
     if leading is not None:
-        uncommitted.append(free_bid(leading, command.auction_id, auction, view, context, caused_by=cancel.event_id))
+        account = _account_of(leading, view, context)
+        uncommitted.append(_free_bid(leading, account, command.auction_id, auction, context, caused_by=cancel.event_id))
     return Decision(uncommitted=uncommitted)
 
 
@@ -164,9 +161,9 @@ def require_acceptable(auction: Auction, auction_id: UUID, bid: Bid, currency: s
         raise refusals.BidOnOwnAuction(auction_id=str(auction_id))
     if currency != auction.currency:
         raise refusals.WrongCurrency(auction_id=str(auction_id), expected=auction.currency, currency=currency)
-    least = auction.least_bid_minor()
-    if bid.amount_minor < least or least > AMOUNT_MAX_MINOR:
-        raise refusals.BidTooLow(amount_minor=bid.amount_minor, least_minor=least, currency=currency)
+    least = auction.least_bid_minor(bid.bidder_id)
+    if bid.limit_minor < least or least > AMOUNT_MAX_MINOR:
+        raise refusals.BidTooLow(amount_minor=bid.limit_minor, least_minor=least, currency=currency)
 
 
 def _not_active(auction: Auction, auction_id: UUID) -> refusals.AuctionNotActive:
@@ -174,26 +171,83 @@ def _not_active(auction: Auction, auction_id: UUID) -> refusals.AuctionNotActive
     return refusals.AuctionNotActive(auction_id=str(auction_id), state=state)
 
 
+def bid_of(command: commands.PlaceBid | commands.SubmitBid, bid_id: UUID, cell: str) -> Bid:
+    """Raises FieldInvalid if the maximum is none of the bid."""
+    currency, amount_minor = command.amount
+    maximum = command.maximum
+    if maximum is not None and maximum.currency != currency:
+        problem = f"must be the bid's, {currency}"
+        raise refusals.FieldInvalid(field="maximum.currency", problem=problem, value=maximum.currency)
+    if maximum is not None and maximum.amount_minor < amount_minor:
+        raise refusals.FieldInvalid(
+            field="maximum.amount_minor", problem=f"is less than the bid, {amount_minor}", value=maximum.amount_minor
+        )
+    return Bid(
+        bid_id=bid_id,
+        bidder_id=command.bidder_id,
+        bidder_cell=cell,
+        amount_minor=amount_minor,
+        maximum_minor=None if maximum is None else maximum.amount_minor,
+    )
+
+
 def bid_placed(auction: Auction, bid: Bid, context: Context) -> events.BidPlaced:
+    return _bid_event(events.BidPlaced, auction, auction.standing(bid), context)
+
+
+def _bid_event(kind: type[events.BidPlaced], auction: Auction, bid: Bid, context: Context) -> events.BidPlaced:
     extended = context.now_ms + auction.extension_ms
-    return events.BidPlaced(
+    return kind(
         bid_id=bid.bid_id,
         bidder_id=bid.bidder_id,
         bidder_cell=bid.bidder_cell,
         currency=auction.currency,
         amount_minor=bid.amount_minor,
         end_time_ms=max(auction.end_time_ms, extended) if auction.extension_ms else auction.end_time_ms,
+        maximum_minor=bid.maximum_minor,
     )
 
 
-def free_bid(
-    bid: Bid, auction_id: UUID, auction: Auction, view: View, context: Context, *, caused_by: UUID
+def after_bid(
+    auction: Auction,
+    auction_id: UUID,
+    bid: Bid,
+    view: View,
+    context: Context,
+    *,
+    placed_id: UUID,
+    reserved: events.FundsReserved | None = None,
+) -> Iterator[UncommittedEvent]:
+    """The bid that no longer leads is released: the one before, or `bid` itself if the leader's maximum answers it.
+
+    `reserved`: the event of the same decision that reserves the money of `bid`, if its bidder is at home here.
+    """
+    leading, raised = auction.highest_bid, auction.answer_to(bid)
+    if raised is not None:
+        event = _bid_event(events.BidRaised, auction, raised, context)
+        answer = context.uncommitted(Ref(AUCTION, auction_id), event, placed_id)
+        yield answer
+        account = _account_of(bid, view, context)
+        if account is not None and reserved is not None:
+            account = evolve_account(account, reserved)
+        yield _free_bid(bid, account, auction_id, auction, context, caused_by=answer.event_id)
+    elif leading is not None:
+        account = _account_of(leading, view, context)
+        yield _free_bid(leading, account, auction_id, auction, context, caused_by=placed_id)
+
+
+def _account_of(bid: Bid, view: View, context: Context) -> Account | None:
+    """The bidder's account, if it is here."""
+    return view.account(bid.bidder_id) if bid.bidder_cell == context.cell else None
+
+
+def _free_bid(
+    bid: Bid, account: Account | None, auction_id: UUID, auction: Auction, context: Context, *, caused_by: UUID
 ) -> UncommittedEvent:
     """Releases a bid that no longer leads: here at once, in another cell by a durable one-step saga.
 
     The saga also serves a bidder who has moved since, or is about to: it finds the new home.
     """
-    account = view.account(bid.bidder_id) if bid.bidder_cell == context.cell else None
     if account is not None and account.is_here:
         event = release_bid(
             account,

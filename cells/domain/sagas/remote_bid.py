@@ -8,8 +8,7 @@ from uuid import UUID
 
 from cells.domain import commands
 from cells.domain.account.ledger_rules import release_bid, reserve_for_bid
-from cells.domain.auction.auction import Bid
-from cells.domain.auction.auction_rules import auction_of, bid_id_of, bid_placed, free_bid, require_acceptable
+from cells.domain.auction.auction_rules import after_bid, auction_of, bid_id_of, bid_of, bid_placed, require_acceptable
 from cells.domain.decision import Context, Decision, UncommittedEvent, View, account_of, settled_account_of
 from cells.domain.events import BidPlaced, FundsReleased, FundsReserved
 from cells.domain.needs import auction_and_leader
@@ -19,7 +18,7 @@ from cells.domain.sagas.definition import Effect, Flow, LegContext, LegSpec, Sag
 from cells.domain.sagas.saga_events import ReleaseFacts, RemoteBidFacts
 from cells.domain.sagas.saga_start import require_room_for_flow, started_with
 from cells.domain.sagas.settlement import AUCTION, free
-from cells.domain.values import ACCOUNT, Ref, derived_id
+from cells.domain.values import ACCOUNT, Money, Ref, derived_id
 
 
 def place_remote_bid(command: commands.PlaceBid, view: View, context: Context) -> Decision:
@@ -28,12 +27,13 @@ def place_remote_bid(command: commands.PlaceBid, view: View, context: Context) -
     require_room_for_flow(command.bidder_id, view, context)
     bid_id = bid_id_of(command, context)
     saga_id = derived_id(bid_id, "saga")
+    bid = bid_of(command, bid_id, context.cell)
     reserved = reserve_for_bid(
         account,
         auction_id=command.auction_id,
         auction_cell=command.auction_cell,
         bid_id=bid_id,
-        amount=command.amount,
+        amount=Money(command.amount.currency, bid.limit_minor),
     )
     facts = RemoteBidFacts(
         **command.amount.fields,
@@ -44,6 +44,7 @@ def place_remote_bid(command: commands.PlaceBid, view: View, context: Context) -
         bidder_cell=context.cell,
         valid_until_ms=context.now_ms + context.policy.bid_valid_ms,
         command_id=context.command_id,
+        maximum_minor=bid.maximum_minor,
     )
     uncommitted = started_with(
         facts,
@@ -72,22 +73,15 @@ def _submit(action: commands.SubmitBid, at: LegContext) -> BidPlaced:
     auction = auction_of(at.view, action.auction_id, context)
     if context.now_ms > action.valid_until_ms:
         raise BidExpired(valid_until_ms=action.valid_until_ms, now_ms=context.now_ms)
-    bid = Bid(
-        bid_id=action.bid_id,
-        bidder_id=action.bidder_id,
-        bidder_cell=action.bidder_cell,
-        amount_minor=action.amount.amount_minor,
-    )
+    bid = bid_of(action, action.bid_id, action.bidder_cell)
     require_acceptable(auction, action.auction_id, bid, action.amount.currency, context)
     return bid_placed(auction, bid, context)
 
 
 def _free_outbid(action: commands.SubmitBid, at: LegContext, caused_by: UUID) -> Iterable[UncommittedEvent]:
     auction = auction_of(at.view, action.auction_id, at.context)
-    if auction.highest_bid is None:
-        return []
-    bid = auction.highest_bid
-    return [free_bid(bid, action.auction_id, auction, at.view, at.context, caused_by=caused_by)]
+    bid = bid_of(action, action.bid_id, action.bidder_cell)
+    return after_bid(auction, action.auction_id, bid, at.view, at.context, placed_id=caused_by)
 
 
 def _release(action: commands.ReleaseBid, at: LegContext) -> FundsReleased:
@@ -118,7 +112,7 @@ REMOTE_BID = SagaDefinition(
     facts=RemoteBidFacts,
     versions={
         1: (
-            LegSpec(leg="reserve", at="bidder_cell", effect=RESERVE, given=BIDDER),
+            LegSpec(leg="reserve", at="bidder_cell", effect=RESERVE, given=BIDDER | {"amount": "limit"}),
             LegSpec(leg="submit", at="auction_cell", effect=SUBMIT, pivot=True),
         )
     },

@@ -55,6 +55,17 @@ class RemoteBidFacts(SaleFacts, frozen=True, kw_only=True):
     valid_until_ms: int
     # The client's command, answered when the saga ends.
     command_id: UUID
+    maximum_minor: int | None = None
+    ADDED: ClassVar[Mapping[str, Any]] = {"maximum_minor": None}
+
+    @property
+    def maximum(self) -> Money | None:
+        return None if self.maximum_minor is None else Money(self.currency, self.maximum_minor)
+
+    @property
+    def limit(self) -> Money:
+        """The amount that is held."""
+        return self.maximum or self.amount
 
 
 class ReleaseFacts(AuctionFacts, frozen=True, kw_only=True):

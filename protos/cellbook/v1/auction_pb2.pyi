@@ -72,6 +72,8 @@ class _AuctionChangeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Auc
     """Money came into the escrow or left it."""
     AUCTION_CHANGE_KIND_SETTLED: _AuctionChangeKind.ValueType  # 7
     AUCTION_CHANGE_KIND_SETTLEMENT_FAILED: _AuctionChangeKind.ValueType  # 8
+    AUCTION_CHANGE_KIND_RAISED: _AuctionChangeKind.ValueType  # 9
+    """The auction has raised a bid within its maximum, to answer the bid before."""
 
 class AuctionChangeKind(_AuctionChangeKind, metaclass=_AuctionChangeKindEnumTypeWrapper): ...
 
@@ -87,6 +89,8 @@ AUCTION_CHANGE_KIND_ESCROW: AuctionChangeKind.ValueType  # 6
 """Money came into the escrow or left it."""
 AUCTION_CHANGE_KIND_SETTLED: AuctionChangeKind.ValueType  # 7
 AUCTION_CHANGE_KIND_SETTLEMENT_FAILED: AuctionChangeKind.ValueType  # 8
+AUCTION_CHANGE_KIND_RAISED: AuctionChangeKind.ValueType  # 9
+"""The auction has raised a bid within its maximum, to answer the bid before."""
 Global___AuctionChangeKind: _TypeAlias = AuctionChangeKind  # noqa: Y015
 
 @_typing.final
@@ -633,12 +637,21 @@ class PlaceBidRequest(_message.Message):
     AUCTION_FIELD_NUMBER: _builtins.int
     BIDDER_USER_ID_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
+    MAXIMUM_FIELD_NUMBER: _builtins.int
     command_id: _builtins.str
     auction: _builtins.str
     """"cells/{cell}/auctions/{uuid}" """
     bidder_user_id: _builtins.str
     @_builtins.property
     def amount(self) -> _types_pb2.Money: ...
+    @_builtins.property
+    def maximum(self) -> _types_pb2.Money:
+        """The most that the bidder will pay, at least `amount`; unset: `amount`. The whole of it is reserved. The bid is placed
+        at `amount`, or at more if it takes more to lead, and the auction raises it as others bid: to an increment more than
+        they offer, and never beyond the maximum. The higher maximum leads, the earlier of equal ones. A leader who raises the
+        maximum bids no more than before, and cannot lower it.
+        """
+
     def __init__(
         self,
         *,
@@ -646,10 +659,11 @@ class PlaceBidRequest(_message.Message):
         auction: _builtins.str = ...,
         bidder_user_id: _builtins.str = ...,
         amount: _types_pb2.Money | None = ...,
+        maximum: _types_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "maximum", b"maximum"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "auction", b"auction", "bidder_user_id", b"bidder_user_id", "command_id", b"command_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "auction", b"auction", "bidder_user_id", b"bidder_user_id", "command_id", b"command_id", "maximum", b"maximum"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -657,7 +671,9 @@ Global___PlaceBidRequest: _TypeAlias = PlaceBidRequest  # noqa: Y015
 
 @_typing.final
 class PlaceBidResponse(_message.Message):
-    """The bid was accepted and led the auction at that moment. Every other result is a refusal."""
+    """The bid was accepted. Every other result is a refusal. It led the auction at that moment, unless the maximum of the bid
+    before answered it: then `Auction.highest_bid` is still that one, raised, and this bid's money is free again.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -474,6 +474,7 @@ class SubmitBid(_message.Message):
     BIDDER_CELL_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
     VALID_UNTIL_MS_FIELD_NUMBER: _builtins.int
+    MAXIMUM_FIELD_NUMBER: _builtins.int
     auction_id: _builtins.str
     bid_id: _builtins.str
     bidder_user_id: _builtins.str
@@ -482,6 +483,10 @@ class SubmitBid(_message.Message):
     """After this time of the auction's cell the bid is refused, milliseconds since the Unix epoch."""
     @_builtins.property
     def amount(self) -> _types_pb2.Money: ...
+    @_builtins.property
+    def maximum(self) -> _types_pb2.Money:
+        """As in PlaceBidRequest. A cell that does not know it places the bid at its amount."""
+
     def __init__(
         self,
         *,
@@ -491,10 +496,11 @@ class SubmitBid(_message.Message):
         bidder_cell: _builtins.str = ...,
         amount: _types_pb2.Money | None = ...,
         valid_until_ms: _builtins.int = ...,
+        maximum: _types_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "maximum", b"maximum"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "auction_id", b"auction_id", "bid_id", b"bid_id", "bidder_cell", b"bidder_cell", "bidder_user_id", b"bidder_user_id", "valid_until_ms", b"valid_until_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "auction_id", b"auction_id", "bid_id", b"bid_id", "bidder_cell", b"bidder_cell", "bidder_user_id", b"bidder_user_id", "maximum", b"maximum", "valid_until_ms", b"valid_until_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

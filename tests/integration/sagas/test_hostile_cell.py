@@ -214,16 +214,21 @@ def _release(pin: commands.PinHold) -> commands.ReleaseBid:
 
 
 async def test_no_more_is_taken_than_the_bid(rig: Rig) -> None:
-    """Of a hold for several bids the settlement gets the price, whatever it asks for."""
+    """Of a hold for several bids the settlement gets at most the one that won, or its maximum, whatever it asks for."""
     auction_id = await open_auction(rig.there, rig.carl)
-    for amount in (200, 300):
+    placed = []
+    for amount, maximum in ((200, None), (250, Money("USD", 300))):
         bid = commands.PlaceBid(
-            auction_id=auction_id, auction_cell=THERE, bidder_id=rig.ben, amount=Money("USD", amount)
+            auction_id=auction_id,
+            auction_cell=THERE,
+            bidder_id=rig.ben,
+            amount=Money("USD", amount),
+            maximum=maximum,
         )
-        placed = await rig.cell.execute(request(bid))
-    ids = {"user_id": rig.ben, "auction_id": auction_id, "bid_id": UUID(placed.result["bid_id"])}
-    await apply(rig, leg_of(rig, commands.PinHold(**ids, amount=Money("USD", 300)), "pin"))
-    for amount in (200, 299, 301):
+        placed.append(UUID((await rig.cell.execute(request(bid))).result["bid_id"]))
+    smaller, larger = ({"user_id": rig.ben, "auction_id": auction_id, "bid_id": bid_id} for bid_id in placed)
+    await apply(rig, leg_of(rig, commands.PinHold(**larger, amount=Money("USD", 250)), "pin"))
+    for ids, amount in ((smaller, 201), (larger, 301)):
         take = commands.SendToEscrow(**ids, amount=Money("USD", amount), to_cell=THERE, clearing_id=uuid4())
         assert (await refusal_of(apply(rig, leg_of(rig, take, "escrow-out")))).reason == "HOLD_NOT_PINNABLE"
 

@@ -26,9 +26,13 @@ class ModelAuction:
     state: str = "ACTIVE"
     leader: UUID | None = None
     highest: int = 0
+    # The leader's maximum, which is held.
+    limit: int = 0
 
-    def least_bid(self) -> int:
-        return self.highest + self.increment if self.leader else self.least
+    def least_bid(self, bidder: UUID) -> int:
+        if self.leader is None:
+            return self.least
+        return max(self.highest + self.increment, self.limit + 1 if self.leader == bidder else 0)
 
 
 @dataclass(slots=True)
@@ -48,32 +52,42 @@ class Model:
         return holds + sum(self.bid_of(user, auction) for auction in self.auctions.values())
 
     def bid_of(self, user: UUID, auction: ModelAuction) -> int:
-        return auction.highest if auction.state == "ACTIVE" and auction.leader == user else 0
+        return auction.limit if auction.state == "ACTIVE" and auction.leader == user else 0
 
-    def bid_refusal(self, auction: ModelAuction, bidder: UUID, amount: int, now_ms: int) -> str:
+    def bid_refusal(self, auction: ModelAuction, bidder: UUID, limit: int, now_ms: int) -> str:
         if auction.state != "ACTIVE" or now_ms >= auction.end_ms:
             return "AUCTION_NOT_ACTIVE"
         if bidder == auction.seller:
             return "BID_ON_OWN_AUCTION"
-        if amount < auction.least_bid():
+        if limit < auction.least_bid(bidder):
             return "BID_TOO_LOW"
-        return "INSUFFICIENT_FUNDS" if amount - self.bid_of(bidder, auction) > self.available[bidder] else ""
+        return "INSUFFICIENT_FUNDS" if limit - self.bid_of(bidder, auction) > self.available[bidder] else ""
 
-    def bid(self, auction: ModelAuction, bidder: UUID, amount: int, now_ms: int) -> None:
-        self.release_leader(auction)
-        self.available[bidder] -= amount
-        auction.leader, auction.highest = bidder, amount
+    def bid(self, auction: ModelAuction, bidder: UUID, amount: int, limit: int, now_ms: int) -> None:
+        if auction.leader not in {None, bidder} and limit <= auction.limit:
+            auction.highest = min(auction.limit, limit + auction.increment)
+        else:
+            if auction.leader is None:
+                dear = auction.least
+            elif auction.leader == bidder:
+                dear = auction.highest
+            else:
+                dear = min(limit, auction.limit + auction.increment)
+            self.release_leader(auction)
+            self.available[bidder] -= limit
+            auction.leader, auction.highest, auction.limit = bidder, max(amount, dear), limit
         if auction.extension_ms:
             auction.end_ms = max(auction.end_ms, now_ms + auction.extension_ms)
 
     def release_leader(self, auction: ModelAuction) -> None:
         if auction.leader:
-            self.available[auction.leader] += auction.highest
+            self.available[auction.leader] += auction.limit
 
     def close(self, auction: ModelAuction) -> None:
         auction.state = "SETTLED" if auction.leader else "UNSOLD"
         if auction.leader:
             fee = auction.highest * FEE_BPS // 10_000
+            self.available[auction.leader] += auction.limit - auction.highest
             self.available[auction.seller] += auction.highest - fee
             self.fees += fee
             self.owners[auction.asset] = auction.leader

@@ -42,6 +42,8 @@ SETTLES_MS = 2_000
 
 
 amounts = st.integers(1, 300) | st.sampled_from([1, 100, 2**62])
+# By how much a bid's maximum exceeds it; None: it has none.
+more = st.none() | st.integers(0, 50)
 spans_ms = st.sampled_from([700, 5_000, 60_000, 600_000])
 
 
@@ -161,20 +163,20 @@ class CellMachine(RuleBasedStateMachine):
         sellers = [self.model.owners[asset], *self.model.available]
         return self._sell(asset, data.draw(st.sampled_from(sellers)), 1, 60_000, extension_ms=0)
 
-    @rule(data=st.data(), bidder=users, amount=amounts)
-    def bid(self, data: st.DataObject, bidder: UUID, amount: int) -> None:
-        self._bid(self._auction(data), bidder, amount)
+    @rule(data=st.data(), bidder=users, amount=amounts, more=more)
+    def bid(self, data: st.DataObject, bidder: UUID, amount: int, more: int | None) -> None:
+        self._bid(self._auction(data), bidder, amount, more)
 
-    @rule(data=st.data(), bidder=users, over=st.integers(-1, 20))
-    def raise_bid(self, data: st.DataObject, bidder: UUID, over: int) -> None:
+    @rule(data=st.data(), bidder=users, over=st.integers(-1, 20), more=more)
+    def raise_bid(self, data: st.DataObject, bidder: UUID, over: int, more: int | None) -> None:
         auction_id = self._auction(data)
-        self._bid(auction_id, bidder, max(1, self.model.auctions[auction_id].least_bid() + over))
+        self._bid(auction_id, bidder, max(1, self.model.auctions[auction_id].least_bid(bidder) + over), more)
 
     @rule(data=st.data(), bidders=st.lists(users, min_size=2, max_size=5))
     def outbid_each_other(self, data: st.DataObject, bidders: list[UUID]) -> None:
         auction_id = self._auction(data)
         for bidder in bidders:
-            self._bid(auction_id, bidder, self.model.auctions[auction_id].least_bid())
+            self._bid(auction_id, bidder, self.model.auctions[auction_id].least_bid(bidder), None)
 
     @rule(auction_id=auctions)
     def close(self, auction_id: UUID) -> None:
@@ -290,12 +292,14 @@ class CellMachine(RuleBasedStateMachine):
         active = [auction_id for auction_id, auction in self.model.auctions.items() if auction.state == "ACTIVE"]
         return data.draw(st.sampled_from([*active, *active, *self.model.auctions]))
 
-    def _bid(self, auction_id: UUID, bidder: UUID, amount: int) -> None:
-        auction, now_ms = self.model.auctions[auction_id], self.now_ms()
-        refusal = self.model.bid_refusal(auction, bidder, amount, now_ms)
-        bid = PlaceBid(auction_id=auction_id, auction_cell=CELL, bidder_id=bidder, amount=usd(amount))
+    def _bid(self, auction_id: UUID, bidder: UUID, amount: int, more: int | None) -> None:
+        """`more`: by how much the maximum exceeds the amount; None: the bid has none."""
+        auction, now_ms, limit = self.model.auctions[auction_id], self.now_ms(), min(AMOUNT_MAX, amount + (more or 0))
+        refusal = self.model.bid_refusal(auction, bidder, limit, now_ms)
+        maximum = None if more is None else usd(limit)
+        bid = PlaceBid(auction_id=auction_id, auction_cell=CELL, bidder_id=bidder, amount=usd(amount), maximum=maximum)
         if self.asks(bid, refusal):
-            self.model.bid(auction, bidder, amount, now_ms)
+            self.model.bid(auction, bidder, amount, limit, now_ms)
 
     def _register(self, owner: UUID) -> UUID:
         outcome = self.asks(RegisterAsset(owner_id=owner, owner_cell=CELL, description="a lamp"), "")

@@ -1,0 +1,325 @@
+"""Maximum bids: the auction bids for the leader, as little as leads, and never more than the maximum."""
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cells.domain import refusals
+from cells.domain.account.account import Account
+from cells.domain.auction.auction import Bid
+from cells.domain.commands import ApplyLeg, CloseAuction, PinHold, PlaceBid, SendToEscrow, SubmitBid
+from cells.domain.events import AnyEvent, BidPlaced, BidRaised, EscrowSent, FundsReleased, FundsReserved, HoldPinned
+from cells.domain.record import replace
+from cells.domain.sagas.saga_events import ReleaseFacts, RemoteBidFacts, SagaStarted, SettlementFacts
+from cells.domain.values import AMOUNT_MAX_MINOR, Kind, LegId, Money
+from tests.unit.given import World, uid, usd
+from tests.unit.test_auction_rules import END_MS, HERE, THERE, auction, created, market
+from tests.unit.test_auction_rules import bid as plain
+
+INCREMENT = 10
+
+
+def bid(name: str, amount_minor: int, maximum_minor: int, *, cell: str = HERE) -> PlaceBid:
+    return replace(plain(name, amount_minor, cell=cell), maximum=usd(maximum_minor))
+
+
+def leading(world: World) -> tuple[str, int]:
+    """The leading bidder, and the amount that they bid."""
+    highest = auction(world).highest_bid
+    assert highest is not None
+    return next(name for name in ("ann", "ben", "rob") if uid(name) == highest.bidder_id), highest.amount_minor
+
+
+def kinds(events: list[AnyEvent]) -> list[type[AnyEvent]]:
+    return [type(event) for event in events]
+
+
+def test_a_first_maximum_bids_the_opening_price_and_holds_all_of_it() -> None:
+    """Nobody else bids, so nobody else is to be beaten; the money is there for the raises to come."""
+    world = market()
+    assert kinds(world.when(bid("ann", 50, 800))) == [BidPlaced, FundsReserved]
+    assert leading(world) == ("ann", 100)
+    assert world.money("ann") == (200, 800, 0)
+
+
+def test_the_leaders_maximum_answers_a_lower_bid_in_the_same_decision() -> None:
+    """Ben's bid is accepted, Ann's is an increment above it, and Ben's money is free again."""
+    world = market()
+    world.when(bid("ann", 100, 800))
+    decision = world.decided(plain("ben", 300))
+    placed, reserved, raised, released = decision.uncommitted
+    assert kinds([each.event for each in decision.uncommitted]) == [BidPlaced, FundsReserved, BidRaised, FundsReleased]
+    assert (reserved.caused_by, raised.caused_by, released.caused_by) == (
+        placed.event_id,
+        placed.event_id,
+        raised.event_id,
+    )
+    assert leading(world) == ("ann", 310)
+    assert (world.money("ann"), world.money("ben")) == ((200, 800, 0), (1_000, 0, 0))
+    assert auction(world).bids_accepted == 2
+
+
+@pytest.mark.parametrize(
+    ("maximum", "amount", "least", "leads"),
+    [
+        # The leader has 500 and stands at 100.
+        (499, 110, 0, ("ann", 500)),
+        (490, 110, 0, ("ann", 500)),
+        (480, 110, 0, ("ann", 490)),
+        # The earlier of two equals leads, at its maximum.
+        (500, 110, 0, ("ann", 500)),
+        (501, 110, 0, ("ben", 501)),
+        (600, 110, 0, ("ben", 510)),
+        # Ben has asked to bid as much at once.
+        (600, 550, 0, ("ben", 550)),
+        # The first amount may have been overtaken: the maximum counts.
+        (110, 1, 0, ("ann", 120)),
+        (109, 1, 110, ("ann", 100)),
+    ],
+)
+def test_the_higher_maximum_leads(maximum: int, amount: int, least: int, leads: tuple[str, int]) -> None:
+    """At an increment above the lower one, as far as it goes."""
+    world = market()
+    world.when(bid("ann", 100, 500))
+    if least:
+        with pytest.raises(refusals.BidTooLow) as refused:
+            world.when(bid("ben", amount, maximum))
+        assert refused.value.facts == {"amount_minor": maximum, "least_minor": least, "currency": "USD"}
+    else:
+        world.when(bid("ben", amount, maximum))
+    assert leading(world) == leads
+    held = {"ann": 500, "ben": maximum}[leads[0]]
+    loser = {"ann": "ben", "ben": "ann"}[leads[0]]
+    assert (world.money(leads[0]), world.money(loser)) == ((1_000 - held, held, 0), (1_000, 0, 0))
+
+
+def test_a_leader_who_raises_the_maximum_bids_no_more_than_before() -> None:
+    """The hold grows by the difference, and the old bid is part of the new one."""
+    world = market()
+    world.when(bid("ann", 100, 500))
+    assert kinds(world.when(bid("ann", 1, 700))) == [BidPlaced, FundsReserved]
+    assert leading(world) == ("ann", 100)
+    assert world.money("ann") == (300, 700, 0)
+    world.when(plain("ben", 600))
+    assert leading(world) == ("ann", 610)
+    world.when(plain("ann", 800))
+    assert leading(world) == ("ann", 800)
+    assert world.money("ann") == (200, 800, 0)
+
+
+@pytest.mark.parametrize("again", [plain("ann", 500), plain("ann", 490), bid("ann", 100, 500), bid("ann", 300, 400)])
+def test_a_leader_cannot_lower_the_maximum(again: PlaceBid) -> None:
+    """What was offered stays offered, like any bid."""
+    world = market()
+    world.when(bid("ann", 100, 500))
+    with pytest.raises(refusals.BidTooLow) as refused:
+        world.when(again)
+    assert refused.value.facts["least_minor"] == 501
+    assert world.money("ann") == (500, 500, 0)
+
+
+def test_the_whole_maximum_must_be_there() -> None:
+    """A raise later never lacks money; nor may a loser push the price up without it."""
+    world = market()
+    with pytest.raises(refusals.InsufficientFunds):
+        world.when(bid("ann", 100, 1_001))
+    world.when(bid("ann", 100, 1_000))
+    world.when(bid("ben", 100, 300))
+    with pytest.raises(refusals.InsufficientFunds):
+        world.when(PlaceBid(auction_id=uid("sale"), auction_cell=HERE, bidder_id=uid("ben"), amount=usd(1_001)))
+    assert leading(world) == ("ann", 310)
+
+
+@pytest.mark.parametrize(
+    ("maximum", "field"), [(usd(99), "maximum.amount_minor"), (Money("EUR", 500), "maximum.currency")]
+)
+@pytest.mark.parametrize("cell", [HERE, THERE])
+def test_a_maximum_is_at_least_the_bid_and_in_its_currency(maximum: Money, field: str, cell: str) -> None:
+    """Refused before anything is reserved, in whichever cell the auction is."""
+    world = market()
+    with pytest.raises(refusals.FieldInvalid) as refused:
+        world.when(replace(plain("ann", 100, cell=cell), maximum=maximum))
+    assert refused.value.facts["field"] == field
+    assert world.money("ann") == (1_000, 0, 0)
+
+
+def test_a_raise_near_the_end_extends_the_auction_once() -> None:
+    """By the bid that is answered, to the same end."""
+    world = market(created(extension_ms=10_000))
+    world.when(bid("ann", 100, 500))
+    world.now_ms = END_MS - 1
+    placed, _, raised, _ = world.when(plain("ben", 300))
+    assert isinstance(placed, BidPlaced)
+    assert isinstance(raised, BidRaised)
+    assert placed.end_time_ms == raised.end_time_ms == auction(world).end_time_ms == END_MS - 1 + 10_000
+
+
+def test_the_largest_amount_is_no_obstacle_to_a_raise() -> None:
+    """An increment above it would be more than 64 bits: the maximum is as far as it goes."""
+    world = market().given(Kind.AUCTION, "sale", remote(AMOUNT_MAX_MINOR - 5, AMOUNT_MAX_MINOR))
+    highest = auction(world).highest_bid
+    assert highest is not None
+    answer = auction(world).answer_to(
+        Bid(bid_id=uid("b"), bidder_id=uid("ben"), bidder_cell=HERE, amount_minor=AMOUNT_MAX_MINOR - 1)
+    )
+    assert answer is not None
+    assert answer.amount_minor == AMOUNT_MAX_MINOR
+    with pytest.raises(refusals.BidTooLow):
+        world.when(plain("ben", 1_000))
+
+
+# --- across cells -----------------------------------------------------------------------------------------------------
+
+
+def remote(amount_minor: int, maximum_minor: int | None = None) -> BidPlaced:
+    return BidPlaced(
+        bid_id=uid("rob-bid"),
+        bidder_id=uid("rob"),
+        bidder_cell=THERE,
+        currency="USD",
+        amount_minor=amount_minor,
+        end_time_ms=END_MS,
+        maximum_minor=maximum_minor,
+    )
+
+
+def submitted(amount_minor: int, maximum_minor: int | None = None) -> ApplyLeg:
+    action = SubmitBid(
+        auction_id=uid("sale"),
+        bid_id=uid("rob-bid"),
+        bidder_id=uid("rob"),
+        bidder_cell=THERE,
+        amount=usd(amount_minor),
+        valid_until_ms=END_MS,
+        maximum=usd(maximum_minor) if maximum_minor else None,
+    )
+    return ApplyLeg(leg_id=LegId(uid("saga"), "submit", 1), action=action, orchestrator=THERE, sent_ms=0)
+
+
+def test_a_maximum_in_another_cell_is_held_at_home_and_goes_along() -> None:
+    """The home holds the maximum, so no raise in the other cell has to ask it for money."""
+    world = market()
+    started, reserved, _ = world.when(bid("ann", 100, 800, cell=THERE))
+    assert isinstance(started, SagaStarted)
+    assert isinstance(started.facts, RemoteBidFacts)
+    assert (started.facts.amount, started.facts.maximum) == (usd(100), usd(800))
+    assert isinstance(reserved, FundsReserved)
+    assert (reserved.amount_minor, reserved.bid_minor) == (800, 800)
+
+
+def test_a_remote_leaders_maximum_answers_a_local_bid() -> None:
+    """Nothing is asked of the leader's home."""
+    world = market()
+    world.when(submitted(100, 800))
+    assert kinds(world.when(plain("ann", 300))) == [BidPlaced, FundsReserved, BidRaised, FundsReleased]
+    assert leading(world) == ("rob", 310)
+
+
+def test_a_remote_bid_that_is_answered_is_accepted_and_released_by_a_saga() -> None:
+    """Its home is told as if somebody had bid after it."""
+    world = market()
+    world.when(bid("ann", 100, 800))
+    placed, raised, released = world.when(submitted(300))
+    assert kinds([placed, raised]) == [BidPlaced, BidRaised]
+    assert isinstance(released, SagaStarted)
+    assert isinstance(released.facts, ReleaseFacts)
+    assert (released.facts.bid_id, released.facts.bidder_id) == (uid("rob-bid"), uid("rob"))
+    assert leading(world) == ("ann", 310)
+
+
+def test_the_winner_pays_the_price_and_gets_the_rest_back() -> None:
+    """The settlement pins the hold of the maximum and takes the price out of it."""
+    world = market()
+    world.when(bid("ann", 100, 800))
+    world.when(plain("ben", 300))
+    started = world.when(CloseAuction(auction_id=uid("sale"), by_command=True))[-1]
+    assert isinstance(started, SagaStarted)
+    facts = started.facts
+    assert isinstance(facts, SettlementFacts)
+    assert facts.amount == usd(310)
+    of_bid = {"user_id": uid("ann"), "auction_id": uid("sale"), "bid_id": facts.bid_id}
+    saga_id = world.log[-1][0].id
+    pin = ApplyLeg(
+        leg_id=LegId(saga_id, "pin", 1),
+        action=PinHold(**of_bid, amount=usd(310)),
+        orchestrator=HERE,
+    )
+    assert HoldPinned in kinds(world.when(pin))
+    send = SendToEscrow(**of_bid, amount=usd(310), to_cell=HERE, clearing_id=uid("clearing"))
+    sent = next(
+        event
+        for event in world.when(ApplyLeg(leg_id=LegId(saga_id, "escrow-out", 1), action=send, orchestrator=HERE))
+        if isinstance(event, EscrowSent)
+    )
+    assert (sent.amount_minor, sent.released_minor) == (310, 490)
+    assert world.money("ann") == (690, 0, 0)
+
+
+def test_a_settlement_takes_no_more_than_the_maximum() -> None:
+    """Whatever the auction's cell asks for: the hold of a plain bid backs its amount, and that of a maximum itself."""
+    world = market()
+    world.when(bid("ann", 100, 800))
+    state = world.state(Kind.ACCOUNT, "ann")
+    assert isinstance(state, Account)
+    (hold,) = state.holds.values()
+    (bid_id,) = hold.bids_minor
+    assert [hold.backs(bid_id, usd(amount)) for amount in (1, 800, 801)] == [True, True, False]
+    assert not hold.backs(bid_id, Money("EUR", 1))
+    assert not hold.backs(uid("another"), usd(1))
+
+
+# --- any number of bids -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Model:
+    """The rule in other words: two limits meet, and the lower one says what the higher one costs."""
+
+    limits: dict[str, int] = field(default_factory=dict)
+    leader: str = ""
+    price: int = 90
+
+    def takes(self, name: str, amount: int, limit: int) -> bool:
+        before = self.limits.get(self.leader, 0)
+        if limit < self.price + INCREMENT or (name == self.leader and limit <= before):
+            return False
+        self.limits[name] = limit
+        if name == self.leader:
+            self.price = max(self.price, amount)
+            return True
+        if not self.leader:
+            self.leader, self.price = name, max(100, amount)
+            return True
+        dear = min(limit, before) + INCREMENT
+        self.price = min(dear, max(limit, before))
+        if limit > before:
+            self.leader, self.price = name, max(amount, self.price)
+        return True
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["ann", "ben"]), st.integers(1, 60), st.none() | st.integers(0, 60)), max_size=12
+    )
+)
+def test_the_auction_is_the_one_of_the_model(bids: list[tuple[str, int, int | None]]) -> None:
+    """Leader, price and every cent that is held, after each bid; nobody is ever raised beyond their maximum."""
+    world, model = market(), Model()
+    for name, tens, more in bids:
+        amount = 60 + tens * 3
+        limit = amount if more is None else amount + more * 3
+        wanted = plain(name, amount) if more is None else bid(name, amount, limit)
+        try:
+            world.when(wanted)
+        except refusals.BidTooLow:
+            assert not model.takes(name, amount, limit)
+        else:
+            assert model.takes(name, amount, limit)
+        if model.leader:
+            assert leading(world) == (model.leader, model.price)
+            assert model.price <= model.limits[model.leader]
+        for each in ("ann", "ben"):
+            held = model.limits[each] if each == model.leader else 0
+            assert world.money(each) == (1_000 - held, held, 0)
