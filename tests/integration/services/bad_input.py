@@ -49,7 +49,7 @@ def signed_request() -> audit_pb2.CosignRequest:
 OTHER_KEY = str(new_keys(HERE, os.urandom).log.verifier)
 
 DEPOSIT = ledger_pb2.DepositRequest(command_id=C, user_id=A, amount=usd(5), external_reference="r")
-BID = auction_pb2.PlaceBidRequest(command_id=C, auction=AUCTION, bidder_user_id=A, amount=usd(5))
+BID = auction_pb2.PlaceBidRequest(command_id=C, auction=AUCTION, bidder_user_id=A, amount=usd(5), maximum=usd(9))
 
 # How many items a batch may have.
 BATCHES = {"BatchDeposit": 1_000, "BatchPlaceBids": 1_000, "BatchLegs": 100}
