@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -15,29 +14,18 @@ from cells.sql import queries
 from cells.store.outcomes import OutcomePlace, outcome_place
 from cells.store.ports import EventRow, OutcomeRow
 from cells.store.rows import event_of
-
-if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
-
-    from asyncpg.pool import PoolConnectionProxy
-
-# Quoted, because it is generic only for the type checker.
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
+from cells.store.sessions import Connection, Reading
 
 SQL = queries("cells.sql", "moves.sql")
 
 
-class MovesInPostgres:
+class MovesInPostgres(Reading):
     """The store's part for moves. It does not use the writer, because the data is already in another log."""
 
     outcome_seal: OutcomeSeal | None
 
-    def reading(self) -> "AbstractAsyncContextManager[Connection]":
-        raise NotImplementedError
-
     async def moved_events(self, user_id: UUID, *, after: MovedPlace | None = None, limit: int) -> list[MovedEvent]:
-        async with self.reading() as connection:
-            rows = await connection.fetch(SQL["moved"], user_id, *(after or ("", 0)), limit)
+        rows = await self.fetch(SQL["moved"], user_id, *(after or ("", 0)), limit)
         return [MovedEvent(row["cell"], event_of(_event(row))) for row in rows]
 
     async def held(self, user_id: UUID) -> dict[str, int]:
@@ -45,18 +33,15 @@ class MovesInPostgres:
             return await _held(connection, user_id)
 
     async def copies(self, user_id: UUID) -> dict[str, HistoryCopy]:
-        async with self.reading() as connection:
-            rows = await connection.fetch(SQL["copies"], user_id)
+        rows = await self.fetch(SQL["copies"], user_id)
         return {row["cell"]: HistoryCopy(row["held"], row["chain"], row["marked"]) for row in rows}
 
     async def moved_stream(self, user_id: UUID, cell: str, *, after_version: int, limit: int) -> list[MovedEvent]:
-        async with self.reading() as connection:
-            rows = await connection.fetch(SQL["moved_stream"], user_id, cell, after_version, limit)
+        rows = await self.fetch(SQL["moved_stream"], user_id, cell, after_version, limit)
         return [MovedEvent(row["cell"], event_of(_event(row))) for row in rows]
 
     async def stream(self, user_id: UUID, *, after_version: int, limit: int) -> list[EventRow]:
-        async with self.reading() as connection:
-            rows = await connection.fetch(SQL["stream"], user_id, after_version, limit)
+        rows = await self.fetch(SQL["stream"], user_id, after_version, limit)
         return [event_of(row) for row in rows]
 
     async def outcomes_of(
@@ -84,16 +69,13 @@ class MovesInPostgres:
             await connection.execute(SQL["touch"], user_id)
 
     async def settle(self, user_id: UUID) -> None:
-        async with self.reading() as connection:
-            await connection.execute(SQL["settle"], user_id)
+        await self.execute(SQL["settle"], user_id)
 
     async def give_up(self, user_id: UUID) -> None:
-        async with self.reading() as connection:
-            await connection.execute(SQL["give_up"], user_id)
+        await self.execute(SQL["give_up"], user_id)
 
     async def stale(self, *, idle_s: float, limit: int) -> list[UUID]:
-        async with self.reading() as connection:
-            rows = await connection.fetch(SQL["stale"], idle_s, limit)
+        rows = await self.fetch(SQL["stale"], idle_s, limit)
         return [row["user_id"] for row in rows]
 
     async def drop_staged(self, user_id: UUID, *, idle_s: float, at_most: int) -> bool:

@@ -5,7 +5,7 @@ We wait for a slow session and not for a lost one: the server itself reports whe
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
 import structlog
@@ -30,6 +30,28 @@ ASK_TIMEOUT_S = 2.0
 SCAN_TIMEOUT_S = 30.0
 
 SQL = queries("cells.sql", "store.sql")
+
+
+class Reading:
+    """The single statements of a store, each in a session of its own."""
+
+    def reading(self) -> AbstractAsyncContextManager[Connection]:
+        raise NotImplementedError
+
+    async def fetch(self, query: str, *arguments: object, timeout_s: float | None = None) -> "list[asyncpg.Record]":
+        async with self.reading() as connection:
+            return await connection.fetch(query, *arguments, timeout=timeout_s)
+        raise AssertionError
+
+    async def fetch_row(
+        self, query: str, *arguments: object, timeout_s: float | None = None
+    ) -> "asyncpg.Record | None":
+        return next(iter(await self.fetch(query, *arguments, timeout_s=timeout_s)), None)
+
+    async def execute(self, query: str, *arguments: object) -> str:
+        async with self.reading() as connection:
+            return await connection.execute(query, *arguments)
+        raise AssertionError
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@
 
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import grpc.aio
 
@@ -13,15 +13,14 @@ from cells.audit.checks.copies import Copies
 from cells.audit.checks.log_watch import LogWatch
 from cells.audit.export.exporter import Exporter
 from cells.audit.history.live_snapshots import LiveSnapshots
-from cells.audit.history.lookups import PostgresHistoryLookups
-from cells.audit.history.ports import BalanceLookups, HistoryLookups
+from cells.audit.history.lookups import PostgresHistoryLookups, PostgresTraceLookups
+from cells.audit.history.ports import HistoryLookups
 from cells.audit.history.questions import History
 from cells.audit.history.snapshots import SnapshotKey
 from cells.audit.history.snapshotter import Snapshotter
-from cells.audit.history.statement import StatementLookups, Statements
+from cells.audit.history.statement import Statements
 from cells.audit.history.stream_verification import StreamChecks
 from cells.audit.history.trace import Finder, TraceLookups, TracePeers, Tracer
-from cells.audit.history.trace_lookups import PostgresTraceLookups
 from cells.audit.proofs.checkpoint_signer import CheckpointSigner
 from cells.audit.proofs.keys import CellKeys
 from cells.audit.proofs.prover import Prover
@@ -29,7 +28,7 @@ from cells.audit.proofs.store import PostgresProofs
 from cells.audit.reconcile.cuts import Clearing
 from cells.audit.reconcile.replay_state import AuditStateStore
 from cells.audit.reconcile.service import ReconciliationService, Reload, Signed
-from cells.audit.reconcile.trial import TrialBalances, TrialLookups
+from cells.audit.reconcile.trial import TrialBalances
 from cells.audit.verify.note import origin_of
 from cells.audit.witness.cosigner import Cosignatures, Witness
 from cells.audit.witness.cosigning import Cosigning
@@ -60,10 +59,6 @@ from server.wire.audit import accesses_to_proto
 FILE_NAME = "checkpoint.last"
 LEADER_TIMEOUT_S = 5.0
 UNKEYED = SnapshotKey()
-
-
-class Lookups(HistoryLookups, BalanceLookups, StatementLookups, TrialLookups, Protocol):
-    """All lookups of past state."""
 
 
 # --- the past, and the tables --------------------------------------------------------------------------------------
@@ -119,7 +114,7 @@ def reloading(cell: Cell, engine: SagaEngine, timers: Timers) -> Reload:
 def audit_of(
     cell: Cell,
     traces: TraceLookups,
-    lookups: Lookups,
+    lookups: HistoryLookups,
     peers: TracePeers,
     *,
     proofs: Proofs,
@@ -139,9 +134,8 @@ def audit_of(
         cell=cell,
         tracer=Tracer(finder=Finder(cell.name, traces), peers=peers),
         history=history,
-        lookups=lookups,
-        statements=Statements(history=history, lookups=lookups),
-        trial=TrialBalances(history=history, lookups=lookups),
+        statements=Statements(history=history),
+        trial=TrialBalances(history=history),
         stream_checks=StreamChecks(history=history),
         proofs=proofs,
         reconciliation=reconciliation,

@@ -74,7 +74,7 @@ class AuditServicer(AuditServiceServicer):
         moment = Moment(position=place.position) if place else await self._moment(request)
         point = await map_store_errors(self._parts.history.point(moment))
         after = place or history.first_place(point.position)
-        rows = self._parts.lookups.all_balances_at((after.account_id, after.currency), point.position, size + 1)
+        rows = self._parts.history.lookups.all_balances_at((after.account_id, after.currency), point.position, size + 1)
         return history.listed_to_proto(await map_store_errors(rows), size, point, self._name)
 
     async def GetTrialBalance(
@@ -92,7 +92,7 @@ class AuditServicer(AuditServiceServicer):
 
     async def ListHomes(self, request: pb.ListHomesRequest, _context: Context) -> pb.ListHomesResponse:
         after = parse_optional_uuid(request.after_user, "after_user") or UUID(int=0)
-        homes = await map_store_errors(self._parts.lookups.homes(after, parse_page_size(request.page_size)))
+        homes = await map_store_errors(self._parts.history.lookups.homes(after, parse_page_size(request.page_size)))
         return to_proto(pb.ListHomesResponse, homes=homes)
 
     async def GetStatement(self, request: pb.GetStatementRequest, _context: Context) -> pb.GetStatementResponse:

@@ -8,7 +8,6 @@ import grpc.aio
 
 from cells.audit.accesses import AccessLog
 from cells.audit.export.exporter import Exporter
-from cells.audit.history.ports import BalanceLookups
 from cells.audit.history.questions import History
 from cells.audit.history.statement import Statements
 from cells.audit.history.stream_verification import StreamChecks
@@ -43,7 +42,6 @@ class AuditParts:
     cell: Cell
     tracer: Tracer
     history: History
-    lookups: BalanceLookups
     trial: TrialBalances
     statements: Statements
     stream_checks: StreamChecks

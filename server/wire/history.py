@@ -9,8 +9,9 @@ from cellbook.v1 import audit_pb2 as pb
 from cellbook.v1 import ledger_pb2, types_pb2
 from cells.audit.checks.checked import UNREADABLE
 from cells.audit.history.moments import Moment, Point
+from cells.audit.history.ports import Buckets
 from cells.audit.history.questions import balance_after
-from cells.audit.history.statement import Buckets, Movement, Page, Span, StatementCursor, Total
+from cells.audit.history.statement import Movement, Page, Span, StatementCursor, Total
 from cells.audit.history.stream_verification import StreamVerification
 from cells.audit.reconcile.trial import TrialBalance
 from cells.domain.audit.refusals import SumTooLarge

@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from cells.audit.checks.checked import Checked, checked
-from cells.audit.history.ports import HomedUser
+from cells.audit.history.ports import Buckets, HomedUser
 from cells.audit.history.questions import changes_of
 from cells.audit.history.snapshots import HouseSnapshot, Snapshot
-from cells.audit.history.statement import Buckets
 from cells.domain.account.account import Account
 from cells.domain.time.hlc import Stamp
 from cells.domain.values import Kind

@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -22,6 +23,7 @@ from cells.store.ports import EventRow
 from cells.store.postgres import PostgresStore
 
 SQL = queries("cells.sql", "moves.sql")
+_finding = partial(finding, Check.COPY)
 USERS = 100
 # Events per request to the other cell. Comparing them takes the leader some milliseconds.
 PAGE = 64
@@ -192,7 +194,3 @@ def _mark_of(row: EventRow) -> Mark | str:
 
 def _named(row: EventRow, cell: str) -> str:
     return f"moved_events ({row.aggregate_id}, {cell}, {row.position})"
-
-
-def _finding(row: str, expected: str, found: str) -> Finding:
-    return finding(Check.COPY, row, expected, found)

@@ -1,21 +1,17 @@
 """Compares stored outcomes of commands with their events and with their seals."""
 
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, TypeAlias
+from functools import partial
 
 from cells.audit.reconcile.findings import Check, Finding, finding
 from cells.domain.time.window import WINDOW_DAYS
 from cells.encoding import codec
 from cells.encoding.outcome_seal import OutcomeSeal
 from cells.sql import queries
-
-if TYPE_CHECKING:
-    import asyncpg
-
-# Quoted: generic for the type checker only.
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+from cells.store.sessions import Connection
 
 SQL = queries("cells.sql", "reconcile.sql")
+_finding = partial(finding, Check.OUTCOME)
 # How long outcomes are kept.
 OUTCOMES_DAYS = WINDOW_DAYS
 FINDINGS_MAX = 1_000
@@ -53,7 +49,3 @@ async def _by_seals(connection: Connection, began: int, seal: OutcomeSeal) -> As
             if found != expected:
                 said = f"{outcome} at position {position}{'' if found else ', without a seal'}"
                 yield _finding(f"command {command_id} of {principal}", SEALED, said)
-
-
-def _finding(row: str, expected: str, found: str) -> Finding:
-    return finding(Check.OUTCOME, row, expected, found)

@@ -6,21 +6,16 @@
 import json
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from importlib import resources
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from cells.audit.reconcile.findings import Check, Finding, finding
 from cells.sql import queries
-
-if TYPE_CHECKING:
-    import asyncpg
-    from asyncpg.pool import PoolConnectionProxy
-
-# Quoted: generic for the type checker only.
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
+from cells.store.sessions import Connection
 
 SQL = queries("cells.sql", "schema.sql")
+_finding = partial(finding, Check.SCHEMA)
 LISTING = "schema.json"
 ABSENT = "not there"
 # Partitions do not exist before the first leader.
@@ -79,7 +74,3 @@ def _told(expected: str | None, found: str | None) -> tuple[str, str]:
     common = next((n for n, (one, other) in enumerate(zip(expected, found, strict=False)) if one != other), 0)
     begin = max(common - COMMON_SHOWN, 0)
     return f"{'... ' if begin else ''}{expected[begin:]}", f"{'... ' if begin else ''}{found[begin:]}"
-
-
-def _finding(item: str, expected: str, found: str) -> Finding:
-    return finding(Check.SCHEMA, item, expected, found)

@@ -5,9 +5,20 @@ from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from cells.audit.checks.checked import Checked
-from cells.audit.history.snapshots import Snapshot
+from cells.audit.history.snapshots import HouseSnapshot, Snapshot
 from cells.domain.time.hlc import Stamp
 from cells.store.ports import AccountEntryRow
+
+# Available, reserved, pending.
+Buckets = tuple[int, int, int]
+
+
+class HomedUser(NamedTuple):
+    """`moving_to`: the cell that the user is moving to; empty if the user is at home here."""
+
+    user_id: UUID
+    epoch: int
+    moving_to: str
 
 
 class HistoryLookups(Protocol):
@@ -41,16 +52,6 @@ class HistoryLookups(Protocol):
     ) -> list[tuple[AccountEntryRow, AccountEntryRow | None]]:
         """By currency, the account's last entry at or before `position`, and the one before that."""
 
-
-class HomedUser(NamedTuple):
-    """`moving_to`: the cell that the user is moving to; empty if the user is at home here."""
-
-    user_id: UUID
-    epoch: int
-    moving_to: str
-
-
-class BalanceLookups(Protocol):
     async def all_balances_at(
         self, after: tuple[UUID, str], position: int, limit: int
     ) -> list[tuple[UUID, str, AccountEntryRow | None]]:
@@ -58,3 +59,25 @@ class BalanceLookups(Protocol):
 
     async def homes(self, after: UUID, limit: int) -> list[HomedUser]:
         """The next users who are at home here now, or moving away, by id."""
+
+    async def movements(
+        self, account_id: UUID, currency: str, after: int, until: int, limit: int
+    ) -> list[AccountEntryRow]:
+        """The account's first entries after one position, up to and including another."""
+
+    async def entry_at(self, account_id: UUID, currency: str, position: int) -> AccountEntryRow | None:
+        """The account's last entry at or before `position`."""
+
+    async def movements_sum(self, account_id: UUID, currency: str, after: int, until: int) -> tuple[int, Buckets]:
+        """The number of movements between the two positions, and their sums."""
+
+    async def types_of(self, event_ids: Sequence[UUID]) -> dict[UUID, str]:
+        """The types of those events that are in this log."""
+
+    async def house_snapshot_at(self, position: int) -> HouseSnapshot | None:
+        """The last snapshot at or before `position`."""
+
+    async def rows_after(self, position: int, until: int, limit: int) -> list[Checked]:
+        """The first rows after one position, up to and including another."""
+
+    async def put_house(self, snapshot: HouseSnapshot) -> None: ...

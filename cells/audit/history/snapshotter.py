@@ -2,13 +2,13 @@
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Protocol
 from uuid import UUID
 
 import structlog
 
 from cells.audit.history import snapshots
 from cells.audit.history.live_snapshots import LiveSnapshots
+from cells.audit.history.lookups import PostgresHistoryLookups
 from cells.audit.history.questions import History
 from cells.audit.history.snapshots import is_due
 from cells.audit.reconcile.trial import HOUSE_EVERY, TrialBalances
@@ -30,22 +30,12 @@ REST_BUSY, REST_IDLE = 49, 9
 POLL_S = 1.0
 
 
-class SnapshotStore(Protocol):
-    async def progress(self) -> int:
-        """The position up to which all snapshots are made."""
-
-    async def set_progress(self, position: int) -> None: ...
-
-    async def due(self, after: int, until: int, every: int) -> list[tuple[UUID, int, int]]:
-        """(stream, version, position) of each event whose version is a multiple of `every`, by position."""
-
-
 @dataclass(slots=True, kw_only=True)
 class Snapshotter(LeaderTask):
     """Works while this process leads. It logs and skips streams that it cannot read."""
 
     history: History
-    store: SnapshotStore
+    store: PostgresHistoryLookups
     trial: TrialBalances
     live: LiveSnapshots
     background: BackgroundTask = field(init=False)

@@ -5,10 +5,11 @@ Every row is compared with its event, whose bytes must give its leaf hash, and w
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 from uuid import UUID
 
 from cells.audit.history.moments import BEGINNING, Moment, Point
+from cells.audit.history.ports import Buckets
 from cells.audit.history.questions import History
 from cells.domain.audit.refusals import LogIncomplete
 from cells.domain.refusals import FieldInvalid
@@ -16,26 +17,7 @@ from cells.domain.values import Posting
 from cells.encoding import codec
 from cells.store.ports import AccountEntryRow, EventRow
 
-# Available, reserved, pending.
-Buckets = tuple[int, int, int]
-
 NOTHING: Buckets = (0, 0, 0)
-
-
-class StatementLookups(Protocol):
-    async def movements(
-        self, account_id: UUID, currency: str, after: int, until: int, limit: int
-    ) -> list[AccountEntryRow]:
-        """The account's first entries after one position, up to and including another."""
-
-    async def entry_at(self, account_id: UUID, currency: str, position: int) -> AccountEntryRow | None:
-        """The account's last entry at or before `position`."""
-
-    async def movements_sum(self, account_id: UUID, currency: str, after: int, until: int) -> tuple[int, Buckets]:
-        """The number of movements between the two positions, and their sums."""
-
-    async def types_of(self, event_ids: Sequence[UUID]) -> dict[UUID, str]:
-        """The types of those events that are in this log."""
 
 
 class Span(NamedTuple):
@@ -86,7 +68,6 @@ class Page(NamedTuple):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statements:
     history: History
-    lookups: StatementLookups
 
     async def span(self, user_id: UUID, after: Moment | None, until: Moment | None) -> Span:
         """The two end points of a statement.
@@ -110,9 +91,9 @@ class Statements:
 
     async def _total(self, user_id: UUID, span: Span, currency: str) -> Total:
         after, until = span.after.position, span.until.position
-        movements, change = await self.lookups.movements_sum(user_id, currency, after, until)
-        opening = _after(await self.lookups.entry_at(user_id, currency, after))
-        closing = _after(await self.lookups.entry_at(user_id, currency, until))
+        movements, change = await self.history.lookups.movements_sum(user_id, currency, after, until)
+        opening = _after(await self.history.lookups.entry_at(user_id, currency, after))
+        closing = _after(await self.history.lookups.entry_at(user_id, currency, until))
         return Total(currency=currency, opening=opening, closing=closing, change=change, movements=movements)
 
     async def _currencies(self, user_id: UUID, span: Span, currency: str) -> list[str]:
@@ -125,9 +106,9 @@ class Statements:
         for code in await self._currencies(user_id, span, currency):
             if (place is None or code >= place.currency) and len(entries) <= size:
                 begun = place.position if place is not None and code == place.currency else span.after.position
-                before = await self.lookups.entry_at(user_id, code, begun)
+                before = await self.history.lookups.entry_at(user_id, code, begun)
                 limit = size + 1 - len(entries)
-                rows = await self.lookups.movements(user_id, code, begun, span.until.position, limit)
+                rows = await self.history.lookups.movements(user_id, code, begun, span.until.position, limit)
                 entries += zip(rows, [before, *rows], strict=False)
         told = entries[:size]
         more = StatementCursor(told[-1][0].currency, told[-1][0].position) if len(entries) > size else None
@@ -137,7 +118,7 @@ class Statements:
         sources = await self.history.lookups.rows_at([entry.position for entry, _ in entries])
         by_position = {each.row.position: each for each in sources}
         causes = [each.row.causation_id for each in sources if each.row.causation_id is not None]
-        types = await self.lookups.types_of(causes)
+        types = await self.history.lookups.types_of(causes)
         movements = []
         for entry, before in entries:
             source = by_position.get(entry.position)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from cells.audit.history.trace import Silent
@@ -15,9 +15,6 @@ from cells.domain.time.hlc import Stamp
 from cells.sql import queries
 from cells.store.postgres import PostgresStore
 from cells.store.sessions import SCAN_TIMEOUT_S
-
-if TYPE_CHECKING:
-    import asyncpg
 
 SQL = queries("cells.sql", "clearing.sql")
 # Movements in one answer.
@@ -96,7 +93,7 @@ class Clearing:
         await writer.settled()
         if not writer.leading:
             raise NotLeading(cell=self.cell.name)
-        [(position,)] = await self._fetch("position_at", until.physical_ms, until.logical)
+        [(position,)] = await self.store.fetch(SQL["position_at"], until.physical_ms, until.logical)
         return int(position)
 
     async def sides(self, wanted: SidesWanted) -> Sides:
@@ -104,19 +101,15 @@ class Clearing:
         ids = wanted.clearing_ids
         if not ids:
             where = (wanted.peer, wanted.after_position, position, wanted.after_id, PAGE)
-            ids = [row["clearing_id"] for row in await self._fetch("touched", *where, timeout_s=SCAN_TIMEOUT_S)]
+            touched = await self.store.fetch(SQL["touched"], *where, timeout_s=SCAN_TIMEOUT_S)
+            ids = [row["clearing_id"] for row in touched]
         sagas = [*wanted.saga_ids] or [None] * len(ids)
-        rows = await self._fetch("sides", wanted.peer, list(ids), position, sagas, timeout_s=SCAN_TIMEOUT_S)
+        rows = await self.store.fetch(SQL["sides"], wanted.peer, list(ids), position, sagas, timeout_s=SCAN_TIMEOUT_S)
         return Sides(position, [Side(*row) for row in rows], more=not wanted.clearing_ids and len(ids) == PAGE)
 
     async def balances(self) -> list[ClearingBalance]:
         """Those that are not zero, by peer. Raises StoreError."""
-        return [ClearingBalance(*row) for row in await self._fetch("balances")]
-
-    async def _fetch(self, query: str, *arguments: object, timeout_s: float | None = None) -> "list[asyncpg.Record]":
-        async with self.store.reading() as connection:
-            return await connection.fetch(SQL[query], *arguments, timeout=timeout_s)
-        raise AssertionError
+        return [ClearingBalance(*row) for row in await self.store.fetch(SQL["balances"])]
 
     async def compare(self, *, full: bool) -> Compared:
         """Compares movements that were not found complete before, or all. Names other cells that do not answer.
@@ -126,7 +119,7 @@ class Clearing:
         here, until = self.cell.name, self.cell.time.stamp()
         names, problem = await self.peers.names()
         # The cells that this one has had movements with.
-        known = [row["peer"] for row in await self._fetch("peers")]
+        known = [row["peer"] for row in await self.store.fetch(SQL["peers"])]
         findings: list[Finding] = []
         open_count, cells, missing = 0, [], {"": problem} if problem else {}
         for peer in sorted({here, *names, *known}):
@@ -141,7 +134,7 @@ class Clearing:
         return Compared(findings, open_count, cells, missing, until)
 
     async def _with(self, peer: str, until: Stamp, *, full: bool) -> tuple[list[Finding], list[UUID]]:
-        here, last = self.cell.name, [] if full else await self._fetch("last_cut", peer)
+        here, last = self.cell.name, [] if full else await self.store.fetch(SQL["last_cut"], peer)
         # The positions here and there up to which movements were compared, and those that were incomplete then.
         position, peer_position, still_open = last[0] if last else (0, 0, [])
         mine: dict[UUID, Side] = {}
@@ -154,7 +147,7 @@ class Clearing:
         if peer != here:
             await self._rest(peer, SidesWanted(here, until), {**opened, **mine}, theirs)
         findings, left = matched(Cut(here, peer, mine, theirs))
-        await self._fetch("put_cut", peer, position, peer_position, left)
+        await self.store.fetch(SQL["put_cut"], peer, position, peer_position, left)
         return findings, left
 
     async def _sides(self, cell: str, wanted: SidesWanted) -> Sides:

@@ -35,9 +35,8 @@ from cells.domain.values import Kind
 from cells.encoding import codec
 from cells.sql import queries
 from cells.store.ports import AccountEntryRow, ClearingEntryRow, LegRow, ReferenceRow
+from cells.store.sessions import Connection
 
-# Quoted: the class is generic for the type checker only.
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 RowsAndTiles: TypeAlias = "tuple[list[asyncpg.Record], dict[int, bytes]]"
 Row: TypeAlias = tuple[object, ...]
 

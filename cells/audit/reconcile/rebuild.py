@@ -3,7 +3,7 @@
 Like every change of a state, the repair goes through the writer. It quarantines the aggregate, so that no command is
 decided from it; waits until commands in flight are durable; and replays the stream. The writer then replaces the wrong
 state, in its row and in memory, in one commit with the event that records it. The owner of the tables repairs rows that
-follow from single events (cells/audit/reconcile/repair.py).
+follow from single events (`repair` in cells/audit/reconcile/passes.py).
 """
 
 from collections.abc import Sequence

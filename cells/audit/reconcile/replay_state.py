@@ -6,7 +6,6 @@ The replay state is the states of all aggregates and the house's balances, at a 
 import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
 from cells.audit.reconcile.fold import Fold, ReplayedState, StoredEvent
@@ -16,11 +15,7 @@ from cells.encoding.derived import state_columns
 from cells.sql import queries
 from cells.store.ports import StoreUnavailable, Versioned
 from cells.store.postgres import PostgresStore
-
-if TYPE_CHECKING:
-    import asyncpg
-
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+from cells.store.sessions import Connection
 
 SQL = queries("cells.sql", "reconcile.sql")
 # More states than this are written to the tables and dropped from memory.
@@ -127,8 +122,7 @@ class AuditStateStore:
 
     async def load(self) -> dict[Ref, str]:
         """The aggregates whose rows are known to be wrong. Raises StoreError."""
-        async with self.store.reading() as connection:
-            rows = await connection.fetch(SQL["quarantine"])
+        rows = await self.store.fetch(SQL["quarantine"])
         return {Ref(Kind(row["kind"]), row["id"]): row["problem"] for row in rows}
 
     async def keep(self, held: Mapping[Ref, str]) -> None:

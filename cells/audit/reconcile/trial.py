@@ -4,11 +4,10 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import structlog
 
-from cells.audit.checks.checked import Checked
 from cells.audit.history.moments import Moment, Point
 from cells.audit.history.questions import History
 from cells.audit.history.snapshots import HouseSnapshot
@@ -26,16 +25,6 @@ ROWS_AT_ONCE = 1_000
 Sums = Mapping[tuple[str, str], int]
 
 
-class TrialLookups(Protocol):
-    async def house_snapshot_at(self, position: int) -> HouseSnapshot | None:
-        """The last snapshot at or before `position`."""
-
-    async def rows_after(self, position: int, until: int, limit: int) -> list[Checked]:
-        """The first rows after one position, up to and including another."""
-
-    async def put_house(self, snapshot: HouseSnapshot) -> None: ...
-
-
 class TrialBalance(NamedTuple):
     sums: Sums
     point: Point
@@ -44,7 +33,6 @@ class TrialBalance(NamedTuple):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialBalances:
     history: History
-    lookups: TrialLookups
 
     async def at(self, moment: Moment) -> TrialBalance:
         """Raises what `History.point` raises, and EventDamaged."""
@@ -60,7 +48,7 @@ class TrialBalances:
     async def _add_moved(self, sums: Counter[tuple[str, str]], after: int, until: int) -> None:
         """Adds the postings after one position, up to and including another. Raises EventDamaged, LogIncomplete."""
         while after < until:
-            rows = await self.lookups.rows_after(after, until, ROWS_AT_ONCE)
+            rows = await self.history.lookups.rows_after(after, until, ROWS_AT_ONCE)
             for each in rows:
                 row = self.history.intact(each)
                 after += 1
@@ -72,7 +60,7 @@ class TrialBalances:
                 raise self.history.incomplete(f"position {after if rows else after + 1}")
 
     async def _begun(self, position: int) -> HouseSnapshot | None:
-        while (snapshot := await self.lookups.house_snapshot_at(position)) is not None:
+        while (snapshot := await self.history.lookups.house_snapshot_at(position)) is not None:
             if self.history.key.sealed(snapshot):
                 return snapshot
             log.critical("house_snapshot_damaged", cell=self.history.cell, position=snapshot.position)
@@ -87,7 +75,7 @@ class TrialBalances:
             balances.setdefault(account, {})[currency] = str(amount_minor)
         text, leaf = canonical(balances), bytes(source.row.leaf_hash)
         snapshot = HouseSnapshot(position, text, leaf, b"")
-        await self.lookups.put_house(snapshot._replace(seal=self.history.key.seal(snapshot)))
+        await self.history.lookups.put_house(snapshot._replace(seal=self.history.key.seal(snapshot)))
 
 
 def _sums_in(snapshot: HouseSnapshot) -> Counter[tuple[str, str]]:

@@ -6,9 +6,8 @@ from uuid import UUID
 import pytest
 
 from cells.audit.checks.copies import Copies, Proven
-from cells.audit.history.lookups import PostgresHistoryLookups
+from cells.audit.history.lookups import PostgresHistoryLookups, PostgresTraceLookups
 from cells.audit.history.trace import Answer, Finder, Search, Silent
-from cells.audit.history.trace_lookups import PostgresTraceLookups
 from cells.audit.reconcile.findings import Check, Order
 from cells.domain.moves.commands import BeginMove
 from cells.store.postgres import PostgresStore

@@ -13,6 +13,7 @@ from cells.moves.history_exporter import Copying, HistoryExporter
 from cells.store import moves as store_moves
 from cells.store import postgres as store_module
 from cells.store.ports import LegAnswer, LegCall, OutcomeRow
+from cells.store.sessions import Connection
 from tests.doubles.store import MemoryStore
 from tests.integration.moves import test_moves_copying as copying
 from tests.integration.moves.moves_rig import asked
@@ -97,7 +98,7 @@ async def test_answers_that_are_taken_for_the_cells_own_are_found_wrong(
     """The ablation: what a user brings does not say in whose log it was reached."""
     keep = store_moves.keep_brought
 
-    async def as_own(connection: store_moves.Connection, rows: Sequence[OutcomeRow], seal: OutcomeSeal | None) -> None:
+    async def as_own(connection: Connection, rows: Sequence[OutcomeRow], seal: OutcomeSeal | None) -> None:
         await keep(connection, [row._replace(cell=None) for row in rows], seal)
 
     for module in (store_moves, store_module):

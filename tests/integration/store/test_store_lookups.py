@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from cells.audit.history.trace_lookups import SQL as TRACE_SQL
+from cells.audit.history.lookups import TRACE_SQL
 from cells.domain.event import postings
 from cells.domain.events import Deposited, FundsReserved
 from cells.encoding import codec
