@@ -15,10 +15,9 @@ from pathlib import Path
 
 from server.cli.command import CommandError
 from server.cli.keys.authority import Settings
-from server.shell.postgres.embedded import EmbeddedPostgres
+from server.shell.postgres.embedded import DATABASE, EmbeddedPostgres
 from server.shell.settings.addresses import LOOPBACK
 
-DATABASE = "cellbook"
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 20.0
 LOG_TAIL_LINES = 25

@@ -41,7 +41,6 @@ log = structlog.get_logger()
 
 NAME = "router"
 PROGRAM = "python -m router"
-DATABASE = "cellbook"
 SERVICE = router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name
 
 # With a copy at hand, the start waits no longer than this for the database.
@@ -56,9 +55,7 @@ async def directory_database(settings: RouterSettings, snapshot: Snapshot | None
     async def source() -> str:
         if postgres is None:
             return settings.dsn
-        await postgres.start()
-        await postgres.ensure_database(DATABASE)
-        return postgres.dsn(DATABASE)
+        return await postgres.database()
 
     database = Database(source, known=snapshot.directory_id if snapshot else "", migrate_dsn=settings.migrate_dsn)
     try:

@@ -114,7 +114,7 @@ def add_services(host: GrpcHost, parts: Parts) -> None:
 
 async def serve(settings: ServerSettings, machine: Machine) -> None:
     """Runs the cell until a signal; then drains, steps down and closes, in this order."""
-    async with database_of(settings) as dsn:
+    async with database_of(settings.dsn, settings.data) as dsn:
         store = await open_store(settings.cell, dsn, settings.saga_engine, settings.migrate_dsn, head_seal(settings))
         try:
             await serve_cell(settings.model_copy(update={"dsn": dsn}), store, machine)

@@ -10,12 +10,11 @@ import structlog
 from cells.sql import queries
 from router.refusals import DirectoryUnavailable
 from server.shell.hosting.failures import CannotServe, DatabaseUnusable, reaching
-from server.shell.postgres.database import Connection, Pool, migrate, open_pool, session_of
+from server.shell.postgres.database import CELL_ROLE, Connection, Pool, migrate, open_pool, session_of
 from server.shell.postgres.host import PostgresFailed
 
 log = structlog.get_logger()
 
-ROLE = "cellbook_cell"
 # Statements are few and short: concurrent calls share them.
 CONNECTIONS_MAX = 4
 CLOSE_TIMEOUT_S = 5.0
@@ -71,7 +70,7 @@ class Database:
             await migrate(self._migrate_dsn or dsn, "router.sql")
         await self.close()
         with reaching("dsn", dsn):
-            pool = await open_pool(dsn, role=ROLE, application="cellbook-router", size_max=CONNECTIONS_MAX)
+            pool = await open_pool(dsn, role=CELL_ROLE, application="cellbook-router", size_max=CONNECTIONS_MAX)
         try:
             await self._check(pool)
         except BaseException:

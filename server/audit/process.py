@@ -16,13 +16,14 @@ import msgspec
 import uvloop
 
 from cells.audit.reconcile.findings import Order, Progress, Report, Tell
-from cells.audit.reconcile.passes import Connection, DirectPasses
+from cells.audit.reconcile.passes import DirectPasses
 from cells.domain.record import Struct, field
 from cells.domain.refusals import Fact, Refused, Unavailable, refusal
+from cells.store.sessions import Connection
 from server.shell.observability.logging import configure_logging
 from server.shell.postgres import database
+from server.shell.postgres.database import CELL_ROLE, OWNER_ROLE
 
-CELL_ROLE, OWNER_ROLE = "cellbook_cell", "cellbook_owner"
 # The cell's own work comes first.
 NICE = 10
 # A report names up to ten thousand rows of each kind.

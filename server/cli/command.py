@@ -31,6 +31,12 @@ EXIT_USAGE = 2
 DEFAULT_PORT_BASE = 7400
 HERE = f"{LOOPBACK}:{DEFAULT_PORT_BASE}"
 
+# For a program of its own, which parses its own options.
+PASSED_ON: dict[str, Any] = {
+    "add_help_option": False,
+    "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
+}
+
 First = TypeVar("First")
 
 

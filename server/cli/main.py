@@ -16,7 +16,7 @@ from lab.command import chaos, demo, replay, up
 from server.cli import report
 from server.cli.access import PLAIN, access_by_files, access_by_keys, choose_access
 from server.cli.audit.command import app as audit
-from server.cli.command import EXIT_FAILED, EXIT_USAGE, failure
+from server.cli.command import EXIT_FAILED, EXIT_USAGE, PASSED_ON, failure
 from server.cli.contact import app as contact
 from server.cli.doctor.command import doctor
 from server.cli.keys.command import app as keys
@@ -75,23 +75,13 @@ def access(
         raise failure("--tls-cert, --tls-key and --tls-ca belong together; --token-file needs them", EXIT_USAGE)
 
 
-@app.command(
-    "verify",
-    # The verifier parses its own arguments: it is a separate program.
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
-)
+@app.command("verify", **PASSED_ON)
 def verify(context: typer.Context) -> None:
     """Check an export, a proof or a checkpoint, offline: without a cell or a database."""
     raise typer.Exit(verify_main(context.args, program="cellbook verify"))
 
 
-@app.command(
-    "console",
-    # Its settings, as of `python -m server`.
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
-)
+@app.command("console", **PASSED_ON)
 def console(context: typer.Context) -> None:
     """Show the books in a browser: a process of its own, which calls router and cells for its visitors."""
     try:

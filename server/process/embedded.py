@@ -3,33 +3,31 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
 from cells.background import BackgroundTask
-from server.process.settings import ServerSettings
 from server.shell.postgres.embedded import EmbeddedPostgres
 from server.shell.postgres.host import PostgresFailed
 
 log = structlog.get_logger()
 
-DATABASE = "cellbook"
 POLL_S = 0.5
 
 
 @asynccontextmanager
-async def database_of(settings: ServerSettings) -> AsyncIterator[str]:
+async def database_of(dsn: str, data: Path | None) -> AsyncIterator[str]:
     """Its DSN. An embedded server runs while this is entered, and is restarted if it is killed."""
-    if settings.dsn or settings.data is None:
-        yield settings.dsn
+    if dsn or data is None:
+        yield dsn
         return
-    postgres = EmbeddedPostgres(settings.data)
+    postgres = EmbeddedPostgres(data)
     keeping = BackgroundTask(name="postgres", work=Keeper(postgres).poll, every_s=POLL_S, outages=(PostgresFailed,))
     try:
-        await postgres.start()
-        await postgres.ensure_database(DATABASE)
+        found = await postgres.database()
         keeping.start()
-        yield postgres.dsn(DATABASE)
+        yield found
     finally:
         await keeping.stop()
         await postgres.stop()

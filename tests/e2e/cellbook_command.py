@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lab.cluster import CELLS
-from lab.member import DATABASE
-from server.shell.postgres.embedded import EmbeddedPostgres
+from server.shell.postgres.embedded import DATABASE, EmbeddedPostgres
 from tests.invariants import check_all
 from tests.local_cells import until_async
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from lab.chaos.links import Mesh, Way
 from lab.cluster import CELLS, Cluster
 from lab.market import Market
-from lab.member import DATABASE, Member
+from lab.member import Member
 from server.cli.keys.authority import ROUTER
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.e2e.cluster import Town
@@ -117,9 +117,7 @@ async def soak_cluster(folder: Path) -> AsyncIterator[SoakCluster]:
         small = await stack.enter_async_context(_mounted(disk))
         postgres = EmbeddedPostgres(folder / BEYOND_PROXY)
         stack.push_async_callback(postgres.stop, "immediate")
-        await postgres.start()
-        await postgres.ensure_database(DATABASE)
-        dsn = await stack.enter_async_context(wire.listening(postgres.dsn(DATABASE)))
+        dsn = await stack.enter_async_context(wire.listening(await postgres.database()))
         stack.push_async_callback(mesh.close)
         await mesh.listen()
         for way in ways.values():

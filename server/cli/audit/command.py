@@ -8,10 +8,9 @@ import typer
 
 from cells.audit.verify.command import main as verify_main
 from cells.store.unusable import CannotServe
-from server.audit.restore import Where
 from server.cli.audit import balances, books, evidence, export, past, proof, publish, statement, trace, trial
 from server.cli.client import ClientError
-from server.cli.command import EXIT_USAGE, HERE, Cell, Json, Router, failure, for_cells, run, wrong_usage
+from server.cli.command import EXIT_USAGE, HERE, PASSED_ON, Cell, Json, Router, failure, for_cells, run, wrong_usage
 from server.shell.observability.logging import configure_logging
 
 app = typer.Typer(
@@ -105,15 +104,10 @@ def import_command(
     with wrong_usage(ClientError):
         keys = proof.keys_from(key or (), data)
     configure_logging("warning")
-    run(export.run_import(file, Where(dsn, data), keys))
+    run(export.run_import(file, dsn, data, keys))
 
 
-@app.command(
-    "verify",
-    # The verifier is a separate program and parses its own options.
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
-)
+@app.command("verify", **PASSED_ON)
 def verify_command(context: typer.Context) -> None:
     """Check a folder of evidence, offline, as `cellbook verify` does."""
     raise typer.Exit(verify_main(context.args, program="cellbook audit verify"))

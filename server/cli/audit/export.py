@@ -16,7 +16,7 @@ from cellbook.v1 import audit_pb2
 from cells.audit.export.restore import Restored, RestoreRefused
 from cells.audit.verify.note import VerifierKey
 from cells.store.ports import StoreError
-from server.audit.restore import Where, put_back
+from server.audit.restore import put_back
 from server.cli import report
 from server.cli.client import CellStubs, ClientError
 from server.cli.reach import Reach
@@ -187,11 +187,11 @@ def _gaps(out: Path, first: int, last: int) -> str:
 # --- import ---------------------------------------------------------------------------------------------------------
 
 
-async def run_import(file: Path, where: Where, keys: Sequence[VerifierKey]) -> None:
+async def run_import(file: Path, dsn: str, data: Path | None, keys: Sequence[VerifierKey]) -> None:
     """Raises ClientError."""
     try:
         with stage(f"import of {file.name}") as counted:
-            done = await put_back(file, where, keys, counted.reached)
+            done = await put_back(file, dsn, data, keys, counted.reached)
     except (RestoreRefused, StoreError, CannotServe, asyncpg.PostgresError, OSError) as error:
         raise ClientError(f"{file} was not put back: {error}") from error
     report.show(lambda: asdict(done), "\n".join(_restored_lines(done)))

@@ -17,10 +17,9 @@ from server.cli.doctor import database, files, processes
 from server.cli.doctor.findings import Examined, Finding, State
 from server.cli.screen import literal
 from server.process.settings import ServerSettings
-from server.shell.postgres.embedded import EmbeddedPostgres
+from server.shell.postgres.embedded import DATABASE, EmbeddedPostgres
 from server.shell.settings.host import HostSettings
 
-DATABASE = "cellbook"
 _COLOURS = {State.OK: "green", State.NOTE: "cyan", State.WARN: "yellow", State.FAIL: "red bold"}
 
 

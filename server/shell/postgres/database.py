@@ -26,6 +26,8 @@ log = structlog.get_logger()
 
 # PostgreSQL versions: the lowest has the `SET` option of grants, which the role bootstrap needs; the highest is tested.
 VERSION_MIN, VERSION_MAX = 16, 18
+# The group roles, of which a login is a member.
+CELL_ROLE, OWNER_ROLE = "cellbook_cell", "cellbook_owner"
 CONNECT_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 5.0
 # For lookups by key. Queries that scan a table set their own timeout.

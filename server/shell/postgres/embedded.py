@@ -42,6 +42,7 @@ from server.shell.postgres.processes import ClusterLock, exists, first_number, i
 
 SUPERUSER = "postgres"
 PORT = 5432
+DATABASE = "cellbook"
 # A socket's path has at most 107 bytes on Linux and 103 on macOS.
 SOCKET_PATH_BYTES_MAX = 103
 _POLL_S = 0.02
@@ -175,6 +176,12 @@ class EmbeddedPostgres:
         # Both are given, so that no PGHOST or PGPORT of the environment takes effect.
         where = urlencode({"host": str(self._socket_dir), "port": PORT}, safe="/")
         return f"postgresql://{quote(user, safe='')}@/{quote(database, safe='')}?{where}"
+
+    async def database(self) -> str:
+        """Starts the server, and makes our database unless it is there. Returns its DSN."""
+        await self.start()
+        await self.ensure_database(DATABASE)
+        return self.dsn(DATABASE)
 
     async def ensure_database(self, name: str) -> None:
         """Makes the database unless it is there; several processes may ask at once."""

@@ -20,7 +20,6 @@ from cells.audit.verify.command import main as verify
 from cells.domain.audit.refusals import LogForked
 from cells.domain.refusals import Unavailable
 from server.audit.keys import verifier_keys
-from server.audit.restore import Where
 from server.cli.audit import export, proof, publish
 from server.cli.client import ClientError, LedgerRefusal
 from server.shell.calls.statuses import refusal_in
@@ -188,12 +187,12 @@ async def test_an_export_survives_broken_connections(
     async with another(cluster, template) as dsn:
         keys = proof.keys_from([rig.keys], None)
         with as_json():
-            await export.run_import(out, Where(dsn, None), keys)
+            await export.run_import(out, dsn, None, keys)
         put_back = json.loads(capsys.readouterr().out)
         assert (put_back["events"], put_back["root"]) == (size, told["root"])
         assert await ask(dsn, "SELECT cell, position, importing FROM head") == [(HERE, size, False)]
         with pytest.raises(ClientError, match="into an empty database"):
-            await export.run_import(out, Where(dsn, None), keys)
+            await export.run_import(out, dsn, None, keys)
 
 
 @pytest.mark.parametrize(
