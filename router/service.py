@@ -17,7 +17,7 @@ from router.directory.homes import Homes
 from router.directory.registration import Registration
 from router.directory.topology import Cell, CellHealth, CellState, LiveTopology
 from router.directory.users import CopiedHome, UserEntry
-from router.moves.evacuation import RATE_PER_S, Evacuation, Progress
+from router.moves.evacuation import RATE_PER_S, Evacuation
 from router.moves.moves import Moves
 from router.moves.progress import began_to_proto, move_to_proto
 from router.moves.store import MoveRequest
@@ -131,7 +131,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         )
         async with aclosing(evacuation.run()) as progresses:
             async for progress in progresses:
-                yield _progress_to_proto(progress)
+                yield progress
 
     async def RecordHome(self, request: pb.RecordHomeRequest, _context: Context) -> pb.RecordHomeResponse:
         user_id, principal = parse_uuid(request.user_id, "user_id"), current_call().principal
@@ -233,15 +233,4 @@ def _cell_to_proto(cell: Cell, users: int | None = None) -> pb.Cell:
         state=pb.CellState.Value(f"CELL_STATE_{cell.state.value}"),
         health=HEALTH[cell.health],
         users=users,
-    )
-
-
-def _progress_to_proto(progress: Progress) -> pb.EvacuateCellResponse:
-    return pb.EvacuateCellResponse(
-        moved=progress.moved,
-        failed=progress.failed,
-        left=progress.left,
-        problem=progress.problem,
-        done=progress.done,
-        slowest=move_to_proto(*progress.slowest, None) if progress.slowest is not None else None,
     )

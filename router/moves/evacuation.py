@@ -4,18 +4,20 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
 import structlog
 
-from cellbook.v1 import saga_pb2
+from cellbook.v1 import router_pb2 as pb
 from cells.domain.refusals import Refused
 from router.directory.placement import place
 from router.directory.topology import ANY_REGION, Cell, CellState, LiveTopology
 from router.directory.users import Directory
 from router.moves.moves import Began, Moves
-from router.moves.store import Move, MoveRequest
+from router.moves.progress import move_to_proto
+from router.moves.store import MoveRequest
 from router.refusals import CellNotDraining, MoveNotFound, MoveUnknown, NoCellInRegion, NoSuchCell
 
 log = structlog.get_logger()
@@ -29,19 +31,6 @@ SLOW_S = 2.0
 NOBODY = UUID(int=0)
 
 
-@dataclass(slots=True)
-class Progress:
-    """The progress of one call."""
-
-    moved: int = 0
-    failed: int = 0
-    left: int = 0
-    problem: str = ""
-    done: bool = False
-    # The move that has been under way for longest, if it takes more than a moment.
-    slowest: tuple[Move, saga_pb2.Saga | None] | None = None
-
-
 @dataclass(slots=True, kw_only=True)
 class Evacuation:
     """`run` works while its caller iterates over it."""
@@ -53,24 +42,25 @@ class Evacuation:
     rate_per_s: float
     # The principal that ordered it.
     principal: str
-    progress: Progress = field(default_factory=Progress)
+    progress: pb.EvacuateCellResponse = field(default_factory=pb.EvacuateCellResponse)
     # User -> since when.
     _under_way: dict[UUID, float] = field(default_factory=dict)
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOVES_MAX))
 
-    async def run(self) -> AsyncGenerator[Progress, None]:
+    async def run(self) -> AsyncGenerator[pb.EvacuateCellResponse, None]:
         """Yields progress now and then, and at the end. Raises NoSuchCell, CellNotDraining, DirectoryUnavailable."""
         cell = self._cell()
         working = asyncio.create_task(self._passes(cell))
         try:
             while not working.done():
                 self.progress.left = await self.directory.count_of(self.cell)
-                self.progress.slowest = await self._slowest()
+                await self._note_slowest()
                 yield self.progress
                 await asyncio.wait({working}, timeout=TELL_S)
             working.result()
             self.progress.left = await self.directory.count_of(self.cell)
-            self.progress.done, self.progress.slowest = True, None
+            self.progress.done = True
+            self.progress.ClearField("slowest")
             yield self.progress
         finally:
             working.cancel()
@@ -131,15 +121,13 @@ class Evacuation:
             began = await self.moves.move(request, timeout_s=None)
         return began
 
-    async def _slowest(self) -> tuple[Move, saga_pb2.Saga | None] | None:
-        """The move under way that began first."""
+    async def _note_slowest(self) -> None:
+        """The move that has been under way for longest, if it takes more than a moment."""
+        self.progress.ClearField("slowest")
         user_id, began_s = next(iter(self._under_way.items()), (NOBODY, math.inf))
-        if time.monotonic() - began_s < SLOW_S:
-            return None
-        try:
-            return await self.moves.saga_of(user_id)
-        except (MoveNotFound, MoveUnknown):
-            return None
+        if time.monotonic() - began_s >= SLOW_S:
+            with suppress(MoveNotFound, MoveUnknown):
+                self.progress.slowest.CopyFrom(move_to_proto(*await self.moves.saga_of(user_id), None))
 
     def _note(self, user_id: UUID, problem: str) -> None:
         self.progress.failed += 1

@@ -10,7 +10,6 @@ import pytest
 from cellbook.v1 import router_pb2 as pb
 from cellbook.v1 import saga_pb2
 from router.directory.topology import CellState
-from router.moves import evacuation
 from router.moves.evacuation import Evacuation
 from router.moves.moves import Began
 from router.moves.progress import move_to_proto
@@ -65,7 +64,7 @@ class LongMoves:
         return MOVE, saga("close", self.copied)
 
 
-async def drained(moves: LongMoves, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[evacuation.Progress]:
+async def drained(moves: LongMoves, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[pb.EvacuateCellResponse]:
     async def goal(*_: object) -> str:
         return "eu-west"
 
