@@ -1,7 +1,8 @@
 """Selects the engine that drives the cell's sagas. `temporalio` is imported only if it is used."""
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from cells.sagas.engine import SagaEngine
 from cells.sagas.native import NativeEngine
@@ -25,49 +26,55 @@ def build_engine(settings: ServerSettings, store: Store, steps: Steps) -> SagaEn
         problem = f"saga_engine: temporal needs an extra, pip install 'cellbook[temporal]' ({error})"
         raise SettingsInvalid(problem) from None
 
-    async def connect() -> "Client":
-        return await connect_temporal(settings)
-
     task_queue = settings.temporal_task_queue or f"cellbook-{settings.cell}"
     works = settings.temporal_worker == "inside"
-    return TemporalEngine(store=store, steps=steps, connect=connect, task_queue=task_queue, works=works)
-
-
-class TemporalSettings(Protocol):
-    """How to reach a Temporal server."""
-
-    @property
-    def temporal_address(self) -> str: ...
-    @property
-    def temporal_namespace(self) -> str: ...
-    @property
-    def temporal_tls(self) -> bool: ...
-    @property
-    def temporal_tls_ca(self) -> Path | None: ...
-    @property
-    def temporal_tls_cert(self) -> Path | None: ...
-    @property
-    def temporal_tls_key(self) -> Path | None: ...
-
-
-async def connect_temporal(settings: TemporalSettings) -> "Client":
-    from temporalio.client import Client  # noqa: PLC0415 - an extra
-
-    return await Client.connect(
-        settings.temporal_address, namespace=settings.temporal_namespace, tls=_tls(settings) or False
+    return TemporalEngine(
+        store=store,
+        steps=steps,
+        connect=partial(connect_temporal, temporal_of(settings)),
+        task_queue=task_queue,
+        works=works,
     )
 
 
-def _tls(settings: TemporalSettings) -> "TLSConfig | None":
+class TemporalServer(NamedTuple):
+    """How to reach it."""
+
+    address: str
+    namespace: str
+    tls: bool
+    tls_ca: Path | None
+    tls_cert: Path | None
+    tls_key: Path | None
+
+
+def temporal_of(settings: ServerSettings) -> TemporalServer:
+    return TemporalServer(
+        address=settings.temporal_address,
+        namespace=settings.temporal_namespace,
+        tls=settings.temporal_tls,
+        tls_ca=settings.temporal_tls_ca,
+        tls_cert=settings.temporal_tls_cert,
+        tls_key=settings.temporal_tls_key,
+    )
+
+
+async def connect_temporal(server: TemporalServer) -> "Client":
+    from temporalio.client import Client  # noqa: PLC0415 - an extra
+
+    return await Client.connect(server.address, namespace=server.namespace, tls=_tls(server) or False)
+
+
+def _tls(server: TemporalServer) -> "TLSConfig | None":
     """Read at each connect, because certificates are renewed."""
     from temporalio.service import TLSConfig  # noqa: PLC0415 - an extra
 
-    if not settings.temporal_tls:
+    if not server.tls:
         return None
     return TLSConfig(
-        server_root_ca_cert=_bytes(settings.temporal_tls_ca),
-        client_cert=_bytes(settings.temporal_tls_cert),
-        client_private_key=_bytes(settings.temporal_tls_key),
+        server_root_ca_cert=_bytes(server.tls_ca),
+        client_cert=_bytes(server.tls_cert),
+        client_private_key=_bytes(server.tls_key),
     )
 
 

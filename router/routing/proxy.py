@@ -16,7 +16,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import aclosing
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import grpc
@@ -42,7 +42,6 @@ from server.shell.calls.call import METADATA, as_it_is
 from server.shell.calls.guard import DEFAULT_TIMEOUT_S, CallGuard, Found
 from server.shell.calls.policy import PolicyTable, check_acts_for
 from server.shell.calls.statuses import WRONG_CELL, refusal_in
-from server.shell.calls.tracing import Tracing
 from server.shell.channels.channel_pool import ChannelPool
 from server.shell.channels.forwarding import ANSWER_HERE_KEY, HOP_KEYS, answers_of, kept_of, pass_on_error
 from server.shell.hosting.security import Security
@@ -50,6 +49,9 @@ from server.shell.identity.callers import FORWARDED_KEY, ON_BEHALF_KEYS, Identit
 from server.shell.identity.principal import PRINCIPAL_KEY, Principal
 from server.shell.observability.metrics import CallMetrics
 from server.shell.rpc import Context, Handler, answer_parser, method_of, request_parser
+
+if TYPE_CHECKING:
+    from server.shell.calls.otel import OtelTracing
 
 # In metrics, for all methods that are not known here.
 UNKNOWN = "unknown"
@@ -127,7 +129,7 @@ class ProxyingGuard(CallGuard):
         security: Security,
         calls: CallMetrics,
         streams_max: int,
-        tracing: Tracing | None = None,
+        tracing: "OtelTracing | None" = None,
     ) -> None:
         super().__init__(
             policies,

@@ -2,7 +2,7 @@
 
 import random
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cells.audit.history.snapshots import snapshot_key
 from cells.audit.reconcile.replay_state import AuditStateStore
@@ -44,7 +44,6 @@ from server.process.machine import SOUND, Machine
 from server.process.settings import ServerSettings
 from server.sagas import build_engine
 from server.services.audit_parts import AuditParts
-from server.shell.calls.tracing import Tracing
 from server.shell.channels.client import Caller, peer_channels
 from server.shell.channels.location_cache import LocationCache
 from server.shell.hosting.failures import reaching
@@ -53,7 +52,9 @@ from server.shell.identity.principal import Principal, Role
 from server.shell.observability.tracing import nothing_outgoing
 from server.shell.postgres import database
 
-CELL_ROLE = "cellbook_cell"
+if TYPE_CHECKING:
+    from server.shell.calls.otel import OtelTracing
+
 READ_CONNECTIONS_MAX = 8
 # The writer looks up one thing at a time; the other connections are for the election and for a new leader's start.
 LEADER_CONNECTIONS_MAX = 3
@@ -75,12 +76,13 @@ async def open_store(
 
 
 async def connect_writer(dsn: str, application: str) -> database.Connection:
-    return await database.connect(dsn, role=CELL_ROLE, application=application, command_timeout_s=None)
+    return await database.connect(dsn, role=database.CELL_ROLE, application=application, command_timeout_s=None)
 
 
 async def _opened(cell: str, dsn: str, saga_engine: str, seal: HeadSeal | None) -> PostgresStore:
     async def open_pool(what: str, size_max: int) -> database.Pool:
-        return await database.open_pool(dsn, role=CELL_ROLE, application=f"cellbook/{cell}/{what}", size_max=size_max)
+        name = f"cellbook/{cell}/{what}"
+        return await database.open_pool(dsn, role=database.CELL_ROLE, application=name, size_max=size_max)
 
     store = PostgresStore(
         cell=cell,
@@ -117,7 +119,7 @@ def build_cell(
     settings: ServerSettings,
     store: PostgresStore,
     security: Security,
-    tracing: Tracing | None = None,
+    tracing: "OtelTracing | None" = None,
     machine: Machine = SOUND,
 ) -> Parts:
     """The cell, what runs it, and its connections to the other cells."""
@@ -179,7 +181,7 @@ def _build_steps(
     *,
     ids: Ids,
     executions: SagaExecutions,
-    tracing: Tracing | None,
+    tracing: "OtelTracing | None",
 ) -> Steps:
     clock = cell.time.clock
     return Steps(
@@ -198,7 +200,9 @@ def _build_steps(
     )
 
 
-def _build_peers(settings: ServerSettings, time: CellTime, security: Security, tracing: Tracing | None) -> GrpcPeers:
+def _build_peers(
+    settings: ServerSettings, time: CellTime, security: Security, tracing: "OtelTracing | None"
+) -> GrpcPeers:
     caller = Caller(
         Principal(role=Role.PEER, name=settings.cell),
         CellClock(time=time),

@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +14,7 @@ from cellbook.v1.saga_pb2_grpc import SagaServiceStub
 from server.cli.access import Access, chosen_access
 from server.cli.client import ClientError
 from server.cli.command import run
-from server.sagas import connect_temporal
+from server.sagas import TemporalServer, connect_temporal
 from server.shell.channels.client import OWN_CONNECTIONS, SERVICE_CONFIG, name_option
 from server.shell.observability.logging import configure_logging
 
@@ -25,21 +24,6 @@ AGAIN_S = 1.0
 PRINCIPAL = "operator/saga-worker"
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerPlan:
-    """`cell`: addresses of the cell's processes, separated by commas; the worker finds the one that leads."""
-
-    cell: str
-    task_queue: str
-    temporal_address: str
-    temporal_namespace: str
-    temporal_tls: bool
-    temporal_tls_ca: Path | None
-    temporal_tls_cert: Path | None
-    temporal_tls_key: Path | None
-    access: Access
 
 
 def command(  # noqa: PLR0917 - as many options
@@ -58,22 +42,15 @@ def command(  # noqa: PLR0917 - as many options
 ) -> None:
     """Run a Temporal server's workflows for a cell with temporal_worker=apart, until Ctrl-C."""
     configure_logging("info")
-    plan = WorkerPlan(
-        cell=cell,
-        task_queue=task_queue,
-        temporal_address=address,
-        temporal_namespace=namespace,
-        temporal_tls=tls,
-        temporal_tls_ca=tls_ca,
-        temporal_tls_cert=tls_cert,
-        temporal_tls_key=tls_key,
-        access=chosen_access(),
-    )
-    run(run_worker(plan), codes={signal.SIGTERM: 0})
+    server = TemporalServer(address, namespace, tls, tls_ca, tls_cert, tls_key)
+    run(run_worker(cell, task_queue, server, chosen_access()), codes={signal.SIGTERM: 0})
 
 
-async def run_worker(plan: WorkerPlan) -> None:
-    """Returns only by cancellation. Raises ClientError if the extra is not installed."""
+async def run_worker(cell: str, task_queue: str, server: TemporalServer, access: Access) -> None:
+    """`cell`: addresses of the cell's processes, separated by commas; the worker finds the one that leads.
+
+    Returns only by cancellation. Raises ClientError if the extra is not installed.
+    """
     try:
         from temporalio import activity  # noqa: PLC0415 - an extra
 
@@ -81,21 +58,21 @@ async def run_worker(plan: WorkerPlan) -> None:
         from cells.sagas.temporal_workflow import ADVANCE, Step  # noqa: PLC0415
     except ImportError as error:
         raise ClientError(f"saga-worker needs an extra, pip install 'cellbook[temporal]' ({error})") from None
-    channel = _channel(plan.cell, plan.access)
+    channel = _channel(cell, access)
     stub = SagaServiceStub(channel)
 
     @activity.defn(name=ADVANCE)
     async def advance(saga_id: str) -> Step:
         request = saga_pb2.AdvanceSagaRequest(saga_id=saga_id)
-        reply = await stub.AdvanceSaga(request, timeout=ADVANCE_S, metadata=plan.access.metadata(PRINCIPAL))
+        reply = await stub.AdvanceSaga(request, timeout=ADVANCE_S, metadata=access.metadata(PRINCIPAL))
         return Step(ended=reply.ended, pause_s=reply.pause_ms / 1_000)
 
     try:
         while True:
             try:
-                client = await connect_temporal(plan)
-                log.info("working", address=plan.temporal_address)
-                await worker_of(client, plan.task_queue, advance).run()
+                client = await connect_temporal(server)
+                log.info("working", address=server.address)
+                await worker_of(client, task_queue, advance).run()
             except Exception as error:  # noqa: BLE001 - whatever it is: it is gone back to
                 log.warning("temporal_unavailable", problem=str(error))
             await asyncio.sleep(AGAIN_S)

@@ -16,14 +16,15 @@ show which kind a method is.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import aclosing, suppress
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from importlib.metadata import version
 from time import perf_counter
-from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias, TypeVar
+from uuid import UUID
 
 import grpc
 import grpc.aio
@@ -56,10 +57,12 @@ from server.shell.calls.open_calls import OpenCalls
 from server.shell.calls.policy import NOBODY, OPEN_METHODS, PolicyTable
 from server.shell.calls.statuses import CODE_BY_NUMBER, code_said, details_metadata, to_status
 from server.shell.calls.streams import OpenStreams
-from server.shell.calls.tracing import SagasOf, Tracing, no_sagas
 from server.shell.identity.callers import Identity, SaidIdentity
 from server.shell.identity.principal import Principal, Role
 from server.shell.rpc import Context, Handler, Metadata
+
+if TYPE_CHECKING:
+    from server.shell.calls.otel import OtelTracing
 
 DEFAULT_TIMEOUT_S = 30.0
 VERSION_KEY = "cellbook-version"
@@ -117,8 +120,9 @@ class CallGuard(grpc.aio.ServerInterceptor):
     queued: AbstractSet[str] = frozenset()
     check_room: Callable[[str], None] = lambda _principal: None
     observe: Callable[[str, str, float], None] = lambda _method, _code, _seconds: None
-    tracing: Tracing | None = None
-    sagas_of: SagasOf = no_sagas
+    tracing: "OtelTracing | None" = None
+    # The sagas that a principal's request begins or advances.
+    sagas_of: Callable[[Message, str], Iterable[UUID]] = lambda _request, _principal: ()
     identity: Identity = field(default_factory=SaidIdentity)
     throttle: Throttle = field(default_factory=Throttle)
     denied: Callable[[str, str], None] = lambda _method, _reason: None

@@ -20,9 +20,9 @@ from cells.domain.refusals import UserNotFound
 from cells.domain.sagas.saga import SagaState
 from cells.domain.values import derived_id
 from server.process.flows import sagas_of
+from server.shell.calls.otel import OtelTracing
 from server.shell.channels.client import Caller
 from server.shell.identity.principal import Principal, Role
-from server.shell.observability.otel import OtelTracing
 from server.shell.observability.tracing import build_tracing
 from server.shell.settings.host import SettingsInvalid
 from tests.integration.shell.shell_host import SERVICE, USER, Shell, refuse, running, settings_in
@@ -186,7 +186,7 @@ def test_off_is_off(tmp_path: Path) -> None:
 
 def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the setting that wants it, and how to have it."""
-    monkeypatch.setitem(sys.modules, "server.shell.observability.otel", None)
+    monkeypatch.setitem(sys.modules, "server.shell.calls.otel", None)
     with pytest.raises(SettingsInvalid, match=r"otlp: .*cellbook\[otel\]"):
         build_tracing(settings_in(tmp_path, otlp="127.0.0.1:4317"), name="us-east")
 

@@ -13,7 +13,7 @@ import pytest
 
 from lab.listener import Listener
 from server.process.settings import ServerSettings
-from server.sagas import build_engine, connect_temporal
+from server.sagas import build_engine, connect_temporal, temporal_of
 from server.shell.settings.host import SettingsInvalid, load_settings
 from tests.certificates import make_certificates
 from tests.doubles.store import MemoryStore
@@ -62,11 +62,11 @@ async def test_certificates_of_both_sides_are_checked(tmp_path: Path) -> None:
     ours = ["--temporal-tls-cert", str(tmp_path / "ours.pem"), "--temporal-tls-key", str(tmp_path / "ours.key")]
     async with temporal_server() as plain, behind_tls(address_of(plain), tmp_path) as address:
         there = ["--temporal-address", address]
-        client = await connect_temporal(settings(*there, *ca, *ours))
+        client = await connect_temporal(temporal_of(settings(*there, *ca, *ours)))
         assert await client.service_client.check_health()
         for stranger in ([*ca], ["--temporal-tls", *ours], []):
             with pytest.raises(RuntimeError):
-                await connect_temporal(settings(*there, *stranger))
+                await connect_temporal(temporal_of(settings(*there, *stranger)))
 
 
 @asynccontextmanager

@@ -1,4 +1,8 @@
-"""OpenTelemetry for tracing.py. Spans hold names and saga ids; no persons, no amounts."""
+"""Traces of calls and sagas by OpenTelemetry; without a collector nothing imports this, and tracing costs nothing.
+
+A saga outlives every call: its trace has the saga's own id, in every cell and after every restart. Calls that begin or
+advance it link to it. Spans hold names and saga ids; no persons, no amounts.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +19,6 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from server.shell.calls.tracing import CallSpan
 from server.shell.rpc import Metadata
 
 _PROPAGATED = ("traceparent", "tracestate")
@@ -27,15 +30,17 @@ _ERRORS = frozenset({"INTERNAL", "UNKNOWN", "DATA_LOSS"})
 
 
 @dataclass(frozen=True, slots=True)
-class _CallSpan:
+class CallSpan:
     span: Span
     root_of: Callable[[UUID], SpanContext]
 
     def link(self, sagas: Iterable[UUID]) -> None:
+        """Links to the sagas that the call begins or advances."""
         for saga_id in sagas:
             self.span.add_link(self.root_of(saga_id))
 
     def ended(self, code: str) -> None:
+        """Sets the name of the call's status."""
         self.span.set_attribute("rpc.grpc.status", code)
         if code in _ERRORS:
             self.span.set_status(Status(StatusCode.ERROR))
@@ -57,6 +62,7 @@ class OtelTracing:
 
     @contextmanager
     def call(self, method: str, metadata: Metadata) -> Iterator[CallSpan]:
+        """A call handled here; continues its caller's trace from `metadata`."""
         carried = {key: value for key, value in metadata if key in _PROPAGATED and isinstance(value, str)}
         service, _, rpc = method.lstrip("/").partition("/")
         with self._tracer.start_as_current_span(
@@ -67,10 +73,11 @@ class OtelTracing:
             record_exception=False,
             set_status_on_exception=False,
         ) as span:
-            yield _CallSpan(span, self._root_of)
+            yield CallSpan(span, self._root_of)
 
     @contextmanager
     def leg(self, saga_id: UUID, leg: str, direction: str) -> Iterator[None]:
+        """One attempt of a leg, in the trace of its saga."""
         root = trace.set_span_in_context(NonRecordingSpan(self._root_of(saga_id)), contexts.Context())
         with self._tracer.start_as_current_span(
             f"{leg} {direction.lower()}",
@@ -82,11 +89,13 @@ class OtelTracing:
             yield
 
     def outgoing(self) -> Sequence[tuple[str, str]]:
+        """The metadata that carry the current trace to another process."""
         carried: dict[str, str] = {}
         _CARRIER.inject(carried)
         return tuple(carried.items())
 
     def close(self) -> None:
+        """Exports what is left; blocks for a few seconds at most."""
         self.provider.shutdown()
 
     @property
