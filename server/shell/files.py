@@ -11,10 +11,10 @@ from pathlib import Path
 from cells.store.unusable import CannotServe
 
 
-def write_durably(path: Path, content: bytes) -> None:
-    """Replaces an existing file. Raises OSError."""
+def write_durably(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Replaces an existing file. `mode`: who may read it, beside the umask. Raises OSError."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("wb") as file:
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

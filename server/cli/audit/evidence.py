@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from server.cli.audit.statement import At
 from server.cli.client import CellStubs, ClientError, LedgerRefusal
 from server.cli.reach import Reach
 from server.cli.report import stage
+from server.shell.files import write_durably
 
 # How long a cell may take to sign the events before the cut.
 SIGNED_WITHIN_S = 60.0
@@ -190,10 +190,7 @@ class _Collecting:
     def _write(self, name: str, content: bytes) -> None:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        write_durably(path, content)
 
 
 async def _covering(cell: CellStubs, position: int) -> audit_pb2.GetCheckpointResponse:

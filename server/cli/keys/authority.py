@@ -10,10 +10,10 @@ All files are readable by their owner only. Outside development, have a real aut
 import base64
 import ipaddress
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TypeAlias
@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from server.shell.files import write_durably
 from server.shell.identity.callers import CERTIFICATE_ROLES, SCHEME
 from server.shell.identity.principal import Principal, Role
 from server.shell.identity.tls import TlsFiles
@@ -45,6 +46,8 @@ _OWNER_ONLY = 0o600
 _FOLDER_MODE = 0o700
 # Allows for clock differences.
 _BEFORE = timedelta(minutes=5)
+
+_write = partial(write_durably, mode=_OWNER_ONLY)
 
 Settings = dict[str, str | dict[str, str] | list[str]]
 Key: TypeAlias = ec.EllipticCurvePrivateKey
@@ -225,15 +228,6 @@ def _private(key: PrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Writes the whole file or nothing; it is never readable by other users."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _OWNER_ONLY)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    draft.replace(path)
 
 
 # --- of a cluster ---------------------------------------------------------------------------------------------------

@@ -11,10 +11,11 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from pathlib import Path
+from typing import Any
 
+import grpc
 import grpc.aio
 import structlog
 from grpc_health.v1 import health, health_pb2_grpc
@@ -26,10 +27,11 @@ from server.shell.calls.guard import CallGuard
 from server.shell.calls.limits import CALLS_RESERVED, CALLS_SHARED, WATCHERS_TIMES
 from server.shell.calls.open_calls import OPEN_CALLS_MAX
 from server.shell.calls.policy import BATCH_BYTES_MAX
+from server.shell.files import write_durably
 from server.shell.hosting.health_service import HealthService
-from server.shell.hosting.listeners import Listeners
 from server.shell.hosting.process import told_to_end
 from server.shell.identity.tls import Certificates
+from server.shell.rpc import Handler
 from server.shell.settings.addresses import Address, parse_address
 from server.shell.settings.host import HostSettings
 
@@ -72,6 +74,51 @@ class ListenFailed(CannotServe):
 
 class ServerEnded(CannotServe):
     """The server has ended by itself and can answer no more calls."""
+
+
+class Listeners(grpc.aio.Server):
+    """The servers of one process, one for each of its listeners, as one: what generated code adds is added to each.
+
+    gRPC counts connections, waiting calls and calls under way per server: load on the public listener uses none of the
+    capacity for cells and operators, who connect to the other one.
+
+    Services in `lanes` are registered per method.
+
+    A registered method is a lane of its own, but at every incoming call grpc.aio waits anew for the next call of each
+    lane: registering all methods took a fifth of the time of a unary command.
+    """
+
+    def __init__(self, servers: Sequence[grpc.aio.Server], lanes: AbstractSet[str]) -> None:
+        self.servers = servers
+        self._lanes = lanes
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[Any]) -> None:
+        handlers = tuple(generic_rpc_handlers)
+        for server in self.servers:
+            server.add_generic_rpc_handlers(handlers)
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Handler]) -> None:
+        """Generated code calls this for each service; methods of services without a lane are found by name."""
+        if service_name in self._lanes:
+            for server in self.servers:
+                server.add_registered_method_handlers(service_name, dict(method_handlers))
+
+    def add_insecure_port(self, address: str) -> int:
+        raise NotImplementedError(f"{address}: each server listens for itself")
+
+    def add_secure_port(self, address: str, server_credentials: grpc.ServerCredentials) -> int:
+        raise NotImplementedError(f"{address}: each server listens for itself, with {server_credentials}")
+
+    async def start(self) -> None:
+        for server in self.servers:
+            await server.start()
+
+    async def stop(self, grace: float | None) -> None:
+        await asyncio.gather(*(server.stop(grace) for server in self.servers))
+
+    async def wait_for_termination(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 - as of any server
+        """True: not all of them have ended."""
+        return any(await asyncio.gather(*(server.wait_for_termination(timeout) for server in self.servers)))
 
 
 class GrpcHost:
@@ -172,7 +219,8 @@ class GrpcHost:
         self._ready = True
         if self._settings.ready_file is not None and self.address is not None and not self._ending.is_set():
             public = {"public": str(self.public_address)} if self.public_address is not None else {}
-            _write_ready_file(self._settings.ready_file, self.address, self.name, {**public, **self.tells})
+            told = {"pid": os.getpid(), "address": str(self.address), "name": self.name, **public, **self.tells}
+            write_durably(self._settings.ready_file, json.dumps(told).encode() + b"\n")
 
     def set_serving(self, *, serving: bool) -> None:
         """Sets what the health service reports, for the server and each service."""
@@ -277,10 +325,3 @@ def _server_options(connections_max: int, connection_calls_max: int) -> list[tup
         ("grpc.max_connection_age_ms", _CONNECTION_AGE_MS),
         ("grpc.server_max_unrequested_time_in_server", UNACCEPTED_MAX_S),
     ]
-
-
-def _write_ready_file(path: Path, address: Address, name: str, tells: Mapping[str, str]) -> None:
-    """Writes the whole file or nothing: a waiting process may read it the moment it appears."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps({"pid": os.getpid(), "address": str(address), "name": name, **tells}) + "\n")
-    draft.replace(path)
