@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
 from google.protobuf.message import Message
-from google.rpc import error_details_pb2
+from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
 from grpc_status import rpc_status
 
@@ -30,6 +30,7 @@ from cellbook.v1.router_pb2_grpc import RouterServiceStub
 from cellbook.v1.saga_pb2_grpc import SagaServiceStub
 from cells.time.clocks import SystemClock, UuidV7Ids
 from server.cli.access import PLAIN, Access
+from server.shell.calls.statuses import DOMAIN, facts_in
 from server.shell.channels.client import OWN_CONNECTIONS, PROXY_CONFIG, RECONNECT, name_option
 from server.shell.hosting.host import KEEPALIVE
 from server.shell.settings.addresses import target_of
@@ -42,9 +43,6 @@ BANK = "treasury/bank"
 AUDITOR = "auditor/cellbook"
 OPERATOR = "operator/cellbook"
 
-DOMAIN = "cellbook.v1"
-# Keys in the metadata of every refusal that are not facts.
-NOT_FACTS = frozenset({"final", "home_cell"})
 IN_PROGRESS = "IN_PROGRESS"
 # Refusals for location, clock or identity: the ledger has not read the request, so they do not answer it.
 NOT_ABOUT_THE_REQUEST = frozenset(
@@ -84,6 +82,7 @@ RETRIED = frozenset(
 _OPTIONS = (("grpc.max_receive_message_length", 8 * 2**20), ("grpc.enable_retries", 0), *KEEPALIVE, *RECONNECT)
 
 Reply = TypeVar("Reply", bound=Message)
+Detail = TypeVar("Detail", bound=Message)
 
 
 class ClientError(Exception):
@@ -317,7 +316,9 @@ def unknown_in(
 ) -> Unknown:
     """The unknown outcome in `error`, with how to retry; raises if the answer is definite."""
     method = type(request).__name__.removesuffix("Request")
-    info, retry = _details(error)
+    # AioRpcError carries code, details and trailing metadata, which is all that from_call reads.
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    info, retry = _detail(status, error_details_pb2.ErrorInfo()), _detail(status, error_details_pb2.RetryInfo())
     if info is not None and info.domain != DOMAIN:
         info = None
     said = f"{method}: {info.reason}: {error.details()}" if info is not None else f"{method}: {text(error)}"
@@ -329,20 +330,12 @@ def unknown_in(
         )
     if info is None:
         raise ClientError(said) from error
-    facts = {name: fact for name, fact in info.metadata.items() if name not in NOT_FACTS}
+    facts = facts_in(info)
     if info.reason in NOT_ABOUT_THE_REQUEST:
         raise CallDenied(said, info.reason, facts) from error
     raise LedgerRefusal(method=method, reason=info.reason, message=error.details() or "", facts=facts) from error
 
 
-def _details(
-    error: aio.AioRpcError,
-) -> tuple[error_details_pb2.ErrorInfo | None, error_details_pb2.RetryInfo | None]:
-    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
-    has_info = has_retry = False
-    # AioRpcError carries code, details and trailing metadata, which is all that from_call reads.
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]
-    for detail in status.details if status is not None else ():
-        has_info = detail.Unpack(info) or has_info
-        has_retry = detail.Unpack(retry) or has_retry
-    return (info if has_info else None, retry if has_retry else None)
+def _detail(status: status_pb2.Status | None, found: Detail) -> Detail | None:
+    """The detail of that type, put into `found`; None: there is none."""
+    return next((found for each in (status.details if status else ()) if each.Unpack(found)), None)

@@ -4,9 +4,10 @@ import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from cellbook.v1 import types_pb2
+from cells.domain.time.hlc import Stamp
 from cells.domain.values import CURRENCY_EXPONENTS
 from server.cli.client import ClientError
 
@@ -23,15 +24,6 @@ _TOO_FINE = re.compile(r"[.,][0-9]{3}[0-9]*[1-9]")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Stamped(Protocol):
-    """A stamp of a hybrid logical clock, from the wire or of a cell."""
-
-    @property
-    def physical_ms(self) -> int: ...
-    @property
-    def logical(self) -> int: ...
-
-
 # --- times ----------------------------------------------------------------------------------------------------------
 
 
@@ -40,12 +32,12 @@ def utc(passed_us: int) -> datetime:
     return _EPOCH + timedelta(microseconds=passed_us)
 
 
-def hlc_text(stamp: Stamped) -> str:
+def hlc_text(stamp: types_pb2.HlcStamp | Stamp) -> str:
     """Time of day in UTC to the millisecond, then the logical counter."""
     return f"{utc(stamp.physical_ms * 1_000):%H:%M:%S.%f}"[:-3] + f"+{stamp.logical}"
 
 
-def stamp_text(stamp: Stamped) -> str:
+def stamp_text(stamp: types_pb2.HlcStamp | Stamp) -> str:
     """The same with the date."""
     return f"{utc(stamp.physical_ms * 1_000):%Y-%m-%d} {hlc_text(stamp)}"
 

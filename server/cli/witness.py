@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 import typer
 from google.protobuf.message import Message
 from grpc import aio
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from cellbook.v1 import audit_pb2
@@ -30,7 +30,7 @@ from server.cli.command import HERE, router_option, run, wrong_usage
 from server.cli.reach import reached
 from server.shell.calls.statuses import refusal_in
 from server.shell.observability.logging import configure_logging
-from server.shell.observability.metrics import MetricsEndpoint, process_registry
+from server.shell.observability.metrics import MetricsEndpoint, gauge, process_registry
 
 EVERY_S = 5.0
 
@@ -86,16 +86,13 @@ class WitnessMetrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         alarms, problems, sizes = self.follower.alarms, self.follower.problems, self.follower.sizes
-        values: dict[tuple[str, str], Callable[[str], float]] = {
-            ("alarm", "1 where a log is not what was seen before."): alarms.__contains__,
-            ("problem", "1 where a cell does not answer, or takes no cosignature."): problems.__contains__,
-            ("size", "Events that were signed last."): lambda cell: sizes.get(cell, 0),
-        }
-        for (name, told), value in values.items():
-            metric = GaugeMetricFamily(f"cellbook_witness_{name}", told, labels=["cell"])
-            for cell in self.follower.cells:
-                metric.add_metric([cell], float(value(cell)))
-            yield metric
+        for name, what, value in (
+            ("alarm", "1 where a log is not what was seen before.", alarms.__contains__),
+            ("problem", "1 where a cell does not answer, or takes no cosignature.", problems.__contains__),
+            ("size", "Events that were signed last.", lambda cell: sizes.get(cell, 0)),
+        ):
+            values = {cell: float(value(cell)) for cell in self.follower.cells}
+            yield gauge(f"cellbook_witness_{name}", what, values, "cell")
 
 
 def told(follower: Follower) -> str:

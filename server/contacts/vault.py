@@ -6,7 +6,7 @@ from base64 import b32encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -18,6 +18,9 @@ from server.contacts.erasures import Erasures
 from server.contacts.refusals import CodeWrong, ContactErased, ContactNotFound, ContactSealed
 from server.contacts.seals import Seal, SealBroken, new_key
 from server.shell.postgres.database import Connection, Pool, session_of
+
+if TYPE_CHECKING:
+    from server.mail.outbox import Outbox
 
 log = structlog.get_logger()
 
@@ -34,12 +37,6 @@ class Contact:
     email: str
     # True once the owner has confirmed the address, or a service vouches for it.
     proven: bool = False
-
-
-class Asking(Protocol):
-    """Sends the mail that asks the owner of an address to confirm it."""
-
-    async def ask(self, connection: Connection, user_id: UUID, address_tag: str) -> None: ...
 
 
 class Known(NamedTuple):
@@ -75,7 +72,7 @@ class Vault:
         if last is not None:
             self._look_at_key(last["sealed_key"], last["user_id"])
 
-    async def put(self, user_id: UUID, contact: Contact, asking: Asking | None = None) -> bool:
+    async def put(self, user_id: UUID, contact: Contact, asking: "Outbox | None" = None) -> bool:
         """Replaces the contact, under a key of its own, and requests confirmation of an unproven address.
 
         Returns whether the address is proven: it stays so while it is unchanged. Raises ContactErased, and as `asking`
