@@ -4,7 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from cellbook.v1 import event_pb2, ledger_pb2
 
@@ -103,11 +103,12 @@ class MoneyRow:
 
 
 def add_up(logs: Logs) -> list[Books]:
-    books = {cell: Books(cell=cell) for cell in logs}
+    books = []
     for cell, events in logs.items():
+        books.append(Books(cell=cell))
         for event in events:
-            books[cell].add(event)
-    return list(books.values())
+            books[-1].add(event)
+    return books
 
 
 def money_rows(books: Sequence[Books]) -> list[MoneyRow]:
@@ -136,10 +137,9 @@ def clearing_left(logs: Logs) -> dict[tuple[str, str, str], int]:
     A leg is one posting to clearing/{peer}; leg out and leg in record the same id and cancel each other.
     """
     legs: dict[tuple[str, str, str], int] = defaultdict(int)
-    for events in logs.values():
-        for event in events:
-            for leg, amount_minor in clearing_legs(event):
-                legs[leg] += amount_minor
+    for event in chain.from_iterable(logs.values()):
+        for leg, amount_minor in clearing_legs(event):
+            legs[leg] += amount_minor
     return {leg: amount for leg, amount in legs.items() if amount}
 
 
@@ -211,7 +211,7 @@ def hlc_rises(logs: Logs) -> Check:
 
 def causes_precede(logs: Logs) -> Check:
     """Every cause is in some cell's log, and has a lower HLC than its effect, whatever the cells' wall clocks."""
-    every = {event.event_id: event for events in logs.values() for event in events}
+    every = {event.event_id: event for event in chain.from_iterable(logs.values())}
     wrong, crossing = [], 0
     for event in every.values():
         if not event.causation_id:
@@ -227,14 +227,13 @@ def causes_precede(logs: Logs) -> Check:
 
 
 def entries_balance(logs: Logs) -> Check:
-    wrong = []
-    for events in logs.values():
-        for event in events:
-            sums: dict[str, int] = defaultdict(int)
-            for posting in event.postings:
-                sums[posting.currency] += posting.amount_minor
-            wrong += [f"{where(event)} is off by {left} {code}" for code, left in sums.items() if left]
-    count = sum(len(event.postings) for events in logs.values() for event in events)
+    wrong, count = [], 0
+    for event in chain.from_iterable(logs.values()):
+        sums: dict[str, int] = defaultdict(int)
+        for posting in event.postings:
+            sums[posting.currency] += posting.amount_minor
+        wrong += [f"{where(event)} is off by {left} {code}" for code, left in sums.items() if left]
+        count += len(event.postings)
     return found(ENTRIES_BALANCE, wrong, f"{count:,} postings")
 
 

@@ -41,10 +41,6 @@ class Run:
     trace: list[event_pb2.Event] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
 
-    @property
-    def held(self) -> bool:
-        return all(check.held for check in self.checks)
-
 
 async def play_lots(market: Market, lots: Sequence[Lot]) -> Run:
     """Plays every lot. The sale that crosses the most cells is closed last and alone, so that it can be examined."""

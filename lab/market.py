@@ -54,7 +54,6 @@ class Won:
 
     auction: OpenAuction
     winner: Person
-    seller: Person
     price_minor: int
 
 
@@ -132,7 +131,7 @@ class Market:
         auction = await self.open_auction(auction_cell, seller, label, "USD", 100, settlement_timeout_ms=timeout_ms)
         for amount_minor in range(price_minor - bids + 1, price_minor + 1):
             await self.bid(winner, auction, "USD", amount_minor)
-        return Won(auction=auction, winner=winner, seller=seller, price_minor=price_minor)
+        return Won(auction=auction, winner=winner, price_minor=price_minor)
 
     async def home(self, user_id: str) -> str:
         """The name of the user's home cell, from the router."""

@@ -32,7 +32,7 @@ def summary(run: Run, market: Market, started_s: float, set_up_s: float) -> dict
     left, ended = clearing_left(run.logs), Counter(sale.saga_state for sale in run.sales)
     failed = {check.name for check in run.checks if not check.held}
     return {
-        "ok": run.held,
+        "ok": not failed,
         "auctions": len(run.sales),
         "bids_accepted": sum(sale.accepted for sale in run.sales),
         "bids_refused": sum(sale.refused for sale in run.sales),
@@ -115,7 +115,11 @@ def _tell_featured(run: Run, featured: Featured, console: Console) -> None:
         f"saga {sale.saga_id}: {featured.winner.label} at {featured.winner.cell} pays "
         f"{sale.auction.seller.label} at {sale.auction.seller.cell}; merged by HLC, then by cell.",
     )
-    console.print(_trace_table(trace_rows(run.trace, run.cast.labels)))
+    one_line = ("#", "HLC (UTC)", "cell/position", "id", "caused by")
+    made = table(*one_line, "event, leg, postings", right={"#"}, no_wrap=one_line)
+    for row in trace_rows(run.trace, run.cast.labels):
+        made.add_row(*row)
+    console.print(made)
     section(console, "Winner and seller, before the close and after the settlement")
     console.print(_balances_table(featured))
 
@@ -163,14 +167,6 @@ def trace_rows(events: Sequence[event_pb2.Event], names: Mapping[str, str]) -> l
         where, event_id = literal(f"{event.cell}/{event.position}"), literal(event.event_id[-ID_TAIL:])
         rows.append((str(number), hlc_text(event.hlc), where, event_id, literal(cause(event)), lines(event)))
     return rows
-
-
-def _trace_table(rows: Sequence[Sequence[str]]) -> Table:
-    one_line = ("#", "HLC (UTC)", "cell/position", "id", "caused by")
-    made = table(*one_line, "event, leg, postings", right={"#"}, no_wrap=one_line)
-    for row in rows:
-        made.add_row(*row)
-    return made
 
 
 def _balances_table(featured: Featured) -> Table:

@@ -94,16 +94,16 @@ class Town:
     async def assert_paid(self, won: Won) -> None:
         """The price has moved once, the fee was taken once, the asset is the winner's."""
         assert await self.buckets(won.winner) == (FUNDS_MINOR - PRICE_MINOR, 0, 0)
-        assert await self.buckets(won.seller) == (PRICE_MINOR - FEE_MINOR, 0, 0)
+        assert await self.buckets(won.auction.seller) == (PRICE_MINOR - FEE_MINOR, 0, 0)
         asset = await self.market.asset(won.auction)
         assert (asset.owner_user_id, asset.locked_by) == (won.winner.user_id, "")
 
     async def assert_rolled_back(self, won: Won) -> None:
         """Nothing has moved, and nothing is held or locked."""
         assert await self.buckets(won.winner) == (FUNDS_MINOR, 0, 0)
-        assert await self.buckets(won.seller) == (0, 0, 0)
+        assert await self.buckets(won.auction.seller) == (0, 0, 0)
         asset = await self.market.asset(won.auction)
-        assert (asset.owner_user_id, asset.locked_by) == (won.seller.user_id, "")
+        assert (asset.owner_user_id, asset.locked_by) == (won.auction.seller.user_id, "")
 
 
 @asynccontextmanager

@@ -88,7 +88,7 @@ async def sold(here: Town, server: MailServer, label: str) -> Won:
     """The mail server hangs until the sale is settled: it holds up nothing."""
     won = await here.won(label)
     await tell(here, won.winner, WINNER)
-    await tell(here, won.seller, SELLER)
+    await tell(here, won.auction.seller, SELLER)
     server.speaks.clear()
     await here.market.close(won.auction)
     await here.ended(won, auction_pb2.AUCTION_STATE_SETTLED)

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from cellbook.v1 import event_pb2
 from cellbook.v1.types_pb2 import Posting
-from lab.chaos.observations import Bookkeeper
+from lab.chaos.scenario import Bookkeeper
 from lab.chaos.verdict import double_effects
 
 if TYPE_CHECKING:

@@ -13,8 +13,7 @@ from rich.console import Console
 from cellbook.v1 import saga_pb2
 from lab.books import Check
 from lab.chaos.bids import BIDS_PER_S, Bid, LocalLoad, RemoteBids
-from lab.chaos.observations import Bookkeeper, Observation
-from lab.chaos.scenario import Scenario, Timeline, _during
+from lab.chaos.scenario import Bookkeeper, Observation, Scenario, Timeline, _during
 from lab.chaos.settlements import CAUGHT, DOOMED, Fleet, Settlement, shapes
 from lab.chaos.verdict import Verdict
 from lab.cluster import CELLS
