@@ -9,8 +9,8 @@ from uuid import UUID
 from cells.domain.record import replace
 from cells.domain.refusals import CommandNotFound, InProgress, NotLeading, Refused, Unavailable
 from cells.domain.time.hlc import Stamp
-from cells.requests import CommandRequest, CommandState, CommandStatus, Outcome
-from cells.store.outcomes import status_of
+from cells.requests import CommandRequest, CommandState, Outcome
+from cells.store.outcomes import outcome_of
 from cells.store.ports import OutcomeRow, Store, StoreError
 from cells.writer.batch import Commit
 from cells.writer.writer import Writer
@@ -53,7 +53,7 @@ class Outcomes:
     # By saga.
     _waits: dict[UUID, list[_Wait]] = field(default_factory=dict)
 
-    async def status(self, command_id: UUID, asker: Asker, *, principal: str = "") -> CommandStatus:
+    async def status(self, command_id: UUID, asker: Asker, *, principal: str = "") -> Outcome:
         """The outcome of the command; if several senders used the id, the asker's own, or else the oldest.
 
         With `principal`: of the command from this sender.
@@ -74,7 +74,7 @@ class Outcomes:
             rows = await self.store.outcomes([command_id])
         except StoreError as error:
             raise Unavailable(problem=str(error)) from error
-        ended = [status_of(row, here) for row in sorted(rows, key=_age) if asker.may_know(row.principal, row.user_id)]
+        ended = [outcome_of(row, here) for row in sorted(rows, key=_age) if asker.may_know(row.principal, row.user_id)]
         known = [status for status in (*ended, *under_way) if principal in {"", status.principal}]
         if known:
             return min(known, key=lambda status: status.principal != asker.principal)
@@ -82,16 +82,15 @@ class Outcomes:
             raise NotLeading(cell=here)
         raise CommandNotFound(command_id=str(command_id), cell=here)
 
-    def _in_progress(self, request: CommandRequest) -> CommandStatus:
-        return CommandStatus(
+    def _in_progress(self, request: CommandRequest) -> Outcome:
+        return Outcome(
             command_id=request.command_id,
             principal=request.principal,
             state=CommandState.IN_PROGRESS,
-            result={},
-            refusal=None,
             cell=self.writer.time.cell,
             position=self.writer.time.durable_position,
             hlc=Stamp(0, 0),
+            replayed=False,
         )
 
     # --- commands that a saga answers -------------------------------------------------------------------------------
@@ -127,9 +126,7 @@ class Outcomes:
             raise answer
         return answer
 
-    async def _ended_in_time(
-        self, begun: Mapping[UUID, UUID], deadline_s: float | None
-    ) -> dict[UUID | None, CommandStatus]:
+    async def _ended_in_time(self, begun: Mapping[UUID, UUID], deadline_s: float | None) -> dict[UUID | None, Outcome]:
         """The ends of the commands in `begun` by saga; `begun`: saga -> command id."""
         wait = _Wait({*begun})
         for saga_id in begun:
@@ -148,9 +145,9 @@ class Outcomes:
         left = {saga_id: command_id for saga_id, command_id in begun.items() if saga_id not in ended}
         return ended | await self._ended(left) if left else ended
 
-    async def _ended(self, begun: Mapping[UUID, UUID]) -> dict[UUID | None, CommandStatus]:
+    async def _ended(self, begun: Mapping[UUID, UUID]) -> dict[UUID | None, Outcome]:
         rows = [row for row in await self.store.outcomes([*begun.values()]) if row.saga_id in begun]
-        statuses = {row.saga_id: status_of(row, self.writer.time.cell) for row in rows}
+        statuses = {row.saga_id: outcome_of(row, self.writer.time.cell) for row in rows}
         return {key: status for key, status in statuses.items() if status.state is not CommandState.IN_PROGRESS}
 
     def _forget(self, wait: _Wait, saga_ids: Iterable[UUID]) -> None:
@@ -169,12 +166,10 @@ def _is_begun(answer: Outcome | Refused) -> TypeGuard[Outcome]:
     return isinstance(answer, Outcome) and answer.state is CommandState.IN_PROGRESS
 
 
-def _end(begun: Outcome, status: CommandStatus | None) -> Outcome | Refused:
-    if status is None:
+def _end(begun: Outcome, ended: Outcome | None) -> Outcome | Refused:
+    if ended is None:
         return InProgress(command_id=str(begun.command_id))
-    if status.refusal is not None:
-        return status.refusal
-    return replace(begun, result=status.result, position=status.position, hlc=status.hlc, state=CommandState.ACCEPTED)
+    return ended.refusal or replace(ended, replayed=begun.replayed)
 
 
 async def answers_of(waiters: Sequence[asyncio.Future[Outcome]]) -> list[Outcome | Refused]:

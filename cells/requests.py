@@ -1,12 +1,13 @@
 """Requests to a cell and their answers: the envelope around the domain's commands and states."""
 
 from enum import StrEnum
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 from cells.domain.commands import Command
 from cells.domain.record import Struct
 from cells.domain.refusals import Refused
+from cells.domain.results import Result
 from cells.domain.time.hlc import Stamp
 
 
@@ -92,33 +93,25 @@ class CommandState(StrEnum):
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """The answer to an accepted command. Values of `result` are strings, amounts decimal."""
+    """The outcome of a command. `Cell.execute` returns it if the command was accepted, and raises refusals."""
 
     command_id: UUID
-    result: dict[str, str]
+    # The sender; empty if it was not stored yet.
+    principal: str
+    # IN_PROGRESS never leaves `Cell.execute` this way: there it is raised.
+    state: CommandState = CommandState.ACCEPTED
+    # A Result: which one follows from the command.
+    result: Any = Result()
+    refusal: Refused | None = None
     # The cell whose log has the position.
     cell: str
     position: int
     hlc: Stamp
     replayed: bool
-    # IN_PROGRESS never leaves `Cell.execute` this way: there it is raised.
-    state: CommandState = CommandState.ACCEPTED
     # The saga that it waits for.
     saga_id: UUID | None = None
-
-
-class CommandStatus(Struct, frozen=True, kw_only=True):
-    """The outcome of a command."""
-
-    command_id: UUID
-    # The sender; empty if it was not stored yet.
-    principal: str
-    state: CommandState
-    result: dict[str, str]
-    refusal: Refused | None
-    cell: str
-    position: int
-    hlc: Stamp
+    # Of a timer that came too early: when it is due.
+    due_ms: int | None = None
 
 
 S = TypeVar("S")

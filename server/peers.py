@@ -12,10 +12,10 @@ from cellbook.v1 import move_pb2_grpc, router_pb2, router_pb2_grpc, settlement_p
 from cells.domain.moves.commands import TellHome
 from cells.domain.moves.home import Home
 from cells.domain.refusals import ClockAtBound, NotLeading, Refused, Unavailable, UserNotFound, WrongCell
-from cells.domain.sagas.leg import LegResult
+from cells.domain.sagas.leg import LegMark, LegResult
 from cells.domain.values import Direction
 from cells.moves.user_bundle import UserBundle
-from cells.store.ports import LegAnswer, LegCall, PeerUnknown
+from cells.store.ports import LegCall, PeerUnknown
 from server.shell.calls.statuses import of_status, refusal_from, refusal_in
 from server.shell.channels.client import Caller
 from server.shell.channels.location_cache import SILENCE, LocationCache
@@ -40,7 +40,7 @@ class GrpcPeers:
 
     locations: LocationCache
     caller: Caller
-    _coalescers: dict[str, Coalescer[AskedLeg, LegAnswer]] = field(default_factory=dict)
+    _coalescers: dict[str, Coalescer[AskedLeg, LegMark]] = field(default_factory=dict)
 
     async def find(self, user_id: UUID) -> Home | None:
         """The user's home now, as the router reports it; None: no such user. Raises Unavailable."""
@@ -65,11 +65,11 @@ class GrpcPeers:
         except (grpc.aio.AioRpcError, Refused) as error:
             raise _unknown(cell, error) from error
 
-    async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
+    async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegMark:
         if isinstance(call.action, TellHome):
             await self._tell(call.action, timeout_s)
             # The router has no log; the answer itself is the whole effect.
-            return LegAnswer(LegResult.APPLIED, call.causation_id)
+            return LegMark(LegResult.APPLIED, call.causation_id)
         return await self._ask(cell, AskedLeg(call, Direction.ACTION, timeout_s))
 
     async def _tell(self, action: TellHome, timeout_s: float) -> None:
@@ -83,7 +83,7 @@ class GrpcPeers:
         except (grpc.aio.AioRpcError, Refused) as error:
             raise _failure("router", error) from error
 
-    async def compensate_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
+    async def compensate_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegMark:
         return await self._ask(cell, AskedLeg(call, Direction.COMPENSATION, timeout_s))
 
     async def bring(self, cell: str, bundle: UserBundle, *, timeout_s: float) -> dict[str, int]:
@@ -94,18 +94,18 @@ class GrpcPeers:
             raise _failure(cell, error) from error
         return {held.cell: held.events for held in reply.held}
 
-    async def _ask(self, cell: str, leg: AskedLeg) -> LegAnswer:
+    async def _ask(self, cell: str, leg: AskedLeg) -> LegMark:
         if cell not in self._coalescers:
             self._coalescers[cell] = Coalescer(send=partial(self._send, cell), busy=_busy, items_max=LEGS.most)
         return await self._coalescers[cell].ask(leg)
 
-    async def _send(self, cell: str, legs: Sequence[AskedLeg]) -> Sequence[LegAnswer | Exception]:
+    async def _send(self, cell: str, legs: Sequence[AskedLeg]) -> Sequence[LegMark | Exception]:
         answers = await self._send_batch(cell, legs) if len(legs) > 1 else [await self._send_one(cell, legs[0])]
         if any(isinstance(answer, PeerUnknown) and not answer.answered for answer in answers):
             self.locations.look_again(cell)
         return answers
 
-    async def _send_one(self, cell: str, leg: AskedLeg) -> LegAnswer | Exception:
+    async def _send_one(self, cell: str, leg: AskedLeg) -> LegMark | Exception:
         message, call = leg_to_proto(leg.call), partial(self.caller.call, to=cell, timeout_s=leg.timeout_s)
         try:
             stub = settlement_pb2_grpc.SettlementServiceStub(await self.channel(cell))
@@ -115,7 +115,7 @@ class GrpcPeers:
         except (grpc.aio.AioRpcError, Refused, PeerUnknown, ValueError) as error:
             return _failure(cell, error)
 
-    async def _send_batch(self, cell: str, legs: Sequence[AskedLeg]) -> Sequence[LegAnswer | Exception]:
+    async def _send_batch(self, cell: str, legs: Sequence[AskedLeg]) -> Sequence[LegMark | Exception]:
         request = settlement_pb2.BatchLegsRequest(items=[leg_item_to_proto(leg.call, leg.direction) for leg in legs])
         timeout_s = min(leg.timeout_s for leg in legs)
         try:
@@ -161,12 +161,12 @@ def _unknown(cell: str, error: Exception) -> PeerUnknown:
     return PeerUnknown(problem, answered=not (error.code() in SILENCE or isinstance(refusal_in(error), ClockAtBound)))
 
 
-def _result(cell: str, result: settlement_pb2.LegResult) -> LegAnswer | Exception:
+def _result(cell: str, result: settlement_pb2.LegResult) -> LegMark | Exception:
     try:
         answer = parse_result(result)
     except ValueError as error:
         return PeerUnknown(f"{cell}: {error}", answered=True)
-    if isinstance(answer, LegAnswer):
+    if isinstance(answer, LegMark):
         return answer
     refused = of_status(answer)
     if refused is not None and _is_answer(refused):

@@ -25,7 +25,7 @@ from cells.domain.decision import LedgerPolicy
 from cells.domain.moves.commands import TellHome
 from cells.domain.moves.home import Home
 from cells.domain.refusals import Refused, Unknown, WrongCell
-from cells.domain.sagas.leg import LegResult
+from cells.domain.sagas.leg import LegMark, LegResult
 from cells.domain.time.hlc import HybridLogicalClock
 from cells.domain.values import Direction, Money, Ref
 from cells.moves.history_exporter import HistoryExporter
@@ -37,7 +37,7 @@ from cells.sagas.engine import SagaEngine
 from cells.sagas.executions import SagaExecutions
 from cells.sagas.native import NativeEngine
 from cells.sagas.steps import Steps
-from cells.store.ports import Clock, LegAnswer, LegCall, PeerUnknown, Store
+from cells.store.ports import Clock, LegCall, PeerUnknown, Store
 from cells.store.postgres import PostgresStore
 from cells.time.celltime import CellTime
 from cells.time.clocks import SystemClock, UuidV7Ids
@@ -79,20 +79,20 @@ class DirectPeers:
     cut: set[str] = field(default_factory=set)
     directory: "FixedDirectory | None" = None
 
-    async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
+    async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegMark:
         return await self._call(cell, call, Direction.ACTION)
 
-    async def compensate_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
+    async def compensate_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegMark:
         return await self._call(cell, call, Direction.COMPENSATION)
 
-    async def _call(self, cell: str, call: LegCall, direction: Direction) -> LegAnswer:
+    async def _call(self, cell: str, call: LegCall, direction: Direction) -> LegMark:
         if cell in self.cut:
             raise PeerUnknown(f"{cell} is cut off")
         if isinstance(call.action, TellHome):
             return self._told(call.action, call)
         return await self._deliver(cell, call, direction, self._says(call.orchestrator))
 
-    async def _deliver(self, cell: str, call: LegCall, direction: Direction, said: Metadata) -> LegAnswer:
+    async def _deliver(self, cell: str, call: LegCall, direction: Direction, said: Metadata) -> LegMark:
         command = leg_command(call, direction, sent_ms=sent_ms(said))
         leg_request = CommandRequest(
             command_id=command_id(command, cell),
@@ -115,18 +115,19 @@ class DirectPeers:
                 raise
             raise PeerUnknown(error.message, answered=not isinstance(error, Unknown)) from error
         self._tell(cell, call.orchestrator)
-        return LegAnswer(LegResult(outcome.result["result"]), UUID(outcome.result["event_id"]))
+        mark: LegMark = outcome.result
+        return mark
 
     async def bring(self, cell: str, bundle: UserBundle, *, timeout_s: float) -> dict[str, int]:
         if cell in self.cut:
             raise PeerUnknown(f"{cell} is cut off")
         return await self.cells[cell].user_import.staged(bundle)
 
-    def _told(self, action: TellHome, call: LegCall) -> LegAnswer:
+    def _told(self, action: TellHome, call: LegCall) -> LegMark:
         """The directory goes by the highest epoch. It has no log: nothing but the asking itself is the effect."""
         if self.directory is not None:
             self.directory.tell(action.user_id, Home(action.cell, action.epoch))
-        return LegAnswer(LegResult.APPLIED, call.causation_id)
+        return LegMark(LegResult.APPLIED, call.causation_id)
 
     def _says(self, cell: str) -> Metadata:
         """What goes along with every call and its answer."""
@@ -354,7 +355,7 @@ async def open_auction(
     outcome = await cell.execute(
         request(
             CreateAuction(
-                asset_id=UUID(registered.result["asset_id"]),
+                asset_id=registered.result.asset_id,
                 seller_id=seller_id,
                 opening=Money("USD", 100),
                 increment_minor=1,
@@ -364,7 +365,8 @@ async def open_auction(
             )
         )
     )
-    return UUID(outcome.result["auction_id"])
+    auction_id: UUID = outcome.result.auction_id
+    return auction_id
 
 
 async def settle_all(answers: Sequence[asyncio.Task[Outcome]]) -> list[Outcome | BaseException]:

@@ -6,6 +6,7 @@ from cells.domain.audit.events import Access, CorrectedBalance, Mismatch
 from cells.domain.decision import Replacement
 from cells.domain.moves.commands import BeginMove, MoveAction
 from cells.domain.record import Struct
+from cells.domain.sagas.leg import LegMark
 from cells.domain.values import Direction, LegId, Money
 
 
@@ -250,8 +251,7 @@ class RecordLeg(Struct, frozen=True, kw_only=True):
     leg_id: LegId
     # The direction that was requested: an action's answer that arrives while the saga is undone is outdated.
     direction: Direction
-    result: str
-    effect_id: UUID
+    mark: LegMark
 
 
 class SkipLeg(Struct, frozen=True, kw_only=True):

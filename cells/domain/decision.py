@@ -13,7 +13,8 @@ from cells.domain.events import AnyEvent
 from cells.domain.moves.refusals import UserMoving
 from cells.domain.record import Struct
 from cells.domain.refusals import Refused, UserNotFound, WrongCell
-from cells.domain.sagas.leg import LegBarrier, LegMark, Unreadable, UsedReference
+from cells.domain.results import Result
+from cells.domain.sagas.leg import LegBarrier, Unreadable, UsedReference
 from cells.domain.values import LegTag, Ref, derived_id
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class Ending(Struct, frozen=True, kw_only=True):
 
     command_id: UUID
     saga_id: UUID
-    result: dict[str, str]
+    result: Result
     refusal: Refused | None = None
 
 
@@ -114,9 +115,9 @@ class Decision:
     """The events of one command, and the answer to its caller."""
 
     uncommitted: list[UncommittedEvent] = field(default_factory=list)
-    result: dict[str, str] = field(default_factory=dict)
-    # Of a leg: the answer, as the rules use it.
-    mark: LegMark | None = None
+    result: Result = field(default_factory=Result)
+    # Of a timer that came too early: when it is due.
+    due_ms: int | None = None
     # The answer is known when the saga with this id has ended.
     awaits_saga: UUID | None = None
     endings: list[Ending] = field(default_factory=list)

@@ -7,6 +7,7 @@ sixth. msgspec's encoding is not used: docs/log-format.md defines the stored for
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
+from msgspec.structs import asdict
 
 if TYPE_CHECKING:
     # For the type checker, as for dataclasses: it knows the names and types of the changes.
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 else:
     from msgspec.structs import replace
 
-__all__ = ["Struct", "field", "fields_of", "is_record", "replace"]
+__all__ = ["Struct", "asdict", "field", "fields_of", "is_record", "replace"]
 
 
 def is_record(kind: type[Any]) -> bool:

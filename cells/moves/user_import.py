@@ -116,7 +116,7 @@ class UserImport(LeaderTask):
             await self.contacts.forget(action.user_id)
         outcome = await submit(request)
         if isinstance(action, ArriveUser):
-            if outcome.result.get("result") == LegResult.APPLIED:
+            if outcome.result.result is LegResult.APPLIED:
                 await self.store.settle(action.user_id)
             await self._forget_unless_here(action.user_id)
         return outcome

@@ -20,6 +20,7 @@ from cells.domain import commands
 from cells.domain.moves.commands import ArriveUser
 from cells.domain.refusals import CommandIdReused, NotLeading, Refused, WrongCell
 from cells.domain.sagas.definition import LegSpec
+from cells.domain.sagas.leg import LegMark
 from cells.domain.sagas.saga import Saga, SagaState
 from cells.domain.sagas.saga_events import MoveFacts
 from cells.domain.sagas.saga_rules import DEADLINE_EXCEEDED, action_of, leg_id_of, on_behalf_of
@@ -29,7 +30,7 @@ from cells.moves.history_exporter import HistoryExporter
 from cells.requests import CommandRequest, Outcome, request_of_cell
 from cells.sagas.circuit_breaker import CircuitBreaker, PeerSilent
 from cells.sagas.executions import SagaExecution, SagaExecutions
-from cells.store.ports import Clock, Ids, LegAnswer, LegCall, Peers, PeerUnknown, StoreError
+from cells.store.ports import Clock, Ids, LegCall, Peers, PeerUnknown, StoreError
 
 log = structlog.get_logger()
 
@@ -177,13 +178,11 @@ class Steps:
         run.waits_for = cell
         async with self._breaker(cell).call(min(self._left_s(saga), self.patience_s)):
             run.under_way, run.waits_for = True, ""
-            answer = await self._ask(cell, run, direction)
+            mark = await self._ask(cell, run, direction)
         self.failpoints.hit("before-record", spec.leg, direction)
-        record = commands.RecordLeg(
-            leg_id=leg_id, direction=direction, result=answer.result.value, effect_id=answer.event_id
-        )
+        record = commands.RecordLeg(leg_id=leg_id, direction=direction, mark=mark)
         async with self._slots:
-            await self._progress(run, record, causation_id=answer.event_id)
+            await self._progress(run, record, causation_id=mark.event_id)
 
     def ask_now(self, run: SagaExecution) -> None:
         """Probes the cell of the current leg at once if it is silent."""
@@ -233,7 +232,7 @@ class Steps:
             return arrival
         return await self.history_exporter.with_contents(run.saga_id, facts, arrival)
 
-    async def _ask(self, cell: str, run: SagaExecution, direction: Direction) -> LegAnswer:
+    async def _ask(self, cell: str, run: SagaExecution, direction: Direction) -> LegMark:
         saga = run.saga
         call = LegCall(
             leg_id=run.leg_id,

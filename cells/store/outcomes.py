@@ -3,22 +3,25 @@
 import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from cells.domain.commands import ApplyLeg, Command, CompensateLeg
 from cells.domain.decision import Decision, Ending
 from cells.domain.moves.commands import ArriveUser
-from cells.domain.refusals import CommandIdReused, Refused, refusal
+from cells.domain.record import fields_of
+from cells.domain.refusals import CommandIdReused, Refused, Unavailable, refusal
+from cells.domain.results import STORED, Result
 from cells.domain.sagas.leg import LegMark, LegResult
-from cells.domain.sagas.move import moved_result
+from cells.domain.sagas.move import move_result
 from cells.domain.time.hlc import Stamp
 from cells.encoding.codec import canonical
-from cells.encoding.schema import encoder
-from cells.requests import CommandKey, CommandRequest, CommandState, CommandStatus, Outcome
+from cells.encoding.schema import decoder, encoder
+from cells.requests import CommandKey, CommandRequest, CommandState, Outcome
 from cells.store.ports import OutcomeRow
 
-_result = encoder(dict[str, str])
+# A stored result does not name its type, and may lack or have fields of another version.
+_RESULTS = [(frozenset(fields_of(kind)), decoder(kind)) for kind in STORED]
 
 
 class OutcomePlace(NamedTuple):
@@ -37,32 +40,43 @@ def outcome_place(row: OutcomeRow) -> OutcomePlace:
 
 
 def decided_outcome(decision: Decision) -> str:
-    return f'{{"{"accepted" if decision.awaits_saga is None else "in_progress"}":{_result(decision.result)}}}'
+    return f'{{"{"accepted" if decision.awaits_saga is None else "in_progress"}":{_text(decision.result)}}}'
 
 
 def ended_outcome(ending: Ending) -> str:
-    return f'{{"accepted":{_result(ending.result)}}}' if ending.refusal is None else refused_outcome(ending.refusal)
+    return f'{{"accepted":{_text(ending.result)}}}' if ending.refusal is None else refused_outcome(ending.refusal)
+
+
+def _text(result: Result) -> str:
+    return encoder(type(result))(result)
+
+
+def _result_of(content: Mapping[str, Any]) -> Result:
+    """The result whose fields these are; fields that none has are left out."""
+    result: Result = next(read(content) for names, read in _RESULTS if names <= content.keys())
+    return result
 
 
 def refused_outcome(refused: Refused) -> str:
     return canonical({"refused": {"reason": refused.reason, "facts": refused.facts}})
 
 
-def begun_elsewhere(command: Command, arrived: Outcome, mark: LegMark | None) -> OutcomeRow | None:
+def begun_elsewhere(command: Command, arrived: Outcome) -> OutcomeRow | None:
     """The result of a move, which the new home stores under the command that began it at the old one.
 
     It does not matter which leg reports the arrival: the arrival itself, or one that tries to undo it too late.
     """
-    if not isinstance(command, ApplyLeg | CompensateLeg) or not isinstance(command.action, ArriveUser):
+    mark = arrived.result
+    if not isinstance(mark, LegMark) or not isinstance(command, ApplyLeg | CompensateLeg):
         return None
     action = command.action
-    if action.begun_by is None or mark is None or mark.result is not LegResult.APPLIED:
+    if not isinstance(action, ArriveUser) or action.begun_by is None or mark.result is not LegResult.APPLIED:
         return None
-    result = moved_result(arrived.cell, action.epoch, command.leg_id.saga_id)
+    result = move_result(arrived.cell, action.epoch, command.leg_id.saga_id)
     return OutcomeRow(
         action.begun_by.command_id,
         action.begun_by.fingerprint,
-        f'{{"accepted":{_result(result)}}}',
+        f'{{"accepted":{_text(result)}}}',
         arrived.position,
         *arrived.hlc,
         datetime.fromtimestamp(arrived.hlc.physical_ms / 1_000, UTC),
@@ -89,20 +103,30 @@ def row_for(key: CommandKey, user_id: UUID | None, known: Mapping[CommandKey, Ou
     return next((row for row in rows if row and (row.cell is None or row.user_id == user_id)), None)
 
 
-def status_of(row: OutcomeRow, here: str) -> CommandStatus:
-    """The status of the command whose row is stored in the cell `here`."""
-    content = json.loads(row.outcome)
-    refused = content.get("refused")
-    state = CommandState.REFUSED if refused else CommandState.ACCEPTED
-    return CommandStatus(
+def outcome_of(row: OutcomeRow, here: str) -> Outcome:
+    """The outcome of the command whose row is stored in the cell `here`.
+
+    Raises:
+        Unavailable: this program cannot read the row, which another cell may have brought.
+    """
+    try:
+        ((key, content),) = json.loads(row.outcome).items()
+        state = CommandState(key.upper())
+        refused = refusal(content["reason"], content["facts"]) if state is CommandState.REFUSED else None
+        result = _result_of(content) if refused is None else Result()
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise Unavailable(problem=f"its stored outcome cannot be read: {error!r}") from error
+    return Outcome(
         command_id=row.command_id,
         principal=row.principal,
-        state=CommandState.IN_PROGRESS if "in_progress" in content else state,
-        result=content.get("accepted") or content.get("in_progress") or {},
-        refusal=refusal(refused["reason"], refused["facts"]) if refused else None,
+        state=state,
+        result=result,
+        refusal=refused,
         cell=row.cell or here,
         position=row.position,
         hlc=Stamp(row.hlc_physical, row.hlc_logical),
+        replayed=True,
+        saga_id=row.saga_id,
     )
 
 
@@ -110,16 +134,8 @@ def stored_answer(row: OutcomeRow, request: CommandRequest, here: str) -> Outcom
     """The answer to a command that was executed before; its fingerprint is checked first."""
     if row.fingerprint != request.fingerprint:
         return CommandIdReused(command_id=str(request.command_id))
-    status = status_of(row, here)
-    if status.refusal is not None:
-        return status.refusal
-    return Outcome(
-        command_id=status.command_id,
-        result=status.result,
-        cell=status.cell,
-        position=status.position,
-        hlc=status.hlc,
-        replayed=True,
-        state=status.state,
-        saga_id=row.saga_id,
-    )
+    try:
+        outcome = outcome_of(row, here)
+    except Unavailable as unreadable:
+        return unreadable
+    return outcome.refusal or outcome

@@ -13,7 +13,7 @@ from cells.domain.decision import State
 from cells.domain.moves.home import Home
 from cells.domain.record import Struct, field
 from cells.domain.sagas.definition import SagaKind
-from cells.domain.sagas.leg import LegResult
+from cells.domain.sagas.leg import LegMark
 from cells.domain.sagas.saga import Saga, SagaState
 from cells.domain.values import Kind, LegId, Ref
 from cells.moves.user_bundle import HistoryCopies, UserBundle
@@ -322,13 +322,6 @@ class LegCall(Struct, frozen=True, kw_only=True):
     user_id: UUID
 
 
-class LegAnswer(NamedTuple):
-    """A definite answer: the result of the leg, and the event that caused it."""
-
-    result: LegResult
-    event_id: UUID
-
-
 class PeerUnknown(Exception):
     """The call may or may not have happened: retry with the same id. `answered`: the peer is reachable, at least."""
 
@@ -343,10 +336,10 @@ class Peers(Protocol):
     The directory of homes is called like a cell, for its one leg.
     """
 
-    async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
+    async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegMark:
         """Requests the leg from `cell`."""
 
-    async def compensate_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
+    async def compensate_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegMark:
         """Requests undoing the leg. The answer APPLIED means that a pivot was done and cannot be undone."""
 
     async def bring(self, cell: str, bundle: UserBundle, *, timeout_s: float) -> dict[str, int]:

@@ -161,6 +161,7 @@ class Decider:
         batch.endings.extend(decision.endings)
         answer = Outcome(
             command_id=request.command_id,
+            principal=request.principal,
             result=decision.result,
             cell=self.time.cell,
             position=batch.position,
@@ -168,11 +169,11 @@ class Decider:
             replayed=False,
             state=CommandState.ACCEPTED if decision.awaits_saga is None else CommandState.IN_PROGRESS,
             saga_id=decision.awaits_saga,
+            due_ms=decision.due_ms,
         )
-        if decision.mark is not None:
-            brought = begun_elsewhere(request.command, answer, decision.mark)
-            if brought is not None:
-                batch.rows.brought_outcomes.append(brought)
+        brought = begun_elsewhere(request.command, answer)
+        if brought is not None:
+            batch.rows.brought_outcomes.append(brought)
         return answer
 
     def _row(

@@ -92,7 +92,6 @@ class Timers(LeaderTask):
         """One attempt. If it fails, it is repeated after a pause of its own, independently of the others."""
         try:
             outcome = await self.execute(self._request(timer))
-            due_ms = int(outcome.result.get("due_ms", 0))
         except NotLeading:
             # The next leader finds it in the store.
             return
@@ -106,8 +105,8 @@ class Timers(LeaderTask):
         else:
             self._backoffs.pop(timer, None)
             # It was too early: a batch's time stands still while no commit raises the clock's bound.
-            if due_ms:
-                self._add_again(timer._replace(due_ms=due_ms))
+            if outcome.due_ms is not None:
+                self._add_again(timer._replace(due_ms=outcome.due_ms))
 
     def _add_again(self, timer: Timer) -> None:
         """Waits by the loop's clock: the wall clock may be wrong, and be corrected meanwhile."""

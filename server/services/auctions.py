@@ -43,7 +43,7 @@ class AuctionServicer(AuctionServiceServicer):
         home = await self._cell.home_of(owner_id)
         wanted = commands.RegisterAsset(owner_id=owner_id, owner_cell=home, description=description)
         outcome = await self._execute(request, wanted, owner_id)
-        return answered(pb.RegisterAssetResponse, outcome, asset=asset_name(outcome.cell, outcome.result["asset_id"]))
+        return answered(pb.RegisterAssetResponse, outcome, asset=asset_name(outcome.cell, outcome.result.asset_id))
 
     async def GetAsset(self, request: pb.GetAssetRequest, _context: Context) -> pb.GetAssetResponse:
         asset_id = self._id(request.name, "name", "assets")
@@ -53,7 +53,7 @@ class AuctionServicer(AuctionServiceServicer):
     async def CreateAuction(self, request: pb.CreateAuctionRequest, _context: Context) -> pb.CreateAuctionResponse:
         create = wire.parse_create_auction(request, self._cell.name)
         outcome = await self._execute(request, create, create.seller_id)
-        name = auction_name(outcome.cell, outcome.result["auction_id"])
+        name = auction_name(outcome.cell, outcome.result.auction_id)
         return answered(pb.CreateAuctionResponse, outcome, auction=name)
 
     async def GetAuction(self, request: pb.GetAuctionRequest, _context: Context) -> pb.GetAuctionResponse:

@@ -8,6 +8,7 @@ from cells.audit.history.moments import Point
 from cells.domain.auction.asset import Asset
 from cells.domain.auction.auction import Auction, AuctionState, Bid
 from cells.domain.commands import CreateAuction
+from cells.domain.results import Sold
 from cells.domain.values import Money
 from cells.requests import Outcome, Read
 from cells.store.ports import Versioned
@@ -37,9 +38,9 @@ def parse_states(request: pb.ListAuctionsRequest) -> tuple[str, ...]:
 
 
 def closed_to_proto(outcome: Outcome) -> pb.CloseAuctionResponse:
-    result = outcome.result
-    winning = to_proto(pb.Bid, result, bidder_user_id=result["bidder_id"]) if "bid_id" in result else None
-    return answered(pb.CloseAuctionResponse, outcome, winning_bid=winning, saga_id=result.get("saga_id"))
+    sold = outcome.result if isinstance(outcome.result, Sold) else None
+    saga_id = sold.saga_id if sold is not None else None
+    return answered(pb.CloseAuctionResponse, outcome, winning_bid=sold, saga_id=saga_id)
 
 
 def asset_to_proto(asset_id: UUID, read: Read[Asset], point: Point | None, cell: str) -> pb.GetAssetResponse:

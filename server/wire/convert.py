@@ -232,7 +232,7 @@ def _as_it_is(value: object, _field: str) -> object:
 
 
 def to_proto(kind: type[M], source: object = None, /, **given: object) -> M:
-    """The message about `source`, a value or a dictionary of texts, of which the caller gives some fields.
+    """The message about `source`, of which the caller gives some fields.
 
     Raises:
         TypeError: neither has a field of the message, which is a bug.
@@ -252,11 +252,11 @@ def answered(kind: type[M], outcome: Outcome, /, **given: object) -> M:
 @_once
 def answer_writer(kind: type[Message], /, *given: str) -> Callable[[Any, Outcome, Mapping[str, Any]], None]:
     """The function that writes such an answer, into a message where it stands."""
-    put_receipt, put_result = writer(types_pb2.CommandReceipt, Outcome), writer(kind, dict, "receipt", *given)
+    put_receipt, names = writer(types_pb2.CommandReceipt, Outcome), ("receipt", *given)
 
     def write(message: Content, outcome: Outcome, given: Mapping[str, Any]) -> None:
         put_receipt(message.receipt, outcome, {})
-        put_result(message, outcome.result, given)
+        writer(kind, type(outcome.result), *names)(message, outcome.result, given)
 
     return write
 
@@ -299,8 +299,6 @@ def _lines(
 def _content(declared: Field, kind: type[Any], value: str) -> tuple[str, Any]:
     """The expression for a field's content, and its type."""
     name, inner = declared.name, declared.message_type
-    if kind is dict:
-        return (value, dict) if inner is not None else (f"{value}[{name!r}]", str)
     for attribute in (name, _COLUMNS.get(name, name), name.replace("_user_id", "_id")):
         if hasattr(kind, attribute):
             return f"{value}.{attribute}", get_type_hints(kind).get(attribute, Any)
@@ -318,7 +316,7 @@ def _written(declared: Field, target: str, content: str, kind: Hint, names: dict
         yield f"{place}.update({content})"
     elif inner is not None and declared.is_repeated:
         yield f"put_messages({place}, {content})"
-    elif inner is not None and (is_record(kind) or kind is dict):
+    elif inner is not None and is_record(kind):
         below = f"{target}_{name}"
         yield f"{below} = {place}"
         lines = list(_lines(inner, below, kind, content, names))

@@ -6,7 +6,8 @@ from cellbook.v1 import ledger_pb2 as pb
 from cells.audit.history.moments import Point
 from cells.domain.account.account import Account
 from cells.domain.account.balance import Hold
-from cells.requests import CommandStatus, Read
+from cells.domain.record import fields_of
+from cells.requests import Outcome, Read
 from server.shell.calls.statuses import to_status
 from server.wire.convert import to_proto
 from server.wire.fields import asset_name, auction_name
@@ -50,10 +51,10 @@ def balances_to_proto(account: Account) -> list[pb.Balance]:
     return [to_proto(pb.Balance, balance, currency=currency) for currency, balance in sorted(account.balances.items())]
 
 
-def command_to_proto(status: CommandStatus) -> pb.GetCommandResponse:
+def command_to_proto(status: Outcome) -> pb.GetCommandResponse:
     named = dict[str, str]()
-    for key, value in status.result.items():
-        wire_key, name = _NAMED.get(key, (key, lambda _, text: text))
-        named[wire_key] = name(status.cell, value)
+    for key in fields_of(type(status.result)):
+        wire_key, name = _NAMED.get(key, (key, lambda _, value: str(value)))
+        named[wire_key] = name(status.cell, getattr(status.result, key))
     refused = to_status(status.refusal) if status.refusal is not None else None
     return to_proto(pb.GetCommandResponse, status, result=named, refusal=refused)

@@ -11,10 +11,10 @@ from cells.domain.account.barrier import command_id
 from cells.domain.commands import ApplyLeg, CompensateLeg, LegAction, SettlePending, SubmitBid
 from cells.domain.moves.commands import ArriveUser
 from cells.domain.refusals import Refused
-from cells.domain.sagas.leg import LegResult
+from cells.domain.sagas.leg import LegMark, LegResult
 from cells.domain.values import Direction, LegId
 from cells.requests import CommandRequest, Lane, Outcome
-from cells.store.ports import LegAnswer, LegCall
+from cells.store.ports import LegCall
 from cells.uuids import uuid_from
 from server.shell.calls.call import Call
 from server.shell.calls.statuses import to_status
@@ -122,12 +122,12 @@ def leg_command(leg: LegCall, direction: Direction, *, sent_ms: int) -> ApplyLeg
 
 
 def applied_to_proto(outcome: Outcome) -> pb.ApplyLegResponse:
-    return to_proto(pb.ApplyLegResponse, outcome, event_id=outcome.result["event_id"])
+    return to_proto(pb.ApplyLegResponse, outcome, event_id=outcome.result.event_id)
 
 
 def compensated_to_proto(outcome: Outcome) -> pb.CompensateLegResponse:
-    result = _NAMES[LegResult(outcome.result["result"])]
-    return to_proto(pb.CompensateLegResponse, outcome, event_id=outcome.result["event_id"], result=result)
+    mark: LegMark = outcome.result
+    return to_proto(pb.CompensateLegResponse, outcome, event_id=mark.event_id, result=_NAMES[mark.result])
 
 
 def results_to_proto(
@@ -152,20 +152,20 @@ def _result_to_proto(item: pb.LegRequest, answer: Outcome | BaseException, index
 # --- the answers, as the caller parses them ---
 
 
-def parse_applied(reply: pb.ApplyLegResponse) -> LegAnswer:
+def parse_applied(reply: pb.ApplyLegResponse) -> LegMark:
     """Raises ValueError."""
-    return LegAnswer(LegResult.APPLIED, uuid_from(reply.event_id))
+    return LegMark(LegResult.APPLIED, uuid_from(reply.event_id))
 
 
-def parse_compensated(reply: pb.CompensateLegResponse) -> LegAnswer:
+def parse_compensated(reply: pb.CompensateLegResponse) -> LegMark:
     """Raises ValueError."""
     names = members(pb.CompensationResult.DESCRIPTOR, str)
     if reply.result not in names:
         raise ValueError(f"{reply.result} is no result known here")
-    return LegAnswer(_RESULTS[names[reply.result]], uuid_from(reply.event_id))
+    return LegMark(_RESULTS[names[reply.result]], uuid_from(reply.event_id))
 
 
-def parse_result(result: pb.LegResult) -> LegAnswer | status_pb2.Status:
+def parse_result(result: pb.LegResult) -> LegMark | status_pb2.Status:
     """Raises ValueError."""
     match result.WhichOneof("result"):
         case "applied":

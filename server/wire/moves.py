@@ -46,7 +46,9 @@ def arrive_user_to_proto(action: ArriveUser) -> settlement_pb2.ArriveUser:
 
 
 def _hold_to_proto(hold_id: UUID, hold: Hold) -> settlement_pb2.MovedHold:
-    bids = [{"bid_id": str(bid), "amount_minor": str(amount)} for bid, amount in sorted(hold.bids_minor.items())]
+    bids = [
+        settlement_pb2.MovedBid(bid_id=str(bid), amount_minor=amount) for bid, amount in sorted(hold.bids_minor.items())
+    ]
     return to_proto(settlement_pb2.MovedHold, hold, hold_id=hold_id, bids=bids)
 
 

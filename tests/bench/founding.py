@@ -42,9 +42,9 @@ async def found(cell_name: str, dsn: str, *, users: int, auctions: int, advance:
         await execute(cell, commands, advance)
         asset = RegisterAsset(owner_id=seller, owner_cell=cell_name, description="a lamp")
         assets = await execute(cell, [asset] * auctions, advance, kept=True)
-        auction = (opened(UUID(outcome.result["asset_id"]), seller) for outcome in assets)
+        auction = (opened(outcome.result.asset_id, seller) for outcome in assets)
         made = await execute(cell, auction, advance, kept=True)
-    return [f"cells/{cell_name}/auctions/{outcome.result['auction_id']}" for outcome in made]
+    return [f"cells/{cell_name}/auctions/{outcome.result.auction_id}" for outcome in made]
 
 
 def commands_of(*, users: int, auctions: int) -> int:

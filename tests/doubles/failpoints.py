@@ -25,6 +25,7 @@ import structlog
 
 from cells.domain.record import replace
 from cells.domain.refusals import DeadlinePassed, QueueFull, RefusedByFailpoint, Unavailable
+from cells.domain.sagas.leg import LegMark
 from cells.failpoints import NoFailpoints
 from cells.requests import Outcome
 from cells.time.clocks import SystemClock
@@ -82,7 +83,7 @@ class Failpoints(NoFailpoints):
         await self.hold(leg, direction, "hold-done")
         self._answer(leg, direction, "-done")
         if self._is_set(f"answer-{GARBAGE}/{leg}/{direction}"):
-            return replace(outcome, result={**outcome.result, "event_id": GARBAGE})
+            return replace(outcome, result=LegMark(outcome.result.result, GARBAGE))  # type: ignore[arg-type]
         return outcome
 
     async def _later(self, leg: str, direction: str, take: Callable[[], Awaitable[Outcome]]) -> None:

@@ -132,13 +132,13 @@ class Town:
         closed = await cell.execute(request(CloseAuction(auction_id=auction_id, by_command=True)))
 
         async def settled() -> bool:
-            saga = await cell.saga(UUID(closed.result["saga_id"]))
+            saga = await cell.saga(closed.result.saga_id)
             return saga.state.ended
 
         await until_async(settled, timeout_s=30.0)
         return Sale(
             auction_id=auction_id,
-            saga_id=UUID(closed.result["saga_id"]),
+            saga_id=closed.result.saga_id,
             bid_command_id=bid_command,
             close_command_id=closed.command_id,
             winner=winner,

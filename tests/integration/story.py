@@ -35,12 +35,13 @@ from cells.domain.decision import LedgerPolicy
 from cells.domain.moves.commands import BeginMove
 from cells.domain.record import replace
 from cells.domain.refusals import InsufficientFunds, Refused
+from cells.domain.sagas.leg import LegMark
 from cells.domain.sagas.saga_rules import leg_id_of
 from cells.domain.values import LegId, Money
 from cells.notices import Notice
 from cells.requests import Outcome
 from cells.sagas.native import NativeEngine
-from cells.store.ports import LegAnswer, LegCall, PeerUnknown, Store
+from cells.store.ports import LegCall, PeerUnknown, Store
 from tests.doubles.failpoints import Failpoints
 from tests.local_cells import (
     DirectPeers,
@@ -70,7 +71,7 @@ class LossyPeers(DirectPeers):
     # Cells that take no leg, and undo what they have not taken.
     deaf: set[str] = field(default_factory=set)
 
-    async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
+    async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegMark:
         if cell in self.deaf:
             raise PeerUnknown(f"{cell} takes nothing")
         answer = await DirectPeers.apply_leg(self, cell, call, timeout_s=timeout_s)
@@ -116,7 +117,7 @@ class Story:
             await self.do(Transfer(from_user_id=self.ann, to_user_id=self.ben, amount=usd(10**12)))
         for release in (True, False):
             held = await self.do(Reserve(user_id=self.ben, amount=usd(50), expire_time_ms=None))
-            hold_id = UUID(held.result["hold_id"])
+            hold_id = held.result.hold_id
             if release:
                 await self.do(Release(user_id=self.ben, hold_id=hold_id))
             else:

@@ -64,7 +64,7 @@ class Abuser:
             other,
         )
         if isinstance(one, Outcome) and isinstance(command, PlaceBid):
-            self._clients.paper.bids.add(UUID(one.result["bid_id"]))
+            self._clients.paper.bids.add(one.result.bid_id)
         must(isinstance(command, PlaceBid) or isinstance(one, Refused), "money was paid that was not there", command)
 
 

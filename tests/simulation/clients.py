@@ -1,6 +1,5 @@
 """Clients of the simulation: they retry until they are answered, and record their answers."""
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -10,7 +9,8 @@ from cells.domain import commands
 from cells.domain.moves.commands import BeginMove
 from cells.domain.refusals import Refused, WrongCell
 from cells.domain.values import Money
-from cells.requests import CommandRequest, Lane, Outcome
+from cells.requests import CommandRequest, CommandState, Lane, Outcome
+from cells.store.outcomes import outcome_of
 from router.moves.moves import Began
 from router.moves.store import MoveRequest
 from server.shell.identity.principal import Principal
@@ -140,11 +140,13 @@ class Clients:
         if isinstance(answer, Refused) and (answer.stable or not answer.stored):
             return
         row = self._world.databases[cell].kept_outcomes.get(command_id, {}).get(principal)
-        kept = json.loads(row.outcome) if row else {}
+        kept = outcome_of(row, cell) if row else None
         if isinstance(answer, Refused):
-            must(kept.get("refused", {}).get("reason") == answer.reason, "a refusal was not kept", answer.reason, kept)
+            refused = kept.refusal.reason if kept and kept.refusal else None
+            must(refused == answer.reason, "a refusal was not kept", answer.reason, kept)
         else:
-            must(kept.get("accepted") == answer.result, "an answer was not kept", answer.result, kept)
+            accepted = kept.result if kept and kept.state is CommandState.ACCEPTED else None
+            must(accepted == answer.result, "an answer was not kept", answer.result, kept)
 
     # --- people -----------------------------------------------------------------------------------------------------
 
@@ -182,7 +184,7 @@ class Clients:
             return
         opening = chance.randint(1, 60)
         command = commands.CreateAuction(
-            asset_id=UUID(registered.result["asset_id"]),
+            asset_id=registered.result.asset_id,
             seller_id=seller,
             opening=usd(opening),
             increment_minor=chance.randint(1, 10),
@@ -193,7 +195,7 @@ class Clients:
         created = await self.ask(cell, command, seller)
         if isinstance(created, Refused):
             return
-        auction = OpenAuction(UUID(created.result["auction_id"]), cell, opening, command.end_time_ms)
+        auction = OpenAuction(created.result.auction_id, cell, opening, command.end_time_ms)
         self.auctions.append(auction)
         self.opened += 1
         await world.nap(chance.uniform(0.5, 3))
@@ -225,7 +227,7 @@ class Clients:
             )
             answer = await self.ask(self.homes[bidder], command, bidder)
             if isinstance(answer, Outcome):
-                self.paper.bids.add(UUID(answer.result["bid_id"]))
+                self.paper.bids.add(answer.result.bid_id)
 
     async def move(self) -> None:
         """Moves users, whatever they are doing; now and then two callers move the same one at once."""
@@ -296,7 +298,7 @@ class Clients:
         )
         if isinstance(reserved, Refused):
             return
-        hold_id, payee = UUID(reserved.result["hold_id"]), self._neighbour(user_id)
+        hold_id, payee = reserved.result.hold_id, self._neighbour(user_id)
         way, part = world.chance.random(), world.chance.randint(1, amount)
         if way < 0.4:
             capture = commands.Capture(user_id=user_id, hold_id=hold_id, to_user_id=payee, amount_minor=part)

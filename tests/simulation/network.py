@@ -10,11 +10,11 @@ from cells.domain.account.barrier import command_id
 from cells.domain.moves.commands import TellHome
 from cells.domain.moves.home import Home
 from cells.domain.refusals import Refused, Unavailable, WrongCell, refusal
-from cells.domain.sagas.leg import LegResult
+from cells.domain.sagas.leg import LegMark, LegResult
 from cells.domain.values import Direction, LegId
 from cells.moves.user_bundle import UserBundle
 from cells.requests import CommandRequest, Lane, Outcome
-from cells.store.ports import LegAnswer, LegCall, PeerUnknown
+from cells.store.ports import LegCall, PeerUnknown
 from server.process.clock import sent_ms
 from server.shell.calls.statuses import code_of
 from server.shell.channels.location_cache import SILENCE
@@ -227,10 +227,10 @@ class SimulatedPeers:
         self._world = world
         self._node = node
 
-    async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
+    async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegMark:
         return await self._call(cell, call, Direction.ACTION, timeout_s)
 
-    async def compensate_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
+    async def compensate_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegMark:
         return await self._call(cell, call, Direction.COMPENSATION, timeout_s)
 
     async def bring(self, cell: str, bundle: UserBundle, *, timeout_s: float) -> dict[str, int]:
@@ -247,7 +247,7 @@ class SimulatedPeers:
             raise PeerUnknown(error.message, answered=code_of(type(error)) not in SILENCE) from error
         return held
 
-    async def _tell(self, action: TellHome, call: LegCall, timeout_s: float) -> LegAnswer:
+    async def _tell(self, action: TellHome, call: LegCall, timeout_s: float) -> LegMark:
         home = Home(action.cell, action.epoch)
         try:
             await self._world.network.call(
@@ -261,9 +261,9 @@ class SimulatedPeers:
             raise PeerUnknown(str(error), answered=error.answered) from error
         except Refused as error:
             raise PeerUnknown(error.message, answered=True) from error
-        return LegAnswer(LegResult.APPLIED, call.causation_id)
+        return LegMark(LegResult.APPLIED, call.causation_id)
 
-    async def _call(self, cell: str, call: LegCall, direction: Direction, timeout_s: float) -> LegAnswer:
+    async def _call(self, cell: str, call: LegCall, direction: Direction, timeout_s: float) -> LegMark:
         if isinstance(call.action, TellHome):
             return await self._tell(call.action, call, timeout_s)
         metadata = self._node.outgoing()
@@ -298,7 +298,8 @@ class SimulatedPeers:
             if error.final or isinstance(error, WrongCell):
                 raise
             raise PeerUnknown(error.message, answered=code_of(type(error)) not in SILENCE) from error
-        return LegAnswer(LegResult(outcome.result["result"]), UUID(outcome.result["event_id"]))
+        mark: LegMark = outcome.result
+        return mark
 
 
 class SimulatedDirectory:

@@ -9,6 +9,8 @@ from cells.domain.auction.auction import Auction, AuctionState
 from cells.domain.decision import Ending
 from cells.domain.event import postings
 from cells.domain.refusals import Refused
+from cells.domain.results import Result, Sold
+from cells.domain.sagas.leg import LegMark
 from cells.domain.sagas.saga import Saga, SagaState
 from cells.domain.sagas.saga_events import ReleaseFacts, SagaStarted
 from cells.domain.sagas.saga_rules import action_of, leg_id_of
@@ -22,11 +24,9 @@ PRICE = 700
 BEFORE_PIVOT = [spec.leg for spec in SETTLEMENT_LEGS[:6]]
 
 
-def record(command: LegCommand, result: str, effect_id: UUID) -> commands.RecordLeg:
+def record(command: LegCommand, mark: LegMark) -> commands.RecordLeg:
     """The answer of another cell to a leg."""
-    return commands.RecordLeg(
-        leg_id=command.leg_id, direction=direction_of(command), result=result, effect_id=effect_id
-    )
+    return commands.RecordLeg(leg_id=command.leg_id, direction=direction_of(command), mark=mark)
 
 
 class Cells:
@@ -77,9 +77,10 @@ class Cells:
         self.endings += decision.endings
         return [uncommitted.event for uncommitted in decision.uncommitted]
 
-    def heard(self, saga_id: UUID, command: LegCommand, result: dict[str, str]) -> list[events.AnyEvent]:
+    def heard(self, saga_id: UUID, command: LegCommand, result: Result) -> list[events.AnyEvent]:
         """Records the answer of another cell."""
-        return self.at_home(saga_id, record(command, result["result"], UUID(result["event_id"])))
+        assert isinstance(result, LegMark)
+        return self.at_home(saga_id, record(command, result))
 
     def fail(
         self, saga_id: UUID, reason: str, *, covers_leg: bool = True, facts: dict[str, str | int] | None = None
@@ -155,7 +156,8 @@ class Market(Cells):
 
     def close(self) -> UUID:
         decision = self.worlds[AUCTION].decided(commands.CloseAuction(auction_id=uid("sale"), by_command=True))
-        return UUID(decision.result["saga_id"])
+        assert isinstance(decision.result, Sold)
+        return decision.result.saga_id
 
     def won(self) -> UUID:
         """Ann has won; the settlement is about to begin."""

@@ -22,6 +22,7 @@ from cells.domain.events import (
     FundsReserved,
 )
 from cells.domain.record import replace
+from cells.domain.results import NewAsset, NewAuction
 from cells.domain.sagas.saga_events import ReleaseFacts, RemoteBidFacts, SagaLegCompleted, SagaStarted, SettlementFacts
 from cells.domain.values import Kind, Money
 from tests.unit.given import NOON_MS, World, uid, usd
@@ -94,10 +95,12 @@ def test_an_asset_is_registered_and_locked_by_its_auction() -> None:
     """The auction takes the lock in the same decision, and a second auction is refused."""
     world = World(cell=HERE)
     made = world.decided(RegisterAsset(owner_id=uid("sue"), owner_cell=THERE, description="a lamp"))
-    asset_id = UUID(made.result["asset_id"])
+    assert isinstance(made.result, NewAsset)
+    asset_id = made.result.asset_id
     command = opening(asset_id)
     opened = world.decided(command)
-    auction_id = UUID(opened.result["auction_id"])
+    assert isinstance(opened.result, NewAuction)
+    auction_id = opened.result.auction_id
     asset = world.state(Kind.ASSET, asset_id)
     assert isinstance(asset, Asset)
     assert asset.locked_by == auction_id

@@ -14,6 +14,7 @@ from cells.domain.record import fields_of, replace
 from cells.domain.refusals import BidTooLow, LegCancelled
 from cells.domain.sagas import saga_events
 from cells.domain.sagas.definition import DEFINITIONS, EFFECTS, SAGAS, Flow, SagaKind
+from cells.domain.sagas.leg import LegMark, LegResult
 from cells.domain.sagas.saga import TRANSITIONS, TRIGGERS, SagaState, Trigger
 from cells.domain.sagas.saga_rules import DEADLINE_EXCEEDED, leg_id_of
 from cells.domain.values import Direction, Kind, LegId
@@ -221,7 +222,7 @@ def test_each_saga_has_one_terminal_event() -> None:
     _, command = market.command(saga_id)
     market.run(saga_id)
     effect = uid("late")
-    late = record(command, "APPLIED", effect)
+    late = record(command, LegMark(LegResult.APPLIED, effect))
     assert market.worlds[AUCTION].when(late) == []
     ends = [event for _, event in market.worlds[AUCTION].log if isinstance(event, saga_events.SagaCompleted)]
     assert len(ends) == 1

@@ -18,6 +18,7 @@ from cells.domain.events import (
 from cells.domain.moves.events import AccountArrived
 from cells.domain.moves.refusals import LegSentBeforeArrival
 from cells.domain.record import replace
+from cells.domain.results import BalanceAfter, Result
 from cells.domain.sagas import saga_events
 from cells.domain.sagas.saga import Saga, SagaState
 from cells.domain.sagas.saga_rules import DEADLINE_EXCEEDED, on_behalf_of
@@ -59,7 +60,7 @@ class Pair(Cells):
         """The next call of the engine."""
         return self.command(self.saga_id)[1]
 
-    def record(self, result: dict[str, str]) -> list[AnyEvent]:
+    def record(self, result: Result) -> list[AnyEvent]:
         """Records there's answer here."""
         return self.heard(self.saga_id, self.call(), result)
 
@@ -116,12 +117,7 @@ def test_the_money_arrives_and_the_command_ends_with_the_payers_balance() -> Non
     assert pair.money() == (600, 500, 0)
     (ending,) = pair.endings
     assert (ending.command_id, ending.refusal) == (COMMAND, None)
-    assert ending.result == {
-        "currency": "USD",
-        "available_minor": "600",
-        "reserved_minor": "0",
-        "pending_minor": "0",
-    }
+    assert ending.result == BalanceAfter(currency="USD", available_minor=600, reserved_minor=0, pending_minor=0)
 
 
 def test_a_duplicate_credits_once() -> None:

@@ -12,9 +12,10 @@ from cells.domain.account.account import Account, Balance, Hold
 from cells.domain.auction.auction import Auction, AuctionState, Bid
 from cells.domain.commands import Capture, CreateAuction, PlaceBid, Release
 from cells.domain.refusals import BidTooLow, Invalid, WrongCell
+from cells.domain.results import Closed, NewAuction, Result, Sold
 from cells.domain.time.hlc import Stamp
 from cells.domain.values import Money
-from cells.requests import CommandState, CommandStatus, Lane, Outcome, Read
+from cells.requests import CommandState, Lane, Outcome, Read
 from server.shell.calls.call import Call
 from server.shell.fields.bounds import REFERENCE, Text, text_in
 from server.shell.fields.parse import parse_page_size, parse_uuid
@@ -209,15 +210,15 @@ def test_an_account_comes_in_order() -> None:
 def test_a_refused_command_is_told_as_the_call_was() -> None:
     """GetCommand carries the refusal as the full status, with all facts."""
     refused = BidTooLow(amount_minor=1, least_minor=2, currency="USD")
-    status = CommandStatus(
+    status = Outcome(
         command_id=U1,
         principal="service/shop",
         state=CommandState.REFUSED,
-        result={},
         refusal=refused,
         cell=CELL,
         position=7,
         hlc=Stamp(5, 6),
+        replayed=True,
     )
     response = ledger.command_to_proto(status)
     info = error_details_pb2.ErrorInfo()
@@ -229,18 +230,17 @@ def test_a_refused_command_is_told_as_the_call_was() -> None:
 
 def test_what_a_command_made_goes_by_its_name() -> None:
     """Ids of assets and auctions leave the cell as resource names."""
-    status = CommandStatus(
+    status = Outcome(
         command_id=U1,
         principal="service/shop",
-        state=CommandState.ACCEPTED,
-        result={"auction_id": str(U2), "bid_id": str(U3)},
-        refusal=None,
+        result=NewAuction(auction_id=U2),
         cell=CELL,
         position=7,
         hlc=Stamp(5, 6),
+        replayed=True,
     )
     response = ledger.command_to_proto(status)
-    assert dict(response.result) == {"auction": f"cells/us-east/auctions/{U2}", "bid_id": str(U3)}
+    assert dict(response.result) == {"auction": f"cells/us-east/auctions/{U2}"}
     assert not response.HasField("refusal")
 
 
@@ -321,22 +321,22 @@ def _with_unknown_state() -> auction_pb2.ListAuctionsRequest:
 
 def test_a_closed_auction_names_its_winner() -> None:
     """The winning bid and the settlement are set if there was a bid, and unset otherwise."""
-    won = {
-        "state": "SETTLING",
-        "bid_id": str(U1),
-        "bidder_id": str(U2),
-        "bidder_cell": "eu-west",
-        "currency": "USD",
-        "amount_minor": "500",
-        "saga_id": str(U3),
-    }
+    won = Sold(
+        state=AuctionState.SETTLING,
+        bid_id=U1,
+        bidder_id=U2,
+        bidder_cell="eu-west",
+        currency="USD",
+        amount_minor=500,
+        saga_id=U3,
+    )
     response = auctions.closed_to_proto(outcome_of(won))
     assert (response.state, response.saga_id) == (auction_pb2.AUCTION_STATE_SETTLING, str(U3))
     assert (response.winning_bid.bid_id, response.winning_bid.amount.amount_minor) == (str(U1), 500)
-    unsold = auctions.closed_to_proto(outcome_of({"state": "UNSOLD"}))
+    unsold = auctions.closed_to_proto(outcome_of(Closed(state=AuctionState.UNSOLD)))
     assert unsold.state == auction_pb2.AUCTION_STATE_UNSOLD
     assert not unsold.HasField("winning_bid")
 
 
-def outcome_of(result: dict[str, str]) -> Outcome:
-    return Outcome(command_id=U4, result=result, cell=CELL, position=12, hlc=Stamp(3, 4), replayed=True)
+def outcome_of(result: Result) -> Outcome:
+    return Outcome(command_id=U4, principal="", result=result, cell=CELL, position=12, hlc=Stamp(3, 4), replayed=True)

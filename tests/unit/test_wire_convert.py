@@ -9,6 +9,7 @@ from cells.domain.account.account import Hold
 from cells.domain.auction.auction import AuctionState
 from cells.domain.commands import Capture, CreateAuction, SubmitBid
 from cells.domain.refusals import FieldInvalid
+from cells.domain.results import NewHold
 from cells.domain.time.hlc import Stamp
 from cells.domain.values import LegId, Money
 from cells.requests import Outcome
@@ -70,15 +71,17 @@ def test_a_refusal_names_the_place_in_the_request() -> None:
 
 
 def test_an_answer_says_what_the_result_says() -> None:
-    """The receipt, the balance afterwards, and texts as the numbers of their fields."""
-    result = {
-        "hold_id": str(U1),
-        "currency": "USD",
-        "available_minor": "7",
-        "reserved_minor": "5",
-        "pending_minor": "0",
-    }
-    outcome = Outcome(command_id=U2, result=result, cell="us-east", position=3, hlc=Stamp(5, 6), replayed=True)
+    """The receipt, the result's fields, and the balance that some of them make up."""
+    result = NewHold(hold_id=U1, currency="USD", available_minor=7, reserved_minor=5, pending_minor=0)
+    outcome = Outcome(
+        command_id=U2,
+        principal="service/shop",
+        result=result,
+        cell="us-east",
+        position=3,
+        hlc=Stamp(5, 6),
+        replayed=True,
+    )
     answer = answered(ledger_pb2.ReserveResponse, outcome)
     assert (answer.hold_id, answer.balance.available_minor, answer.balance.reserved_minor) == (str(U1), 7, 5)
     assert (answer.receipt.command_id, answer.receipt.replayed) == (str(U2), True)

@@ -29,7 +29,9 @@ from cells.domain.commands import (
 )
 from cells.domain.moves.commands import AnnounceMove, ArriveUser, DepartUser, LeaveUser, StopFlows, TellHome
 from cells.domain.refusals import Invalid
+from cells.domain.results import Result
 from cells.domain.sagas.definition import SagaKind
+from cells.domain.sagas.leg import LegMark, LegResult
 from cells.domain.sagas.saga import LegProgress, LegState, Saga, SagaState
 from cells.domain.sagas.saga_events import ReleaseFacts, RemoteBidFacts
 from cells.domain.time.hlc import Stamp
@@ -55,8 +57,8 @@ def refusal_of(action: Callable[[], object]) -> Invalid:
     return caught.value
 
 
-def outcome_of(result: dict[str, str]) -> Outcome:
-    return Outcome(command_id=U4, result=result, cell=CELL, position=12, hlc=Stamp(3, 4), replayed=True)
+def outcome_of(result: Result) -> Outcome:
+    return Outcome(command_id=U4, principal="", result=result, cell=CELL, position=12, hlc=Stamp(3, 4), replayed=True)
 
 
 # --- legs ---
@@ -177,7 +179,7 @@ def test_a_leg_is_a_command_named_by_the_saga() -> None:
 )
 def test_a_compensation_says_what_it_came_to(result: str, expected: str) -> None:
     """A pivot that had been applied is reported as such."""
-    response = legs.compensated_to_proto(outcome_of({"result": result, "event_id": str(U1)}))
+    response = legs.compensated_to_proto(outcome_of(LegMark(LegResult(result), U1)))
     name = settlement_pb2.CompensationResult.Name(response.result)
     assert name == f"COMPENSATION_RESULT_{expected}"
     assert (response.event_id, response.replayed, response.token.position) == (str(U1), True, 12)

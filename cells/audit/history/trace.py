@@ -15,7 +15,7 @@ from uuid import UUID
 from cells.audit.checks.checked import Checked
 from cells.domain.refusals import Refused
 from cells.domain.time.hlc import Stamp
-from cells.store.outcomes import status_of
+from cells.store.outcomes import outcome_of
 from cells.store.ports import EventRow, OutcomeRow
 
 EVENTS_DEFAULT = 500
@@ -140,7 +140,7 @@ class Finder:
     async def _refused(self, subject: UUID) -> RefusedHere | None:
         """The refusal of a command; with several senders, the oldest."""
         for row in sorted(await self.lookups.outcomes(subject), key=lambda row: row.recorded_at):
-            status = status_of(row, self.cell)
+            status = outcome_of(row, self.cell)
             if status.refusal is not None:
                 return RefusedHere(self.cell, status.refusal, status.hlc, status.principal)
         return None

@@ -5,6 +5,8 @@ from uuid import UUID
 from cells.domain import commands, events, refusals
 from cells.domain.account.account import Account, Balance, Hold
 from cells.domain.decision import Context, Decision, View, account_of, require_here
+from cells.domain.record import asdict
+from cells.domain.results import BalanceAfter, HoldEnded, NewHold
 from cells.domain.values import (
     ACCOUNT,
     AMOUNT_MAX_MINOR,
@@ -89,7 +91,7 @@ def reserve(command: commands.Reserve, view: View, context: Context) -> Decision
         **command.amount.fields,
         expire_time_ms=expires,
     )
-    return _on_account(account, command.user_id, event, context, hold_id=str(hold_id))
+    return _on_account(account, command.user_id, event, context, NewHold, hold_id=hold_id)
 
 
 def _require_room_for_hold(account: Account) -> None:
@@ -115,7 +117,7 @@ def capture(command: commands.Capture, view: View, context: Context) -> Decision
         amount_minor=wanted,
         released_minor=hold.amount_minor - wanted,
     )
-    decision = _on_account(account, command.user_id, captured, context, amount_minor=str(wanted))
+    decision = _on_account(account, command.user_id, captured, context, HoldEnded, amount_minor=wanted)
     transfer_id = context.derived_id("transfer")
     _pay(decision, transfer_id, context, payee=command.to_user_id, payer=command.user_id, amount=amount)
     return decision
@@ -125,7 +127,7 @@ def release(command: commands.Release, view: View, context: Context) -> Decision
     account = account_of(view, command.user_id)
     hold = _own_hold(account, command.user_id, command.hold_id, context)
     event = events.FundsReleased(hold_id=command.hold_id, currency=hold.currency, amount_minor=hold.amount_minor)
-    return _on_account(account, command.user_id, event, context, amount_minor=str(hold.amount_minor))
+    return _on_account(account, command.user_id, event, context, HoldEnded, amount_minor=hold.amount_minor)
 
 
 def expire_hold(command: commands.ExpireHold, view: View, context: Context) -> Decision:
@@ -136,7 +138,7 @@ def expire_hold(command: commands.ExpireHold, view: View, context: Context) -> D
     if account is None or hold is None or hold.expire_time_ms is None:
         return Decision()
     if hold.expire_time_ms > context.now_ms:
-        return Decision(result={"due_ms": str(hold.expire_time_ms)})
+        return Decision(due_ms=hold.expire_time_ms)
     event = events.FundsReleased(hold_id=command.hold_id, currency=hold.currency, amount_minor=hold.amount_minor)
     return _on_account(account, command.user_id, event, context)
 
@@ -228,13 +230,10 @@ def _require_room(account: Account, amount: Money, most_minor: int) -> None:
         raise refusals.BalanceOverflow(amount_minor=amount.amount_minor, currency=amount.currency)
 
 
-def balance_result(balance: Balance, currency: str) -> dict[str, str]:
-    return {
-        "currency": currency,
-        "available_minor": str(balance.available_minor),
-        "reserved_minor": str(balance.reserved_minor),
-        "pending_minor": str(balance.pending_minor),
-    }
+def balance_after(
+    balance: Balance, currency: str, result: type[BalanceAfter] = BalanceAfter, **more: UUID | int
+) -> BalanceAfter:
+    return result(currency=currency, **asdict(balance) | more)
 
 
 def _own_hold(account: Account, user_id: UUID, hold_id: UUID, context: Context) -> Hold:
@@ -257,15 +256,19 @@ def _unused_reference(command: commands.Deposit | commands.Withdraw, kind: str, 
 
 
 def _on_account(
-    account: Account, user_id: UUID, event: events.AccountEvents, context: Context, **more: str
+    account: Account,
+    user_id: UUID,
+    event: events.AccountEvents,
+    context: Context,
+    result: type[BalanceAfter] = BalanceAfter,
+    **more: UUID | int,
 ) -> Decision:
     """One event in the user's stream, answered with the balance after it."""
-    movement = event.movement()
-    result = dict(more)
+    decision, movement = Decision(uncommitted=[context.uncommitted(Ref(ACCOUNT, user_id), event)]), event.movement()
     if movement is not None:
         after = account.balance(movement.currency).moved(movement)
-        result |= balance_result(after, movement.currency)
-    return Decision(uncommitted=[context.uncommitted(Ref(ACCOUNT, user_id), event)], result=result)
+        decision.result = balance_after(after, movement.currency, result, **more)
+    return decision
 
 
 def _pay(decision: Decision, transfer_id: UUID, context: Context, *, payee: UUID, payer: UUID, amount: Money) -> None:

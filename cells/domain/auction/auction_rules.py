@@ -15,6 +15,7 @@ from cells.domain.decision import (
     account_of,
     require_here,
 )
+from cells.domain.results import Closed, NewAsset, NewAuction, NewBid, Sold
 from cells.domain.sagas.saga_events import ReleaseFacts, SettlementFacts
 from cells.domain.sagas.saga_start import started
 from cells.domain.values import ACCOUNT, AMOUNT_MAX_MINOR, AUCTION, Kind, Money, Ref, derived_id, require_near
@@ -32,7 +33,7 @@ def register_asset(command: commands.RegisterAsset, view: View, context: Context
         owner_id=command.owner_id, owner_cell=command.owner_cell, description=command.description
     )
     uncommitted = context.uncommitted(Ref(Kind.ASSET, asset_id), event)
-    return Decision(uncommitted=[uncommitted], result={"asset_id": str(asset_id)})
+    return Decision(uncommitted=[uncommitted], result=NewAsset(asset_id=asset_id))
 
 
 def create_auction(command: commands.CreateAuction, view: View, context: Context) -> Decision:
@@ -62,7 +63,7 @@ def create_auction(command: commands.CreateAuction, view: View, context: Context
     locked = context.uncommitted(
         Ref(Kind.ASSET, command.asset_id), events.AssetLockTaken(auction_id=auction_id), opened.event_id
     )
-    return Decision(uncommitted=[opened, locked], result={"auction_id": str(auction_id)})
+    return Decision(uncommitted=[opened, locked], result=NewAuction(auction_id=auction_id))
 
 
 def place_bid(command: commands.PlaceBid, view: View, context: Context) -> Decision:
@@ -82,7 +83,7 @@ def place_bid(command: commands.PlaceBid, view: View, context: Context) -> Decis
         replaces_bid_id=outbid.bid_id if outbid is not None and own else None,
     )
     placed = context.uncommitted(Ref(AUCTION, command.auction_id), bid_placed(auction, bid, context))
-    decision = Decision(uncommitted=[placed], result={"bid_id": str(bid.bid_id)})
+    decision = Decision(uncommitted=[placed], result=NewBid(bid_id=bid.bid_id))
     decision.uncommitted.append(context.uncommitted(Ref(ACCOUNT, command.bidder_id), reserved, placed.event_id))
     if outbid is not None and not own:
         auction_id, placed_id = command.auction_id, placed.event_id
@@ -96,7 +97,7 @@ def close_auction(command: commands.CloseAuction, view: View, context: Context) 
     if not command.by_command and auction.state is not AuctionState.ACTIVE:
         return Decision()
     if not command.by_command and context.now_ms < auction.end_time_ms:
-        return Decision(result={"due_ms": str(auction.end_time_ms)})
+        return Decision(due_ms=auction.end_time_ms)
     if auction.state is not AuctionState.ACTIVE:
         raise refusals.AuctionNotActive(auction_id=str(command.auction_id), state=auction.state.value)
     winner = auction.highest_bid
@@ -115,20 +116,20 @@ def close_auction(command: commands.CloseAuction, view: View, context: Context) 
     decision = Decision(uncommitted=[close])
     if winner is None or saga_id is None:
         decision.uncommitted.append(_unlock(auction, command.auction_id, context, close.event_id))
-        decision.result = {"state": AuctionState.UNSOLD.value}
+        decision.result = Closed(state=AuctionState.UNSOLD)
         return decision
     decision.uncommitted.append(
         _settlement(auction, command.auction_id, winner, saga_id, context, caused_by=close.event_id)
     )
-    decision.result = {
-        "state": AuctionState.SETTLING.value,
-        "bid_id": str(winner.bid_id),
-        "bidder_id": str(winner.bidder_id),
-        "bidder_cell": winner.bidder_cell,
-        "currency": auction.currency,
-        "amount_minor": str(winner.amount_minor),
-        "saga_id": str(saga_id),
-    }
+    decision.result = Sold(
+        state=AuctionState.SETTLING,
+        bid_id=winner.bid_id,
+        bidder_id=winner.bidder_id,
+        bidder_cell=winner.bidder_cell,
+        currency=auction.currency,
+        amount_minor=winner.amount_minor,
+        saga_id=saga_id,
+    )
     return decision
 
 

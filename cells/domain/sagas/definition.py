@@ -15,6 +15,7 @@ from cells.domain.decision import Context, UncommittedEvent, View
 from cells.domain.events import AnyEvent
 from cells.domain.record import Struct, field, fields_of
 from cells.domain.refusals import BidExpired, Refused
+from cells.domain.results import Result
 from cells.domain.sagas.saga_events import SagaFacts
 from cells.domain.values import Direction, Kind, LegId, Ref, derived_id
 
@@ -123,7 +124,7 @@ class SagaDefinition(Struct, frozen=True, kw_only=True):
     # The state that its end reads or changes: kinds, and the facts that name it.
     needs: tuple[tuple[Kind, str], ...] = ()
     # The answer to the command that began it; None: no command waits.
-    answer: Callable[[Flow, View], dict[str, str]] | None = None
+    answer: Callable[[Flow, View], Result] | None = None
     # The refusal of that command if the deadline has passed.
     expired: type[Refused] = BidExpired
     # Events with its end, caused by it.

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from cells.domain.record import Struct
+from cells.domain.results import Result
 
 
 class LegResult(StrEnum):
@@ -15,7 +16,7 @@ class LegResult(StrEnum):
     TOMBSTONED = "TOMBSTONED"
 
 
-class LegMark(NamedTuple):
+class LegMark(Result, frozen=True):
     """One result for a leg, and the event that caused it."""
 
     result: LegResult

@@ -38,13 +38,8 @@ def take_leg(command: LegCommand, view: View, context: Context) -> Decision:
         decision = apply_leg(command, view, context)
     else:
         decision = compensate_leg(command, view, context)
-    if own and (mark := decision.mark) is not None:
-        news = RecordLeg(
-            leg_id=command.leg_id,
-            direction=direction_of(command),
-            result=mark.result.value,
-            effect_id=mark.event_id,
-        )
+    if own and isinstance(mark := decision.result, LegMark):
+        news = RecordLeg(leg_id=command.leg_id, direction=direction_of(command), mark=mark)
         progress = saga_rules.leg_taken(news, view, context)
         decision.extend(progress.uncommitted)
         decision.endings.extend(progress.endings)
@@ -88,7 +83,7 @@ def compensate_leg(command: CompensateLeg, view: View, context: Context) -> Deci
 
 
 def _answer(result: LegResult, event_id: UUID) -> Decision:
-    return Decision(result={"result": result.value, "event_id": str(event_id)}, mark=LegMark(result, event_id))
+    return Decision(result=LegMark(result, event_id))
 
 
 def _taken(command: LegCommand, ref: Ref, event: AnyEvent, result: LegResult, context: Context) -> Decision:

@@ -18,6 +18,7 @@ from cells.domain.decision import Context, Decision, UncommittedEvent, View, acc
 from cells.domain.events import AccountEvents
 from cells.domain.moves import commands, events, refusals
 from cells.domain.refusals import FieldInvalid, UserNotFound
+from cells.domain.results import UserMove
 from cells.domain.sagas.definition import Effect, Flow, LegContext, LegSpec, SagaDefinition, SagaKind
 from cells.domain.sagas.saga_events import MoveFacts
 from cells.domain.sagas.saga_start import started_with
@@ -63,7 +64,7 @@ def begin_move(command: commands.BeginMove, view: View, context: Context) -> Dec
         aggregate=Ref(ACCOUNT, command.user_id),
         effect=announced,
     )
-    result = moved_result(facts.to_cell, facts.epoch, saga_id)
+    result = move_result(facts.to_cell, facts.epoch, saga_id)
     return Decision(uncommitted=uncommitted, result=result, awaits_saga=saga_id)
 
 
@@ -77,12 +78,12 @@ def move_saga_id(user_id: UUID, from_epoch: int, context: Context) -> UUID:
     return derived_id(user_id, f"move/{from_epoch}/{command}")
 
 
-def moved_result(to_cell: str, epoch: int, saga_id: UUID) -> dict[str, str]:
-    return {"saga_id": str(saga_id), "cell": to_cell, "epoch": str(epoch)}
+def move_result(to_cell: str, epoch: int, saga_id: UUID) -> UserMove:
+    return UserMove(saga_id=saga_id, cell=to_cell, epoch=str(epoch))
 
 
-def _answer(flow: Flow, _: View) -> dict[str, str]:
-    return moved_result(flow.facts.to_cell, flow.facts.epoch, flow.saga_id)
+def _answer(flow: Flow, _: View) -> UserMove:
+    return move_result(flow.facts.to_cell, flow.facts.epoch, flow.saga_id)
 
 
 def deadline_after(leg: str, context: Context) -> int | None:

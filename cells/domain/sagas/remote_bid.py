@@ -14,6 +14,7 @@ from cells.domain.events import BidPlaced, FundsReleased, FundsReserved
 from cells.domain.needs import auction_and_leader
 from cells.domain.peer_rules import require_own_auction
 from cells.domain.refusals import BidExpired
+from cells.domain.results import NewBid
 from cells.domain.sagas.definition import Effect, Flow, LegContext, LegSpec, SagaDefinition, SagaKind
 from cells.domain.sagas.saga_events import ReleaseFacts, RemoteBidFacts
 from cells.domain.sagas.saga_start import require_room_for_flow, started_with
@@ -55,7 +56,7 @@ def place_remote_bid(command: commands.PlaceBid, view: View, context: Context) -
         aggregate=Ref(ACCOUNT, command.bidder_id),
         effect=reserved,
     )
-    return Decision(uncommitted=uncommitted, result={"bid_id": str(bid_id)}, awaits_saga=saga_id)
+    return Decision(uncommitted=uncommitted, result=NewBid(bid_id=bid_id), awaits_saga=saga_id)
 
 
 def _reserve(action: commands.ReserveForBid, at: LegContext) -> FundsReserved:
@@ -89,8 +90,8 @@ def _release(action: commands.ReleaseBid, at: LegContext) -> FundsReleased:
     return release_bid(account, auction_id=action.auction_id, bid_id=action.bid_id, currency=action.currency)
 
 
-def _answer(flow: Flow, _: View) -> dict[str, str]:
-    return {"bid_id": str(flow.facts.bid_id)}
+def _answer(flow: Flow, _: View) -> NewBid:
+    return NewBid(bid_id=flow.facts.bid_id)
 
 
 RESERVE = Effect(action=commands.ReserveForBid, apply=_reserve, undo=free)

@@ -7,6 +7,7 @@ from cells.domain import commands
 from cells.domain.decision import Context, Decision, Ending, UncommittedEvent, View
 from cells.domain.record import replace
 from cells.domain.refusals import Refused, SagaNotFound, refusal
+from cells.domain.results import Result
 from cells.domain.sagas import saga_events, saga_refusals
 from cells.domain.sagas.leg import LegResult
 from cells.domain.sagas.move import deadline_after
@@ -49,7 +50,7 @@ def progress_saga(command: commands.SagaProgress, view: View, context: Context) 
     event = _progress(command, saga, context)
     if event is None:
         return Decision()
-    caused_by = command.effect_id if isinstance(command, commands.RecordLeg) else saga.last_event_id
+    caused_by = command.mark.event_id if isinstance(command, commands.RecordLeg) else saga.last_event_id
     decision = advanced(saga, saga_id, event, view, context, caused_by=caused_by)
     redirect = saga.definition.redirects.get((command.leg_id.leg, saga.direction))
     if isinstance(command, commands.MoveParty) and redirect is not None:
@@ -69,7 +70,7 @@ def leg_taken(news: commands.RecordLeg, view: View, context: Context) -> Decisio
     if saga is None or saga.ended or leg_id_of(saga, saga_id) != news.leg_id:
         return Decision()
     event = _recorded(news, saga, context)
-    return Decision() if event is None else advanced(saga, saga_id, event, view, context, caused_by=news.effect_id)
+    return Decision() if event is None else advanced(saga, saga_id, event, view, context, caused_by=news.mark.event_id)
 
 
 def require_in_time(leg_id: LegId, view: View, context: Context) -> None:
@@ -110,18 +111,18 @@ def _recorded(command: commands.RecordLeg, saga: Saga, context: Context) -> saga
 
     The compensation then finds and undoes whatever that leg has done.
     """
-    leg, generation = command.leg_id.leg, command.leg_id.generation
+    leg, generation, mark = command.leg_id.leg, command.leg_id.generation, command.mark
     if command.direction is not saga.direction:
         return None
     if command.direction is Direction.ACTION:
         until_ms = deadline_after(leg, context) if isinstance(saga.facts, saga_events.MoveFacts) else None
         return saga_events.SagaLegCompleted(
-            leg=leg, generation=generation, effect_id=command.effect_id, valid_until_ms=until_ms
+            leg=leg, generation=generation, effect_id=mark.event_id, valid_until_ms=until_ms
         )
-    if command.result == LegResult.APPLIED.value:
-        return saga_events.SagaPivotFoundDone(leg=leg, generation=generation, effect_id=command.effect_id)
+    if mark.result is LegResult.APPLIED:
+        return saga_events.SagaPivotFoundDone(leg=leg, generation=generation, effect_id=mark.event_id)
     return saga_events.SagaLegCompensated(
-        leg=leg, generation=generation, result=command.result, effect_id=command.effect_id
+        leg=leg, generation=generation, result=mark.result.value, effect_id=mark.event_id
     )
 
 
@@ -178,7 +179,7 @@ def advanced(
     elif not done and definition.compensated is not None:
         decision.extend(definition.compensated(flow, saga.failure_reason, context, end.event_id))
     if definition.answer is not None:
-        result, refused = (definition.answer(flow, view), None) if done else ({}, failure_of(saga))
+        result, refused = (definition.answer(flow, view), None) if done else (Result(), failure_of(saga))
         decision.endings.append(
             Ending(command_id=flow.facts.command_id, saga_id=saga_id, result=result, refusal=refused)
         )

@@ -1,10 +1,11 @@
 """A transfer to a user of another cell: the money leaves here, arrives there or comes back."""
 
 from cells.domain import events
-from cells.domain.account.ledger_rules import balance_result, require_available, require_room, require_room_to_return
+from cells.domain.account.ledger_rules import balance_after, require_available, require_room, require_room_to_return
 from cells.domain.commands import ReceiveTransfer, SendTransfer, Transfer
 from cells.domain.decision import Context, Decision, View, account_of, require_here, settled_account_of
 from cells.domain.refusals import PayeeNotFound, SameAccount, TransferExpired
+from cells.domain.results import BalanceAfter
 from cells.domain.sagas.definition import Effect, Flow, LegContext, LegSpec, SagaDefinition, SagaKind
 from cells.domain.sagas.saga_events import TransferFacts
 from cells.domain.sagas.saga_start import require_room_for_flow, started_with
@@ -44,7 +45,7 @@ def remote_transfer(command: Transfer, view: View, context: Context) -> Decision
         effect=sent,
     )
     after = account.balance(sent.currency).moved(sent.movement())
-    return Decision(uncommitted=uncommitted, result=balance_result(after, sent.currency), awaits_saga=saga_id)
+    return Decision(uncommitted=uncommitted, result=balance_after(after, sent.currency), awaits_saga=saga_id)
 
 
 def _send(action: SendTransfer, at: LegContext) -> events.RemoteTransferSent:
@@ -87,9 +88,9 @@ def _receive(action: ReceiveTransfer, at: LegContext) -> events.RemoteTransferRe
     )
 
 
-def _answer(flow: Flow, view: View) -> dict[str, str]:
+def _answer(flow: Flow, view: View) -> BalanceAfter:
     facts: TransferFacts = flow.facts
-    return balance_result(account_of(view, facts.from_user_id).balance(facts.currency), facts.currency)
+    return balance_after(account_of(view, facts.from_user_id).balance(facts.currency), facts.currency)
 
 
 def _sent_anew(flow: Flow, cell: str) -> tuple[Ref, tuple[events.AnyEvent, ...]]:

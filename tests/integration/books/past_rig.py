@@ -78,7 +78,7 @@ async def story(town: Town, seed: int, steps: int = 60) -> list[UUID]:
         except Refused:
             continue
         if isinstance(command, Reserve):
-            holds.append((command.user_id, UUID(outcome.result["hold_id"])))
+            holds.append((command.user_id, outcome.result.hold_id))
     await town.sale(CELLS[0], CELLS[1], CELLS[0])
     return users
 

@@ -40,7 +40,7 @@ async def test_a_user_moves_with_all_the_money(town: World) -> None:
     """Served at the new home under the next epoch; the old one sends everybody there, and the directory knows."""
     ann = await open_user(town.cells[HERE], 1_000, town.directory)
     moved = await move(town, ann, AWAY)
-    assert (moved.result["cell"], moved.result["epoch"]) == (AWAY, "2")
+    assert (moved.result.cell, moved.result.epoch) == (AWAY, "2")
     account = (await town.cells[AWAY].account(ann)).state
     assert (account.balance("USD").available_minor, account.home_epoch) == (1_000, 2)
     assert [(home.cell, home.epoch) for home in account.earlier_homes] == [(HERE, 1)]
@@ -119,7 +119,7 @@ async def test_holds_go_along(town: World) -> None:
     await do(town, HERE, Reserve(user_id=ann, amount=Money("USD", 30), expire_time_ms=soon_ms), ann)
     await move(town, ann, AWAY)
     assert len((await town.cells[AWAY].account(ann)).state.holds) == 2
-    hold_id = UUID(held.result["hold_id"])
+    hold_id = held.result.hold_id
     await do(town, AWAY, Capture(user_id=ann, hold_id=hold_id, to_user_id=bob, amount_minor=None), ann)
     await until_has(town, AWAY, ann, 900)
     assert not (await town.cells[AWAY].account(ann)).state.holds
@@ -133,8 +133,8 @@ async def test_of_two_moves_at_once_one_wins(town: World) -> None:
     won = [each for each in answers if isinstance(each, Outcome)]
     lost = [each for each in answers if isinstance(each, MoveUnderWay)]
     assert (len(won), len(lost)) == (1, 1)
-    assert lost[0].facts["to_cell"] == won[0].result["cell"]
-    cell = won[0].result["cell"]
+    assert lost[0].facts["to_cell"] == won[0].result.cell
+    cell = won[0].result.cell
     assert await available(town.cells[cell], ann) == 1_000
     assert isinstance(
         await refused(town.cells[cell], BeginMove(user_id=ann, to_cell=cell, region=None), ann), AlreadyAtHome
@@ -200,7 +200,7 @@ async def test_an_arrival_whose_answer_is_lost_until_the_deadline_stands(town: W
     await until_logged(town, HERE, TURNING_BACK)
     town.cells[AWAY].failpoints = Failpoints()
     town.cable.cut.clear()
-    assert (await moving).result["cell"] == AWAY
+    assert (await moving).result.cell == AWAY
     assert await available(town.cells[AWAY], ann) == 1_000
 
 

@@ -7,12 +7,13 @@ import pytest
 
 from cells.audit.reconcile.findings import Check, Finding, Order
 from cells.domain.moves.commands import ArriveUser, BeginMove
+from cells.domain.sagas.leg import LegMark
 from cells.encoding.outcome_seal import OutcomeSeal
 from cells.moves import history_exporter
 from cells.moves.history_exporter import Copying, HistoryExporter
 from cells.store import moves as store_moves
 from cells.store import postgres as store_module
-from cells.store.ports import LegAnswer, LegCall, OutcomeRow
+from cells.store.ports import LegCall, OutcomeRow
 from cells.store.sessions import Connection
 from tests.doubles.store import MemoryStore
 from tests.integration.moves import test_moves_copying as copying
@@ -65,7 +66,7 @@ async def found_during_a_move(played: Played, monkeypatch: pytest.MonkeyPatch) -
     copied, leave = asyncio.Event(), asyncio.Event()
     apply_leg = DirectPeers.apply_leg
 
-    async def held(self: DirectPeers, cell: str, call: LegCall, *, timeout_s: float) -> LegAnswer:
+    async def held(self: DirectPeers, cell: str, call: LegCall, *, timeout_s: float) -> LegMark:
         if isinstance(call.action, ArriveUser):
             copied.set()
             await leave.wait()

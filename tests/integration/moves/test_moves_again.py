@@ -43,7 +43,7 @@ async def test_a_move_begins_under_the_epoch_that_it_names(town: World) -> None:
     assert isinstance(changed, HomeChanged)
     assert changed.facts["epoch"] == 3
     moved = await do(town, HERE, replace(late, from_epoch=3), ann)
-    assert moved.result["epoch"] == "4"
+    assert moved.result.epoch == "4"
 
 
 async def test_a_move_whose_answer_is_forgotten_begins_a_saga_of_its_own(town: World) -> None:
@@ -54,7 +54,7 @@ async def test_a_move_whose_answer_is_forgotten_begins_a_saga_of_its_own(town: W
     town.stores[THIRD].kept_outcomes.clear()
     town.books.commands.clear()
     again = await move(town, ann, AWAY, at=THIRD, command_id=command_id)
-    assert again.result["saga_id"] != first.result["saga_id"]
+    assert again.result.saga_id != first.result.saga_id
     assert await available(town.cells[AWAY], ann) == 1_000
 
 
@@ -123,5 +123,5 @@ async def test_two_operators_may_use_one_id_after_a_move_was_called_off(town: Wo
     # They go by the id alone.
     town.books.commands.clear()
     moved = await town.cells[HERE].execute(replace(begin, principal="operator/two"))
-    assert moved.result["cell"] == AWAY
+    assert moved.result.cell == AWAY
     assert await available(town.cells[AWAY], ann) == 1_000

@@ -153,7 +153,7 @@ async def test_copying_may_take_longer_than_the_user_may_be_kept_waiting(
     await until(advances)
     assert seen == sorted(seen)
     assert seen[-1].events <= seen[-1].events_total
-    assert (saga.attempts, (await moving).result["cell"]) == (0, AWAY)
+    assert (saga.attempts, (await moving).result.cell) == (0, AWAY)
     assert await available(town.cells[AWAY], ann) == 1_000 + EVENTS - 100
     # What is left for the time between is a page, not the history.
     types = event_types(town, HERE, ann)

@@ -10,11 +10,11 @@ import pytest
 
 from cells.domain.commands import ApplyLeg, CompensateSaga, CreditPending, PinHold, PlaceBid
 from cells.domain.sagas import leg_rules
-from cells.domain.sagas.leg import LegResult
+from cells.domain.sagas.leg import LegMark, LegResult
 from cells.domain.sagas.saga import SagaState
 from cells.domain.values import Direction, LegId, Money
 from cells.moves import marks
-from cells.store.ports import LegAnswer, LegCall, PeerUnknown
+from cells.store.ports import LegCall, PeerUnknown
 from server.shell.rpc import Metadata
 from tests.doubles.failpoints import Failpoints
 from tests.integration.moves.moves_rig import do, move, until_has, without_books
@@ -230,7 +230,7 @@ async def test_a_hold_that_was_pinned_before_its_owner_moved_twice_is_pinned(tow
         written = len(town.stores[HERE].log)
         pin = ApplyLeg(leg_id=(call := await pin_of(town, auction)).leg_id, action=call.action, orchestrator=HERE)
         answer = await town.cells[HERE].execute(request(pin))
-        assert answer.result["result"] == LegResult.APPLIED
+        assert answer.result.result is LegResult.APPLIED
         assert town.stores[HERE].log[written:] == []
     await town.becomes(auction, SagaState.COMPLETED)
 
@@ -254,12 +254,12 @@ async def test_a_release_that_two_moves_have_overtaken_changes_nothing(
 
 
 @pytest.fixture
-def delayed(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], Awaitable[LegAnswer]]]:
+def delayed(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], Awaitable[LegMark]]]:
     """Calls for the credit that are delayed on their way, for the test to deliver: all that a home would take."""
-    calls: list[Callable[[], Awaitable[LegAnswer]]] = []
+    calls: list[Callable[[], Awaitable[LegMark]]] = []
     deliver = Cable._deliver
 
-    async def late(self: Cable, cell: str, call: LegCall, direction: Direction, said: Metadata) -> LegAnswer:
+    async def late(self: Cable, cell: str, call: LegCall, direction: Direction, said: Metadata) -> LegMark:
         if not isinstance(call.action, CreditPending) or direction is not Direction.ACTION:
             return await deliver(self, cell, call, direction, said)
         # Raises WrongCell at a home that the seller has left.
@@ -271,7 +271,7 @@ def delayed(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], Awaitable[LegA
     return calls
 
 
-async def undone_elsewhere(here: World, delayed: list[Callable[[], Awaitable[LegAnswer]]]) -> UUID:
+async def undone_elsewhere(here: World, delayed: list[Callable[[], Awaitable[LegMark]]]) -> UUID:
     """The seller moves before the first call arrives, the credit is undone at the new home, and the seller returns."""
     auction = await here.won(THIRD, AWAY)
     _, seller = await parties(here, auction)
@@ -286,7 +286,7 @@ async def undone_elsewhere(here: World, delayed: list[Callable[[], Awaitable[Leg
 
 
 async def test_a_credit_that_was_undone_elsewhere_is_not_taken_when_the_seller_is_back(
-    town: World, delayed: list[Callable[[], Awaitable[LegAnswer]]]
+    town: World, delayed: list[Callable[[], Awaitable[LegMark]]]
 ) -> None:
     """The tombstone stays in the cell that it was left in. The call is older than the seller's return."""
     seller = await undone_elsewhere(town, delayed)
@@ -298,7 +298,7 @@ async def test_a_credit_that_was_undone_elsewhere_is_not_taken_when_the_seller_i
 
 
 async def test_without_the_time_of_the_call_the_late_credit_makes_money(
-    delayed: list[Callable[[], Awaitable[LegAnswer]]], monkeypatch: pytest.MonkeyPatch
+    delayed: list[Callable[[], Awaitable[LegMark]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The ablation."""
     monkeypatch.setattr(leg_rules, "require_sent_since_arrival", lambda *_: None)

@@ -85,7 +85,7 @@ async def test_nothing_of_a_payer_goes_along_with_the_payee(pair: Pair) -> None:
     await here.execute(by_shop(gave, ann))
     await here.execute(by_shop(Transfer(from_user_id=ann, to_user_id=ben, amount=Money("USD", PAID)), ann, paid))
     held = await here.execute(by_shop(Reserve(user_id=ann, amount=Money("USD", 7), expire_time_ms=None), ann))
-    hold_id = UUID(held.result["hold_id"])
+    hold_id = held.result.hold_id
     await here.execute(by_shop(Capture(user_id=ann, hold_id=hold_id, to_user_id=ben, amount_minor=None), ann, captured))
     wish = Withdraw(user_id=ann, amount=Money("USD", 10**9), external_reference="canary-atm")
     assert isinstance(await refused(here, by_shop(wish, ann, refusal)), InsufficientFunds)

@@ -199,7 +199,7 @@ async def test_a_hold_is_for_the_cell_of_its_auction(rig: Rig) -> None:
     auction_id = await open_auction(rig.there, rig.carl)
     bid = commands.PlaceBid(auction_id=auction_id, auction_cell=THERE, bidder_id=rig.ben, amount=USD)
     placed = await rig.cell.execute(request(bid))
-    bid_id = UUID(placed.result["bid_id"])
+    bid_id = placed.result.bid_id
     pin = commands.PinHold(user_id=rig.ben, auction_id=auction_id, bid_id=bid_id, amount=USD)
     for name, action in (("pin", pin), ("release", _release(pin))):
         leg = leg_of(rig, action, name, orchestrator=THIRD)
@@ -225,7 +225,7 @@ async def test_no_more_is_taken_than_the_bid(rig: Rig) -> None:
             amount=Money("USD", amount),
             maximum=maximum,
         )
-        placed.append(UUID((await rig.cell.execute(request(bid))).result["bid_id"]))
+        placed.append((await rig.cell.execute(request(bid))).result.bid_id)
     smaller, larger = ({"user_id": rig.ben, "auction_id": auction_id, "bid_id": bid_id} for bid_id in placed)
     await apply(rig, leg_of(rig, commands.PinHold(**larger, amount=Money("USD", 250)), "pin"))
     for ids, amount in ((smaller, 201), (larger, 301)):
@@ -241,7 +241,7 @@ async def test_a_hold_is_taken_and_freed_in_its_own_currency(rig: Rig) -> None:
     auction_id = await open_auction(rig.there, rig.carl)
     bid = commands.PlaceBid(auction_id=auction_id, auction_cell=THERE, bidder_id=rig.ben, amount=Money("USD", 300))
     placed = await rig.cell.execute(request(bid))
-    ids = {"user_id": rig.ben, "auction_id": auction_id, "bid_id": UUID(placed.result["bid_id"])}
+    ids = {"user_id": rig.ben, "auction_id": auction_id, "bid_id": placed.result.bid_id}
     assert (
         await refusal_of(apply(rig, leg_of(rig, commands.PinHold(**ids, amount=yen), "pin")))
     ).reason == "HOLD_NOT_PINNABLE"

@@ -11,6 +11,7 @@ from cells.domain.account.balance import Balance, EarlierHome, Hold
 from cells.domain.moves.home import Home
 from cells.domain.record import replace
 from cells.domain.refusals import ExternalReferenceUsed, Unavailable
+from cells.requests import Outcome
 from server.wire.events import event_to_proto
 from tests.integration.sagas.hostile_rig import SAGA, THIRD, apply, arrival, leg_of
 from tests.integration.services_rig import AUDITOR, HERE, KEYS, PEER, SHOP, THERE, Rig, new_id, refusal_of, usd
@@ -126,6 +127,24 @@ async def test_what_a_user_brings_answers_nobody_elses_command(rig: Rig, princip
     answer = await rig.ledger.Reserve(sent, metadata=SHOP)
     assert answer.hold_id
     assert not answer.receipt.replayed
+
+
+async def test_what_a_user_brings_and_nobody_can_read_stops_no_other_command(rig: Rig) -> None:
+    """The user's own command has no answer then; the others of its batch have theirs, and the cell still leads."""
+    asked = request(deposit(rig.carl))
+    asked = replace(asked, fingerprint=bytes(32), user_id=rig.carl)
+    planted = move_pb2.CarriedOutcome(
+        command_id=str(asked.command_id),
+        fingerprint=asked.fingerprint,
+        outcome_json='{"refused":{"facts":{},"reason":"OF_NO_VERSION"}}',
+        position=1,
+        principal=asked.principal,
+        cell=THERE,
+    )
+    await bring(rig, rig.carl, outcomes=[planted])
+    answers = await rig.cell.execute_all([asked, request(deposit(rig.ann))], deadline_s=None)
+    assert [type(answer) for answer in answers] == [Unavailable, Outcome]
+    assert rig.cell.writer.leading
 
 
 async def test_what_a_user_brings_uses_up_nobody_elses_reference(rig: Rig) -> None:

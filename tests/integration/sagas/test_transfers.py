@@ -25,6 +25,7 @@ from cells.domain.refusals import (
     UserNotFound,
     WrongCell,
 )
+from cells.domain.results import BalanceAfter
 from cells.domain.sagas.saga import SagaState
 from cells.domain.values import BALANCE_MAX_MINOR, Money
 from cells.requests import CommandState, Outcome
@@ -122,12 +123,7 @@ async def test_money_arrives_in_the_other_cell(town: Town) -> None:
     """The payer is answered as for a transfer at home; the same id gets the same answer."""
     command_id = uuid4()
     first = await town.answer(town.pay(), command_id)
-    assert first.result == {
-        "currency": "USD",
-        "available_minor": "600",
-        "reserved_minor": "0",
-        "pending_minor": "0",
-    }
+    assert first.result == BalanceAfter(currency="USD", available_minor=600, reserved_minor=0, pending_minor=0)
     again = await town.answer(town.pay(), command_id)
     assert (again.result, again.replayed) == (first.result, True)
     assert await town.balances() == (600, 400)
@@ -151,7 +147,7 @@ async def test_a_command_that_comes_twice_at_once_is_answered_once_and_for_all(
     monkeypatch.setattr(FixedDirectory, "find", with_a_twin)
     first = await town.answer(town.pay(), command_id)
     second = await twins[0]
-    assert first.result["available_minor"] == second.result["available_minor"] == "600"
+    assert first.result.available_minor == second.result.available_minor == 600
     assert await town.balances() == (600, 400)
 
 

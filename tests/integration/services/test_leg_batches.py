@@ -12,10 +12,10 @@ import pytest
 from cellbook.v1 import settlement_pb2 as pb
 from cells.domain.commands import LegAction, ReceiveTransfer
 from cells.domain.refusals import FieldInvalid, LegCancelled, NotPermitted, PayeeNotFound, Refused
-from cells.domain.sagas.leg import LegResult
+from cells.domain.sagas.leg import LegMark, LegResult
 from cells.domain.values import Direction, LegId, Money
 from cells.sagas.circuit_breaker import CALLS_MAX
-from cells.store.ports import LegAnswer, LegCall, PeerUnknown
+from cells.store.ports import LegCall, PeerUnknown
 from server.peers import GrpcPeers
 from server.shell.calls.statuses import of_status
 from server.shell.channels.channel_pool import ChannelPool
@@ -150,7 +150,7 @@ async def peers(rig: Rig, caller: Counting) -> AsyncIterator[GrpcPeers]:
         coalescer.close()
 
 
-async def ask(peers: GrpcPeers, *calls: LegCall) -> list[LegAnswer | BaseException]:
+async def ask(peers: GrpcPeers, *calls: LegCall) -> list[LegMark | BaseException]:
     asked = (peers.apply_leg(HERE, call, timeout_s=10.0) for call in calls)
     return await asyncio.gather(*asked, return_exceptions=True)
 
@@ -158,7 +158,7 @@ async def ask(peers: GrpcPeers, *calls: LegCall) -> list[LegAnswer | BaseExcepti
 async def test_legs_that_wait_together_travel_together(rig: Rig, peers: GrpcPeers, caller: Counting) -> None:
     """As many as a gate lets out at once go in a few calls; a lone one goes as it always did."""
     answers = await ask(peers, *(credit(rig.ann) for _ in range(CALLS_MAX)))
-    assert all(isinstance(answer, LegAnswer) and answer.result is LegResult.APPLIED for answer in answers)
+    assert all(isinstance(answer, LegMark) and answer.result is LegResult.APPLIED for answer in answers)
     assert caller.calls == ["BatchLegsRequest"] * -(-CALLS_MAX // LEGS.most)
     await ask(peers, credit(rig.ann))
     assert caller.calls[-1] == "ApplyLegRequest"
@@ -178,7 +178,7 @@ async def test_actions_and_compensations_share_a_call(rig: Rig, peers: GrpcPeers
 async def test_a_no_to_one_leg_is_no_other_legs(rig: Rig, peers: GrpcPeers) -> None:
     """A definite one is raised as it would be alone, one that is not final says nothing for certain."""
     answers = await ask(peers, credit(rig.ann), credit(uuid4()), credit(rig.ann, orchestrator="ap-tokyo"))
-    assert isinstance(answers[0], LegAnswer)
+    assert isinstance(answers[0], LegMark)
     assert isinstance(answers[1], PayeeNotFound)
     assert isinstance(answers[2], PeerUnknown)
     assert answers[2].answered
@@ -192,7 +192,7 @@ async def test_a_lost_batch_says_nothing_of_any_leg(rig: Rig, peers: GrpcPeers, 
     assert [type(answer) for answer in lost] == [PeerUnknown] * 5
     assert not any(answer.answered for answer in lost if isinstance(answer, PeerUnknown))
     caller.lost = False
-    assert all(isinstance(answer, LegAnswer) for answer in await ask(peers, *calls))
+    assert all(isinstance(answer, LegMark) for answer in await ask(peers, *calls))
     assert await available(rig.cell, rig.ann) == 100_035
 
 

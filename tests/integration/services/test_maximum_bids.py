@@ -56,7 +56,7 @@ async def has(cell: LocalCell, user: UUID, available: int, reserved: int) -> Non
 async def test_a_winner_of_another_cell_pays_the_price_and_no_more(rig: Rig) -> None:
     """Carl's whole maximum is held at home; Ben's bids raise his without a call to it; the rest comes back."""
     auction = await rig.auction(increment_minor=50)
-    carls = (await by_carl(rig, auction, 100, 5_000)).result["bid_id"]
+    carls = str((await by_carl(rig, auction, 100, 5_000)).result.bid_id)
     assert await money(rig.there, rig.carl) == (95_000, 5_000)
     rig.peers.cut.add(THERE)
     await rig.bid(auction, rig.ben, 1_000)
@@ -77,7 +77,7 @@ async def test_an_answered_bid_from_another_cell_is_accepted_and_its_money_is_fr
     await by_carl(rig, auction, 200, 3_000)
     assert await leads(rig, auction) == (bens, 3_001)
     await has(rig.there, rig.carl, 100_000, 0)
-    outbids = (await by_carl(rig, auction, 200, 6_000)).result["bid_id"]
+    outbids = str((await by_carl(rig, auction, 200, 6_000)).result.bid_id)
     assert await leads(rig, auction) == (outbids, 5_001)
     await has(rig.cell, rig.ben, 100_000, 0)
     assert await money(rig.there, rig.carl) == (94_000, 6_000)
@@ -110,7 +110,7 @@ async def test_a_repeated_maximum_is_one_bid(rig: Rig) -> None:
 async def test_watchers_see_both_bids_and_nobody_sees_the_maximum(rig: Rig) -> None:
     """The bid that was answered, then the raise, which has outbid it."""
     auction = await rig.auction()
-    carls = (await by_carl(rig, auction, 100, 5_000)).result["bid_id"]
+    carls = str((await by_carl(rig, auction, 100, 5_000)).result.bid_id)
     at = (await rig.ask("WatchAuction", auction=auction)).next_position
     bens = (await rig.bid(auction, rig.ben, 400)).bid_id
     watch = auction_pb2.WatchAuctionRequest(auction=auction, from_position=at)

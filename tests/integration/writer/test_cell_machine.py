@@ -121,7 +121,7 @@ class CellMachine(RuleBasedStateMachine):
         outcome = self.asks(command, self.lacks(user, amount))
         if outcome is None:
             return multiple()
-        hold_id = UUID(outcome.result["hold_id"])
+        hold_id = outcome.result.hold_id
         self.model.available[user] -= amount
         self.model.holds[hold_id] = ModelHold(user, amount, expires_ms)
         return hold_id, user
@@ -185,8 +185,8 @@ class CellMachine(RuleBasedStateMachine):
         outcome = self.asks(CloseAuction(auction_id=auction_id, by_command=True), refusal)
         if outcome is not None:
             self.model.close(auction)
-            assert outcome.result.get("bidder_id") == (str(auction.leader) if auction.leader else None)
-            assert outcome.result.get("amount_minor", "0") == str(auction.highest)
+            assert getattr(outcome.result, "bidder_id", None) == auction.leader
+            assert getattr(outcome.result, "amount_minor", 0) == auction.highest
             self.passes(SETTLES_MS / 1_000)
 
     @rule(auction_id=auctions)
@@ -304,7 +304,7 @@ class CellMachine(RuleBasedStateMachine):
     def _register(self, owner: UUID) -> UUID:
         outcome = self.asks(RegisterAsset(owner_id=owner, owner_cell=CELL, description="a lamp"), "")
         assert outcome is not None
-        asset = UUID(outcome.result["asset_id"])
+        asset: UUID = outcome.result.asset_id
         self.model.owners[asset] = owner
         return asset
 
@@ -325,7 +325,7 @@ class CellMachine(RuleBasedStateMachine):
         outcome = self.asks(command, refusal)
         if outcome is None:
             return multiple()
-        auction_id = UUID(outcome.result["auction_id"])
+        auction_id = outcome.result.auction_id
         self.model.auctions[auction_id] = auction
         return auction_id
 

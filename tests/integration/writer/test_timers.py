@@ -22,7 +22,7 @@ async def open_auctions(cell: Cell, ends_in_ms: int, *, count: int = AUCTIONS) -
     end_time_ms = cell.time.clock.wall_ms() + ends_in_ms
     auctions = [
         CreateAuction(
-            asset_id=UUID(registered.result["asset_id"]),
+            asset_id=registered.result.asset_id,
             seller_id=seller,
             opening=Money("USD", 100),
             increment_minor=1,
@@ -33,7 +33,7 @@ async def open_auctions(cell: Cell, ends_in_ms: int, *, count: int = AUCTIONS) -
         for registered in assets
     ]
     outcomes = await asyncio.gather(*(cell.execute(request(auction)) for auction in auctions))
-    return [UUID(outcome.result["auction_id"]) for outcome in outcomes], end_time_ms
+    return [outcome.result.auction_id for outcome in outcomes], end_time_ms
 
 
 async def commits_to_close() -> int:

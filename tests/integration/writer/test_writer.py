@@ -61,7 +61,7 @@ async def test_nothing_is_answered_before_it_is_durable() -> None:
         assert not paid.done()
         assert not refused.done()
         store.gate.set()
-        assert (await paid).result["available_minor"] == "200"
+        assert (await paid).result.available_minor == 200
         with pytest.raises(Refused):
             await refused
 
