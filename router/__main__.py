@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Sequence
 
 import structlog
 
-from cellbook.v1 import router_pb2, router_pb2_grpc
 from cells.background import BackgroundTask
 from router.directory.cells import CellStore
 from router.directory.database import AWAY, Database
@@ -28,7 +27,7 @@ from router.routing.proxy import Forwarder, ProxyingGuard
 from router.service import RouterService
 from router.settings import RouterSettings
 from server.shell.channels.client import cell_channels, peer_channels
-from server.shell.hosting.host import GrpcHost
+from server.shell.hosting.host import GrpcHost, add_servicer
 from server.shell.hosting.process import run_process
 from server.shell.hosting.security import build_security
 from server.shell.observability.logging import LevelSignals, configure_logging
@@ -41,7 +40,6 @@ log = structlog.get_logger()
 
 NAME = "router"
 PROGRAM = "python -m router"
-SERVICE = router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name
 
 # With a copy at hand, the start waits no longer than this for the database.
 _FIRST_LOOK_S = 10.0
@@ -53,9 +51,7 @@ async def directory_database(settings: RouterSettings, snapshot: Snapshot | None
     postgres = EmbeddedPostgres(settings.data) if settings.data is not None and not settings.dsn else None
 
     async def source() -> str:
-        if postgres is None:
-            return settings.dsn
-        return await postgres.database()
+        return settings.dsn if postgres is None else await postgres.database()
 
     database = Database(source, known=snapshot.directory_id if snapshot else "", migrate_dsn=settings.migrate_dsn)
     try:
@@ -151,11 +147,11 @@ async def hosted(settings: RouterSettings) -> AsyncIterator[GrpcHost]:
         metrics.start()
         stack.push_async_callback(metrics.stop)
         host.tells["metrics"] = str(metrics.address or "")
-        router_pb2_grpc.add_RouterServiceServicer_to_server(service, host.server)
+        services = [add_servicer(service, host.server)]
         await stack.enter_async_context(security.running())
         tasks = (follower.background, probes.background, *([copier.background] if copier else []))
         await stack.enter_async_context(running(*tasks))
-        await host.start([SERVICE])
+        await host.start(services)
         yield host
 
 

@@ -10,33 +10,10 @@ from functools import partial
 
 import structlog
 
-from cellbook.v1 import (
-    auction_pb2,
-    audit_pb2,
-    contact_pb2,
-    event_pb2,
-    ledger_pb2,
-    move_pb2,
-    operations_pb2,
-    saga_pb2,
-    settlement_pb2,
-)
-from cellbook.v1.auction_pb2_grpc import add_AuctionServiceServicer_to_server
-from cellbook.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
-from cellbook.v1.contact_pb2_grpc import add_ContactServiceServicer_to_server
-from cellbook.v1.event_pb2_grpc import add_EventServiceServicer_to_server
-from cellbook.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
-from cellbook.v1.move_pb2_grpc import add_MoveServiceServicer_to_server
-from cellbook.v1.operations_pb2_grpc import add_OperationsServiceServicer_to_server
-from cellbook.v1.saga_pb2_grpc import add_SagaServiceServicer_to_server
-from cellbook.v1.settlement_pb2_grpc import add_SettlementServiceServicer_to_server
 from cells.background import BackgroundTask
 from cells.store.postgres import PostgresStore
 from cells.writer.leadership import Leadership
-from server.audit.build import (
-    check_checkpoint_file,
-    head_seal,
-)
+from server.audit.build import check_checkpoint_file, head_seal
 from server.audit.metrics import trouble
 from server.process.cell import Parts, build_cell, open_store
 from server.process.clock import CellClock
@@ -59,7 +36,7 @@ from server.shell.calls.guard import CallGuard
 from server.shell.channels.client import cell_channels
 from server.shell.channels.forwarding import LeaderForwarder
 from server.shell.hosting.failures import reaching
-from server.shell.hosting.host import GrpcHost
+from server.shell.hosting.host import GrpcHost, add_servicer
 from server.shell.hosting.process import run_process
 from server.shell.hosting.security import build_security
 from server.shell.observability.logging import LevelSignals, configure_logging
@@ -76,40 +53,28 @@ HAND_OVER_S = 1.0
 # How many more objects are made than freed before Python looks for cycles: a few batches' worth.
 GARBAGE_THRESHOLD = 50_000
 
-SERVICES = tuple(
-    file.DESCRIPTOR.services_by_name[name].full_name
-    for file, name in (
-        (ledger_pb2, "LedgerService"),
-        (auction_pb2, "AuctionService"),
-        (settlement_pb2, "SettlementService"),
-        (saga_pb2, "SagaService"),
-        (event_pb2, "EventService"),
-        (audit_pb2, "AuditService"),
-        (contact_pb2, "ContactService"),
-        (move_pb2, "MoveService"),
-        (operations_pb2, "OperationsService"),
-    )
-)
-
 # Legs must not wait behind bids to be accepted.
 LANES = frozenset({"cellbook.v1.SettlementService"})
 
 
-def add_services(host: GrpcHost, parts: Parts) -> None:
-    cell, vault, clock = parts.cell, parts.vault, parts.cell.time.clock
+def add_services(host: GrpcHost, parts: Parts) -> list[str]:
+    """Returns their full names."""
+    cell, vault, clock, history = parts.cell, parts.vault, parts.cell.time.clock, parts.audit.history
     confirmations = None if parts.mail_sender is None else parts.mail_sender.outbox
-    add_LedgerServiceServicer_to_server(LedgerServicer(cell, clock, parts.audit.history, parts.signatures), host.server)
-    add_AuctionServiceServicer_to_server(AuctionServicer(cell, clock, parts.audit.history), host.server)
-    add_SettlementServiceServicer_to_server(SettlementServicer(cell, clock), host.server)
-    add_SagaServiceServicer_to_server(SagaServicer(cell, parts.engine, parts.audit.history), host.server)
-    add_EventServiceServicer_to_server(EventServicer(cell, parts.audit.history), host.server)
-    add_AuditServiceServicer_to_server(AuditServicer(parts.audit), host.server)
-    add_ContactServiceServicer_to_server(ContactServicer(cell, vault, confirmations), host.server)
-    add_MoveServiceServicer_to_server(MoveServicer(cell, clock, parts.handover), host.server)
-    operations = OperationsServicer(
-        cell, parts.steps, parts.proofs, parts.audit.reconciliation, lambda: parts.leadership.standing_by
+    servicers = (
+        LedgerServicer(cell, clock, history, parts.signatures),
+        AuctionServicer(cell, clock, history),
+        SettlementServicer(cell, clock),
+        SagaServicer(cell, parts.engine, history),
+        EventServicer(cell, history),
+        AuditServicer(parts.audit),
+        ContactServicer(cell, vault, confirmations),
+        MoveServicer(cell, clock, parts.handover),
+        OperationsServicer(
+            cell, parts.steps, parts.proofs, parts.audit.reconciliation, lambda: parts.leadership.standing_by
+        ),
     )
-    add_OperationsServiceServicer_to_server(operations, host.server)
+    return [add_servicer(each, host.server) for each in servicers]
 
 
 async def serve(settings: ServerSettings, machine: Machine) -> None:
@@ -158,7 +123,7 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore, machine: Ma
         insecure_listen=settings.insecure_listen,
         unready=partial(unready, parts.leadership, host),
     )
-    add_services(host, parts)
+    services = add_services(host, parts)
     async with contextlib.AsyncExitStack() as stack:
         if tracing is not None:
             stack.push_async_callback(asyncio.to_thread, tracing.close)
@@ -166,7 +131,7 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore, machine: Ma
         stack.push_async_callback(forwarder.close)
         stack.push_async_callback(metrics.stop)
         metrics.start()
-        await host.start(SERVICES, serving=False, ready=False)
+        await host.start(services, serving=False, ready=False)
         host.tells["metrics"] = str(metrics.address or "")
         # Last: a process that cannot be called does not lead.
         await stack.enter_async_context(led(parts, host))

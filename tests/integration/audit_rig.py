@@ -9,11 +9,7 @@ from uuid import UUID, uuid4
 
 import grpc.aio
 
-from cellbook.v1.auction_pb2_grpc import add_AuctionServiceServicer_to_server
-from cellbook.v1.audit_pb2_grpc import AuditServiceStub, add_AuditServiceServicer_to_server
-from cellbook.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
-from cellbook.v1.saga_pb2_grpc import add_SagaServiceServicer_to_server
-from cellbook.v1.settlement_pb2_grpc import add_SettlementServiceServicer_to_server
+from cellbook.v1.audit_pb2_grpc import AuditServiceStub
 from cells.audit.history.live_snapshots import LiveSnapshots
 from cells.audit.history.snapshotter import Snapshotter
 from cells.domain.commands import CloseAuction, PlaceBid
@@ -33,6 +29,7 @@ from server.services.ledger import LedgerServicer
 from server.services.sagas import SagaServicer
 from server.services.settlement import SettlementServicer
 from server.shell.calls.guard import CallGuard
+from server.shell.hosting.host import add_servicer
 from server.shell.hosting.security import build_security
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.database import another, opened
@@ -198,11 +195,11 @@ async def serve(settings: ServerSettings, store: PostgresStore) -> Served:
     # As a host has it: clients ping every 3 s, which is no attack though an answer may take longer.
     pings = [("grpc.http2.min_recv_ping_interval_without_data_ms", 2_000), ("grpc.http2.max_ping_strikes", 0)]
     server = grpc.aio.server(interceptors=[CallGuard(POLICIES, clock=CellClock(time=cell.time))], options=pings)
-    add_SettlementServiceServicer_to_server(SettlementServicer(cell, cell.time.clock), server)
-    add_AuditServiceServicer_to_server(AuditServicer(parts.audit), server)
-    add_LedgerServiceServicer_to_server(LedgerServicer(cell, cell.time.clock, parts.audit.history), server)
-    add_SagaServiceServicer_to_server(SagaServicer(cell, parts.engine, parts.audit.history), server)
-    add_AuctionServiceServicer_to_server(AuctionServicer(cell, cell.time.clock, parts.audit.history), server)
+    add_servicer(SettlementServicer(cell, cell.time.clock), server)
+    add_servicer(AuditServicer(parts.audit), server)
+    add_servicer(LedgerServicer(cell, cell.time.clock, parts.audit.history), server)
+    add_servicer(SagaServicer(cell, parts.engine, parts.audit.history), server)
+    add_servicer(AuctionServicer(cell, cell.time.clock, parts.audit.history), server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     channel = grpc.aio.insecure_channel(address)

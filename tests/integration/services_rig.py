@@ -18,17 +18,14 @@ from cellbook.v1 import (
     auction_pb2,
     types_pb2,
 )
-from cellbook.v1.auction_pb2_grpc import AuctionServiceStub, add_AuctionServiceServicer_to_server
-from cellbook.v1.audit_pb2_grpc import AuditServiceStub, add_AuditServiceServicer_to_server
-from cellbook.v1.contact_pb2_grpc import add_ContactServiceServicer_to_server
-from cellbook.v1.event_pb2_grpc import EventServiceStub, add_EventServiceServicer_to_server
-from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub, add_LedgerServiceServicer_to_server
-from cellbook.v1.move_pb2_grpc import add_MoveServiceServicer_to_server
-from cellbook.v1.operations_pb2_grpc import OperationsServiceStub, add_OperationsServiceServicer_to_server
-from cellbook.v1.saga_pb2_grpc import SagaServiceStub, add_SagaServiceServicer_to_server
+from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
+from cellbook.v1.audit_pb2_grpc import AuditServiceStub
+from cellbook.v1.event_pb2_grpc import EventServiceStub
+from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
+from cellbook.v1.operations_pb2_grpc import OperationsServiceStub
+from cellbook.v1.saga_pb2_grpc import SagaServiceStub
 from cellbook.v1.settlement_pb2_grpc import (
     SettlementServiceStub,
-    add_SettlementServiceServicer_to_server,
 )
 from cells.audit.checks.log_watch import LogWatch
 from cells.audit.export.exporter import Exporter
@@ -58,6 +55,7 @@ from server.services.sagas import SagaServicer
 from server.services.settlement import SettlementServicer
 from server.shell.calls.guard import CallGuard
 from server.shell.calls.statuses import refusal_in
+from server.shell.hosting.host import add_servicer
 from server.shell.identity.principal import Role
 from tests.doubles.history import MemoryHistoryLookups, MemoryTraceLookups
 from tests.doubles.proofs import MemoryProofs
@@ -272,20 +270,20 @@ def proof_parts(cell: LocalCell, facade: Proofs) -> ProofParts:
 
 def add_services(cell: LocalCell, server: grpc.aio.Server, audit: AuditParts) -> None:
     clock = cell.time.clock
-    add_LedgerServiceServicer_to_server(LedgerServicer(cell, clock, audit.history), server)
-    add_AuctionServiceServicer_to_server(AuctionServicer(cell, clock, audit.history), server)
-    add_SettlementServiceServicer_to_server(SettlementServicer(cell, clock), server)
-    add_SagaServiceServicer_to_server(SagaServicer(cell, cell.engine, audit.history), server)
-    add_EventServiceServicer_to_server(EventServicer(cell, audit.history), server)
-    add_ContactServiceServicer_to_server(ContactServicer(cell, None), server)
-    add_AuditServiceServicer_to_server(AuditServicer(audit), server)
+    add_servicer(LedgerServicer(cell, clock, audit.history), server)
+    add_servicer(AuctionServicer(cell, clock, audit.history), server)
+    add_servicer(SettlementServicer(cell, clock), server)
+    add_servicer(SagaServicer(cell, cell.engine, audit.history), server)
+    add_servicer(EventServicer(cell, audit.history), server)
+    add_servicer(ContactServicer(cell, None), server)
+    add_servicer(AuditServicer(audit), server)
     handover = Handover(cell=cell.name, vault=None, peers=cast("GrpcPeers", None))
-    add_MoveServiceServicer_to_server(MoveServicer(cell, clock, handover), server)
+    add_servicer(MoveServicer(cell, clock, handover), server)
     proofs = proof_parts(cell, audit.proofs)
     operations = OperationsServicer(
         cell, cell.engine.steps, proofs, audit.reconciliation, lambda: cell.leadership.standing_by
     )
-    add_OperationsServiceServicer_to_server(operations, server)
+    add_servicer(operations, server)
 
 
 @asynccontextmanager

@@ -1,8 +1,7 @@
 """One gRPC server in this process: limits, health, reflection and an orderly end.
 
 host = GrpcHost(settings, name="eu-west", guard=CallGuard(POLICIES, clock=clock))
-add_LedgerServiceServicer_to_server(servicer, host.server)
-await host.start(["cellbook.v1.LedgerService"])
+await host.start([add_servicer(servicer, host.server)])
 await host.run_until_signalled()
 """
 
@@ -11,6 +10,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -219,8 +219,8 @@ class GrpcHost:
         self._ready = True
         if self._settings.ready_file is not None and self.address is not None and not self._ending.is_set():
             public = {"public": str(self.public_address)} if self.public_address is not None else {}
-            told = {"pid": os.getpid(), "address": str(self.address), "name": self.name, **public, **self.tells}
-            write_durably(self._settings.ready_file, json.dumps(told).encode() + b"\n")
+            content = {"pid": os.getpid(), "address": str(self.address), "name": self.name, **public, **self.tells}
+            write_durably(self._settings.ready_file, json.dumps(content).encode() + b"\n")
 
     def set_serving(self, *, serving: bool) -> None:
         """Sets what the health service reports, for the server and each service."""
@@ -296,6 +296,13 @@ class GrpcHost:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_STOP_SLACK_S):
                     await self.server.stop(None)
+
+
+def add_servicer(servicer: object, server: grpc.aio.Server) -> str:
+    """Adds it by the function that was generated with its base class. Returns the service's full name."""
+    base = next(each for each in type(servicer).__mro__ if each.__module__.endswith("_pb2_grpc"))
+    getattr(sys.modules[base.__module__], f"add_{base.__name__}_to_server")(servicer, server)
+    return f"cellbook.v1.{base.__name__.removesuffix('Servicer')}"
 
 
 def calls_max(settings: HostSettings) -> int:
