@@ -20,7 +20,7 @@ class HomeDirectory(Protocol[User_contra]):
         """The user's home now; None: there is no such user. Raises Unavailable if it does not answer."""
 
 
-async def believe(_user: object, _tried: Home, _told: Home) -> bool:
+async def believe(_user: object, _tried: Home, _claimed: Home) -> bool:
     """A cell's word is enough: each cell checks by itself who is at home there."""
     return True
 
@@ -97,10 +97,10 @@ class HomeCache(Generic[User]):
         if not isinstance(refused, WrongCell) or str(refused.facts["resource"]).lower() != f"user {user}":
             # It may concern another user of the request, which cannot be corrected here.
             return None
-        told = Home.told_in(refused.facts)
-        if told.epoch > tried.epoch and await self.believes(user, tried, told):
-            self.keep(user, told)
-            return told if told.cell != tried.cell else None
+        claimed = Home.named_in(refused.facts)
+        if claimed.epoch > tried.epoch and await self.believes(user, tried, claimed):
+            self.keep(user, claimed)
+            return claimed if claimed.cell != tried.cell else None
         asked = await self.ask(user)
         return asked if asked is not None and asked.cell != tried.cell else None
 

@@ -293,11 +293,13 @@ def escrow_empty(books: Sequence[Books]) -> Check:
     return found("escrow empty at the end", wrong, f"{count} escrow accounts")
 
 
-def balances_agree(books: Sequence[Books], told: Mapping[str, Mapping[str, Mapping[str, ledger_pb2.Balance]]]) -> Check:
-    """Balances of the log equal those of GetBalance. `told`: cell -> user id -> currency -> balance."""
+def balances_agree(
+    books: Sequence[Books], reported: Mapping[str, Mapping[str, Mapping[str, ledger_pb2.Balance]]]
+) -> Check:
+    """Balances of the log equal those of GetBalance. `reported`: cell -> user id -> currency -> balance."""
     wrong, count = [], 0
     for own in books:
-        answers = told.get(own.cell, {})
+        answers = reported.get(own.cell, {})
         for (user_id, currency), buckets in own.user_balances().items():
             answer = answers.get(user_id, {}).get(currency, ledger_pb2.Balance())
             said = {bucket: getattr(answer, f"{bucket}_minor") for bucket in BUCKETS}

@@ -137,8 +137,8 @@ async def run_up(data: Path | None, port_base: int, *, secure: bool) -> None:
         ClusterError: it did not start, or one of its processes has ended unasked.
     """
     async with Cluster(data, port_base=port_base, secure=secure, with_console=True) as cluster:
-        told = await _described(cluster)
-        report.show_line(told, partial(_tell, told=told, kept=data is not None))
+        described = await _described(cluster)
+        report.show_line(described, partial(_tell, described=described, kept=data is not None))
         raise await cluster.death()
 
 
@@ -164,27 +164,27 @@ async def _described(cluster: Cluster) -> dict[str, Any]:
     }
 
 
-def _tell(console: Console, told: dict[str, Any], *, kept: bool) -> None:
+def _tell(console: Console, described: dict[str, Any], *, kept: bool) -> None:
     one_line = ("process", "region", "address", "metrics", "pid")
     table = report.table(*one_line, "database", no_wrap=one_line)
-    for each in told["processes"]:
+    for each in described["processes"]:
         metrics = each["metrics"].removeprefix("http://").removesuffix("/metrics")
         texts = (each["name"], each["region"] or "-", each["address"], metrics, each["pid"], each["dsn"])
         table.add_row(*map(literal, texts))
     console.print(table)
     fate = "kept" if kept else "temporary: gone when this stops; --data DIR keeps it"
-    keys = told.get("keys")
+    keys = described.get("keys")
     how = f"cellbook --keys {keys}" if keys else "cellbook"
-    books = told.get("console", "pip install 'cellbook\\[console]' first")
-    lines = [f"\nThe books in a browser: {books}", f"Data and logs: {told['data']} ({fate})"]
+    books = described.get("console", "pip install 'cellbook\\[console]' first")
+    lines = [f"\nThe books in a browser: {books}", f"Data and logs: {described['data']} ({fate})"]
     if keys:
-        lines.append(f"For calls with a token and no certificate: {told['public']}, whose CA is {keys}/ca.pem")
+        lines.append(f"For calls with a token and no certificate: {described['public']}, whose CA is {keys}/ca.pem")
     lines += [
         "Next, in another terminal:",
-        f"  {how} demo --router {told['router']}",
-        f"  {how} replay FILE --router {told['router']}",
+        f"  {how} demo --router {described['router']}",
+        f"  {how} replay FILE --router {described['router']}",
         *([f"  cellbook keys token {keys} service/shop"] if keys else []),
-        f"  psql '{told['processes'][1]['dsn']}'",
+        f"  psql '{described['processes'][1]['dsn']}'",
     ]
     console.print("\n".join(lines), soft_wrap=True)
     console.print("Ctrl-C stops everything.")

@@ -73,7 +73,7 @@ async def examine(market: Market, run: Run) -> None:
         run.logs = await market.logs()
         run.books = books.add_up(run.logs)
         run.checks += books.check_log(run.logs, run.books)
-        run.checks.append(books.balances_agree(run.books, await _told_balances(market, run)))
+        run.checks.append(books.balances_agree(run.books, await _reported_balances(market, run)))
         assets = await play.side_by_side(run.sales, lambda sale: market.asset(sale.auction))
         run.checks += [all_settled(run.sales), assets_owned(run.sales, {asset.name: asset for asset in assets})]
         if run.featured is not None:
@@ -83,14 +83,14 @@ async def examine(market: Market, run: Run) -> None:
             run.checks.append(featured_traced(run.featured, traced, run.logs))
 
 
-async def _told_balances(market: Market, run: Run) -> dict[str, dict[str, dict[str, ledger_pb2.Balance]]]:
+async def _reported_balances(market: Market, run: Run) -> dict[str, dict[str, dict[str, ledger_pb2.Balance]]]:
     # The new home reports the balance of users who have moved: here they must have nothing left.
     users = [(own.cell, user) for own in run.books for user in own.users() - own.left]
     answers = await play.side_by_side(users, lambda user: market.balances(*user))
-    told: dict[str, dict[str, dict[str, ledger_pb2.Balance]]] = {}
+    reported: dict[str, dict[str, dict[str, ledger_pb2.Balance]]] = {}
     for (cell, user_id), answer in zip(users, answers, strict=True):
-        told.setdefault(cell, {})[user_id] = answer
-    return told
+        reported.setdefault(cell, {})[user_id] = answer
+    return reported
 
 
 async def run_replay(lots: Sequence[Lot], market: Market) -> Run:
@@ -225,9 +225,9 @@ def featured_paid(featured: play.Featured, trace: Sequence[event_pb2.Event]) -> 
 
 def featured_traced(featured: play.Featured, traced: audit_pb2.TraceResponse, logs: Logs) -> Check:
     """The trace is complete, and holds every event of the settlement that is in any log."""
-    told = {each.event.event_id for each in traced.events}
+    ids = {each.event.event_id for each in traced.events}
     of_saga = {
         event.event_id for events in logs.values() for event in events if event.correlation_id == featured.sale.saga_id
     }
-    wrong = [*problems(traced), *(f"event {event_id} is not in it" for event_id in sorted(of_saga - told))]
-    return found("the settlement's trace is what the logs say", wrong, f"{len(told)} events, {len(of_saga)} of its own")
+    wrong = [*problems(traced), *(f"event {event_id} is not in it" for event_id in sorted(of_saga - ids))]
+    return found("the settlement's trace is what the logs say", wrong, f"{len(ids)} events, {len(of_saga)} of its own")

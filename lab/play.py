@@ -153,14 +153,14 @@ async def place_bid(market: Market, sale: Sale, bidder: Person, amount_minor: in
 
 
 async def play_bids(
-    market: Market, lot: Lot, place: Place, bidders: Mapping[int, Person], told: Callable[[], None] = lambda: None
+    market: Market, lot: Lot, place: Place, bidders: Mapping[int, Person], advance: Callable[[], None] = lambda: None
 ) -> Sale:
     """Opens the auction and places its bids, each after the answer to the previous one. Leaves it open."""
     auction = await market.open_auction(place.cell, place.seller, lot.item, lot.currency, lot.opening_minor)
     sale = Sale(lot=lot, auction=auction)
     for bid in lot.bids:
         await place_bid(market, sale, bidders[bid.bidder], bid.amount_minor)
-        told()
+        advance()
     return sale
 
 

@@ -57,25 +57,25 @@ class Reaper:
 
 
 def main() -> None:
-    told = [json.loads(line) for line in sys.stdin]
-    if not any("done" in what for what in told):
-        asyncio.run(_end_all(told))
+    orders = [json.loads(line) for line in sys.stdin]
+    if not any("done" in what for what in orders):
+        asyncio.run(_end_all(orders))
 
 
-async def _end_all(told: list[dict[str, str]]) -> None:
+async def _end_all(orders: list[dict[str, str]]) -> None:
     # Imported here, because it is seldom needed.
     from server.shell.postgres.embedded import EmbeddedPostgres  # noqa: PLC0415
 
-    pids = [int(what["pid"]) for what in told if "pid" in what]
+    pids = [int(what["pid"]) for what in orders if "pid" in what]
     _signal(pids, signal.SIGTERM)
     give_up = time.monotonic() + GRACE_S
     while time.monotonic() < give_up and any(map(_lives, pids)):  # noqa: ASYNC110 - they are other processes
         await asyncio.sleep(_POLL_S)
     _signal(pids, signal.SIGKILL)
-    for what in told:
+    for what in orders:
         if "folder" in what:
             await EmbeddedPostgres(Path(what["folder"])).stop()
-    for what in told:
+    for what in orders:
         if "remove" in what:
             shutil.rmtree(what["remove"], ignore_errors=True)
 

@@ -135,23 +135,23 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
 
     async def RecordHome(self, request: pb.RecordHomeRequest, _context: Context) -> pb.RecordHomeResponse:
         user_id, principal = parse_uuid(request.user_id, "user_id"), current_call().principal
-        told = Home(parse_cell(request.cell, "cell"), number_in(request.epoch, "epoch", EPOCH))
+        claimed = Home(parse_cell(request.cell, "cell"), number_in(request.epoch, "epoch", EPOCH))
         region = region_in(request.region) if request.HasField("region") else None
         directory = self.registration.directory
         if principal.role is Role.OPERATOR:
             user_id = parse_new_user(request.user_id, "user_id")
-            await directory.put_home(user_id, told, region)
+            await directory.put_home(user_id, claimed, region)
         else:
-            await directory.adopt(user_id, told, region, by=principal.name)
+            await directory.adopt(user_id, claimed, region, by=principal.name)
         self.registration.homed()
         home = await directory.find(user_id)
-        if self.topology.now.cell(told.cell) is None:
-            raise NoSuchCell(cell=told.cell)
+        if self.topology.now.cell(claimed.cell) is None:
+            raise NoSuchCell(cell=claimed.cell)
         if home is None:
             raise UserNotFound(user_id=request.user_id)
-        if home.epoch < told.epoch:
+        if home.epoch < claimed.epoch:
             raise HomeNotVouched(
-                peer=principal.name, user_id=request.user_id, epoch=told.epoch, cell=home.cell.name, known=home.epoch
+                peer=principal.name, user_id=request.user_id, epoch=claimed.epoch, cell=home.cell.name, known=home.epoch
             )
         return pb.RecordHomeResponse(home=_home_to_proto(home))
 

@@ -104,15 +104,15 @@ class SagaAdmin:
         """The saga's history, then its new events as they occur, until it ends. Raises SagaNotFound."""
         await self.cell.saga(saga_id)
         saga: Saga | None = None
-        version, told = 0, (0, "")
+        version, shown = 0, (0, "")
         async with aclosing(self._events(saga_id)) as events:
             async for row in events:
                 if row is not None:
                     version = row.stream_version
                     saga = self._after(saga, row)
-                if saga is None or (row is None and told == self._attempts(saga_id)):
+                if saga is None or (row is None and shown == self._attempts(saga_id)):
                     continue
-                told = self._attempts(saga_id)
+                shown = self._attempts(saga_id)
                 yield SagaNews(row, self._view(saga_id, saga, version))
                 if saga.ended:
                     return

@@ -22,7 +22,7 @@ class StuckAlarm(LeaderTask):
 
     engine: SagaEngine
     clock: Clock
-    _told: frozenset[UUID] = frozenset()
+    _reported: frozenset[UUID] = frozenset()
     background: BackgroundTask = field(init=False)
 
     def __post_init__(self) -> None:
@@ -30,12 +30,12 @@ class StuckAlarm(LeaderTask):
 
     async def stop(self) -> None:
         await self.background.stop()
-        self._told = frozenset()
+        self._reported = frozenset()
 
     async def poll(self) -> None:
         now_s = self.clock.monotonic_s()
         stuck = {saga_id: run for saga_id, run in self.engine.in_flight.items() if run.is_stuck(now_s)}
-        fresh = [saga_id for saga_id in stuck if saga_id not in self._told]
+        fresh = [saga_id for saga_id in stuck if saga_id not in self._reported]
         for saga_id in fresh[:LOG_MAX]:
             run = stuck[saga_id]
             log.error(
@@ -50,4 +50,4 @@ class StuckAlarm(LeaderTask):
             )
         if len(fresh) > LOG_MAX:
             log.error("more_sagas_stuck", sagas_count=len(fresh) - LOG_MAX)
-        self._told = frozenset(stuck)
+        self._reported = frozenset(stuck)

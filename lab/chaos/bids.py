@@ -187,7 +187,7 @@ class RemoteBids:
                 await stub.PlaceBid(bid.request, timeout=PATIENCE_S, metadata=metadata)
                 bid.first = ACCEPTED
             except aio.AioRpcError as error:
-                bid.first = _told(error, bid.request)
+                bid.first = _answer_text(error, bid.request)
             if bid.first != UNKNOWN:
                 return
 
@@ -226,15 +226,15 @@ class RemoteBids:
             if (times := placed[bid.bidder.user_id, bid.amount_minor]) != (bid.last == ACCEPTED)
             or (bid.first != bid.last and bid.first not in {IN_PROGRESS, UNKNOWN})
         ]
-        told = Counter(bid.first for bid in self.across)
+        seen = Counter(bid.first for bid in self.across)
         return [
-            found("remote bids in progress or at an end", vague, f"{len(self.across)} across the cut: {_text(told)}"),
+            found("remote bids in progress or at an end", vague, f"{len(self.across)} across the cut: {_text(seen)}"),
             found("remote bids over the other links accepted", stuck, f"{len(self.around)} bids"),
             found("no remote bid lost or doubled", wrong, f"ends: {_text(Counter(bid.last for bid in every))}"),
         ]
 
 
-def _told(error: aio.AioRpcError, request: auction_pb2.PlaceBidRequest) -> str:
+def _answer_text(error: aio.AioRpcError, request: auction_pb2.PlaceBidRequest) -> str:
     try:
         return IN_PROGRESS if unknown_in(error, request).in_progress else UNKNOWN
     except LedgerRefusal as refusal:

@@ -34,7 +34,7 @@ RECOVERY_GIVEN_UP_S = 120.0
 PRESENT_S = 1.0
 POLL_S = 0.1
 # The timeline gets at least this many lines during a cut.
-TOLD_DURING_CUT = 6
+LINES_DURING_CUT = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +201,7 @@ async def play(market: Market, link: Link, holds: Sequence[Path], cut_seconds: i
     await remote.ended()
     await market.wait_until_quiet()
     observation = await keeper.observe()
-    timeline.say(f"last look of {len(keeper.observations)}: {_told(observation)}")
+    timeline.say(f"last look of {len(keeper.observations)}: {_observation_text(observation)}")
     return scenario
 
 
@@ -233,9 +233,9 @@ async def _cut(scenario: Scenario, link: Link, timeline: Timeline) -> None:
 async def _during(scenario: Scenario, timeline: Timeline) -> None:
     """Waits until the cut is over and the deadlines of the doomed have passed."""
     every_s = max(REMOTE_BIDS_EVERY_LEAST_S, scenario.cut_seconds / REMOTE_BIDS_ROUNDS)
-    told_every_s = max(PRESENT_S, scenario.cut_seconds / TOLD_DURING_CUT)
+    line_every_s = max(PRESENT_S, scenario.cut_seconds / LINES_DURING_CUT)
     end_s = scenario.cut_s + scenario.cut_seconds
-    next_bids_s, next_told_s = scenario.cut_s, scenario.cut_s + told_every_s
+    next_bids_s, next_line_s = scenario.cut_s, scenario.cut_s + line_every_s
     with timeline.now() as now:
         while (at_s := time.monotonic()) < end_s or not await _all_late(scenario.fleet):
             if at_s >= next_bids_s:
@@ -243,9 +243,9 @@ async def _during(scenario: Scenario, timeline: Timeline) -> None:
                 next_bids_s += every_s
             line = await _present(scenario)
             now(f"{line}; {max(0.0, end_s - at_s):.0f} s left")
-            if at_s >= next_told_s:
+            if at_s >= next_line_s:
                 timeline.say(line)
-                next_told_s += told_every_s
+                next_line_s += line_every_s
             await asyncio.sleep(min(PRESENT_S, max(POLL_S, end_s - time.monotonic())))
 
 
@@ -260,7 +260,7 @@ async def _present(scenario: Scenario) -> str:
     window = scenario.load.window(time.monotonic() - min(since_s, 5.0) - POLL_S, time.monotonic())
     return (
         f"cut for {since_s:.0f} s: {spread.total()} in flight ({spread_text(spread)}); "
-        f"{window.answered_per_s:.0f} local bids/s; {_told(scenario.keeper.observations[-1])}"
+        f"{window.answered_per_s:.0f} local bids/s; {_observation_text(scenario.keeper.observations[-1])}"
     )
 
 
@@ -282,7 +282,7 @@ async def _mend(scenario: Scenario, market: Market, link: Link, timeline: Timeli
     timeline.say(f"{scenario.recovery_s:.1f} s later {said}")
 
 
-def _told(observation: Observation) -> str:
+def _observation_text(observation: Observation) -> str:
     amount = amount_text(observation.in_transit_minor, CURRENCY)
     books = f"NOT CONSERVED: {observation.wrong[0]}" if observation.wrong else "every cent there"
     return f"{books}, {amount} of it between cells in {observation.movements} movements"

@@ -86,10 +86,10 @@ class Verdict:
         bids = self.scenario.load.bids
         silent = [bid.problem for bid in bids if not bid.answered]
         before, during = self.windows()
-        told = f"{during.answered_per_s:.1f}/s, {before.answered_per_s:.1f}/s before"
-        slow = [told] if self.rate_ratio < RATE_RATIO_LEAST else []
+        rates = f"{during.answered_per_s:.1f}/s, {before.answered_per_s:.1f}/s before"
+        slow = [rates] if self.rate_ratio < RATE_RATIO_LEAST else []
         name = f"local bids at {RATE_RATIO_LEAST:.0%} of the rate before the cut, or more"
-        return [found("every local bid answered", silent, f"{len(bids):,} bids"), found(name, slow, told)]
+        return [found("every local bid answered", silent, f"{len(bids):,} bids"), found(name, slow, rates)]
 
     def windows(self) -> tuple[Window, Window]:
         """Before the cut, and during it."""

@@ -44,20 +44,20 @@ class Homes:
                 self.database.away = True
         return self._copied(user_id, self.copier)
 
-    async def yield_to(self, user_id: UUID, told: Home, *, by: str) -> bool:
+    async def yield_to(self, user_id: UUID, claimed: Home, *, by: str) -> bool:
         """Records a cell's report of a newer home. True: it counts, because that cell is the home before it."""
         entry = await self.find(user_id)
-        if entry is None or told.epoch <= entry.epoch:
+        if entry is None or claimed.epoch <= entry.epoch:
             return False
-        if not Home(entry.cell.name, entry.epoch).vouches(by, told.epoch):
-            log.warning("home_not_vouched", peer=by, cell=told.cell, epoch=told.epoch, known=entry.cell.name)
+        if not Home(entry.cell.name, entry.epoch).vouches(by, claimed.epoch):
+            log.warning("home_not_vouched", peer=by, cell=claimed.cell, epoch=claimed.epoch, known=entry.cell.name)
             return False
         try:
-            await self.directory.adopt(user_id, told, None, by=by)
+            await self.directory.adopt(user_id, claimed, None, by=by)
         except Refused as refused:
-            log.warning("home_not_noted", cell=told.cell, epoch=told.epoch, problem=refused.message)
+            log.warning("home_not_noted", cell=claimed.cell, epoch=claimed.epoch, problem=refused.message)
         else:
-            log.warning("home_was_behind", cell=told.cell, epoch=told.epoch)
+            log.warning("home_was_behind", cell=claimed.cell, epoch=claimed.epoch)
             if self.copier is not None:
                 self.copier.wake()
         return True

@@ -133,7 +133,7 @@ class Registration:
 
     async def _moved_home(self, home: UserEntry, error: WrongCell) -> UserEntry:
         """A restored directory may assign a home anew; the cell knows where the user has moved since."""
-        await self.directory.adopt(home.user_id, Home.told_in(error.facts), None, by=home.cell.name)
+        await self.directory.adopt(home.user_id, Home.named_in(error.facts), None, by=home.cell.name)
         self.homed()
         return await self.directory.find(home.user_id) or home
 

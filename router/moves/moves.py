@@ -140,7 +140,7 @@ class Moves:
 
     async def _redirected(self, move: Move, error: WrongCell | HomeChanged) -> Move:
         """The user does not live where this directory believed."""
-        user_id, home = move.request.user_id, Home.told_in(error.facts)
+        user_id, home = move.request.user_id, Home.named_in(error.facts)
         await self.directory.adopt(user_id, home, None, by=move.from_cell)
         if home.cell == move.request.to_cell:
             refused = AlreadyAtHome(user_id=str(user_id), cell=home.cell)

@@ -42,7 +42,7 @@ def began_to_proto(began: Began) -> pb.Move:
 
 def move_to_proto(move: Move, saga: saga_pb2.Saga | None, home: UserEntry | None) -> pb.Move:
     """Without a saga it was refused, or it is unknown whether the home was ever asked."""
-    told = pb.Move(
+    answer = pb.Move(
         user_id=str(move.request.user_id),
         from_cell=move.from_cell,
         to_cell=move.request.to_cell,
@@ -50,15 +50,15 @@ def move_to_proto(move: Move, saga: saga_pb2.Saga | None, home: UserEntry | None
         problem="" if saga is not None else "the user's home has not begun it: ask for it again",
     )
     if saga is not None:
-        told.state = MOVES.get(saga.state, pb.MOVE_STATE_UNSPECIFIED)
-        told.saga_id = saga.saga_id
-        told.leg = _leg_of(saga)
-        told.problem = saga.last_error or saga.failure_message or saga.failure_reason
-        if told.state in {pb.MOVE_STATE_RUNNING, pb.MOVE_STATE_ARRIVED}:
-            told.phase = PHASES.get(told.leg, pb.MOVE_PHASE_UNSPECIFIED)
-        told.copied_events, told.total_events = saga.copied.events, saga.copied.events_total
-        told.copied_bytes = saga.copied.bytes
-    return told
+        answer.state = MOVES.get(saga.state, pb.MOVE_STATE_UNSPECIFIED)
+        answer.saga_id = saga.saga_id
+        answer.leg = _leg_of(saga)
+        answer.problem = saga.last_error or saga.failure_message or saga.failure_reason
+        if answer.state in {pb.MOVE_STATE_RUNNING, pb.MOVE_STATE_ARRIVED}:
+            answer.phase = PHASES.get(answer.leg, pb.MOVE_PHASE_UNSPECIFIED)
+        answer.copied_events, answer.total_events = saga.copied.events, saga.copied.events_total
+        answer.copied_bytes = saga.copied.bytes
+    return answer
 
 
 def _leg_of(saga: saga_pb2.Saga) -> str:

@@ -107,9 +107,9 @@ class Forwarder:
         entry = await self._directory.find(UUID(user)) if _UUID.fullmatch(user) else None
         return Home(entry.cell.name, entry.epoch) if entry is not None else None
 
-    async def _believes(self, user: str, tried: Home, told: Home) -> bool:
+    async def _believes(self, user: str, tried: Home, claimed: Home) -> bool:
         """A directory that was restored, or is a copy, may be behind the cells."""
-        return _UUID.fullmatch(user) is not None and await self._directory.yield_to(UUID(user), told, by=tried.cell)
+        return _UUID.fullmatch(user) is not None and await self._directory.yield_to(UUID(user), claimed, by=tried.cell)
 
     async def any_cell(self) -> str:
         up = [cell for cell in self._topology.now.cells if cell.state is not CellState.DOWN]

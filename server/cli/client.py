@@ -189,7 +189,7 @@ class Client:
                 unknown = unknown_in(error, request)
             wait_s = unknown.retry_after_s or backoff_s * random.uniform(0.5, 1)  # noqa: S311 - jitter, no secret
             if time.monotonic() + wait_s > give_up:
-                raise ClientError(f"no definite answer within {PATIENCE_S:.0f} s: {unknown.told}")
+                raise ClientError(f"no definite answer within {PATIENCE_S:.0f} s: {unknown.message}")
             self.retries += 1
             await asyncio.sleep(wait_s)
             backoff_s = min(2 * backoff_s, BACKOFF_MAX_S)
@@ -266,8 +266,8 @@ class Client:
 
     def _no_answer(self, error: aio.AioRpcError, request: Message, at: str) -> NoAnswer:
         """Raises if the answer is definite."""
-        told = unknown_in(error, request, self.status_text).told
-        return NoAnswer(f"{at}: {told}" if at else told)
+        message = unknown_in(error, request, self.status_text).message
+        return NoAnswer(f"{at}: {message}" if at else message)
 
     def _channel(self, address: str) -> aio.Channel:
         endpoints = address.split("+")
@@ -304,7 +304,7 @@ class Unknown:
 
     retry_after_s: float | None
     in_progress: bool
-    told: str
+    message: str
 
 
 def status_text(error: aio.AioRpcError) -> str:
@@ -326,7 +326,7 @@ def unknown_in(
         return Unknown(
             retry_after_s=retry.retry_delay.ToTimedelta().total_seconds() if retry is not None else None,
             in_progress=info is not None and info.reason == IN_PROGRESS,
-            told=said,
+            message=said,
         )
     if info is None:
         raise ClientError(said) from error

@@ -47,9 +47,9 @@ class CommandError(Exception):
 # --- options --------------------------------------------------------------------------------------------------------
 
 
-def router_option(told: str) -> Any:  # noqa: ANN401 - as typer's own
+def router_option(help_text: str) -> Any:  # noqa: ANN401 - as typer's own
     """`--router HOST:PORT`, or several addresses joined by +. An invalid address is wrong usage: exit code 2."""
-    return typer.Option("--router", metavar="HOST:PORT", help=told, callback=_checked)
+    return typer.Option("--router", metavar="HOST:PORT", help=help_text, callback=_checked)
 
 
 def _checked(param: typer.CallbackParam, text: str) -> str:

@@ -175,16 +175,16 @@ async def move(
     """Move a user to another cell, with balance, holds and history."""
     # A move still under way counts as success: `moved` shows its end.
     request = pb.MoveUserRequest(command_id=new_command_id(), user_id=user, cell=name, region=region)
-    told = (await client.ask_router(client.router.MoveUser, request, timeout_s=MOVE_S)).move
-    report.show(lambda: move_json(told), move_line(told))
+    found = (await client.ask_router(client.router.MoveUser, request, timeout_s=MOVE_S)).move
+    report.show(lambda: move_json(found), move_line(found))
 
 
 @app.command()
 @for_router
 async def moved(client: Client, user: User) -> None:
     """Show the progress of a user's last move."""
-    told = (await client.ask_router(client.router.GetMove, pb.GetMoveRequest(user_id=user))).move
-    report.show(lambda: move_json(told), move_line(told))
+    found = (await client.ask_router(client.router.GetMove, pb.GetMoveRequest(user_id=user))).move
+    report.show(lambda: move_json(found), move_line(found))
 
 
 async def evacuate(client: Client, cell: str, rate_per_s: float) -> None:
@@ -215,28 +215,28 @@ def home_line(answer: pb.ResolveUserResponse) -> str:
     return literal(f"{home.user_id}: {home.cell} ({where}), epoch {home.epoch}, {bound}")
 
 
-def move_json(told: pb.Move) -> dict[str, Any]:
+def move_json(found: pb.Move) -> dict[str, Any]:
     names = ("user_id", "from_cell", "to_cell", "state", "saga_id", "leg", "epoch", "problem")
-    content = {name: getattr(told, name) for name in names}
-    return {**content, "state": enum_text(pb.MoveState, told.state), **_copied_json(told)}
+    content = {name: getattr(found, name) for name in names}
+    return {**content, "state": enum_text(pb.MoveState, found.state), **_copied_json(found)}
 
 
-def move_line(told: pb.Move) -> str:
-    at = f", at {told.leg}" if told.leg else ""
-    if told.total_events:
-        at += f", {told.copied_events:,} of {told.total_events:,} events copied, {told.copied_bytes / 1e6:,.1f} MB"
-    saga = f", saga {told.saga_id} of {told.from_cell}" if told.saga_id else ""
-    problem = f": {told.problem}" if told.problem else ""
-    state = enum_text(pb.MoveState, told.state)
+def move_line(found: pb.Move) -> str:
+    at = f", at {found.leg}" if found.leg else ""
+    if found.total_events:
+        at += f", {found.copied_events:,} of {found.total_events:,} events copied, {found.copied_bytes / 1e6:,.1f} MB"
+    saga = f", saga {found.saga_id} of {found.from_cell}" if found.saga_id else ""
+    problem = f": {found.problem}" if found.problem else ""
+    state = enum_text(pb.MoveState, found.state)
     return literal(
-        f"{told.user_id}: {told.from_cell} to {told.to_cell}, {state}{at}, epoch {told.epoch}{saga}{problem}"
+        f"{found.user_id}: {found.from_cell} to {found.to_cell}, {state}{at}, epoch {found.epoch}{saga}{problem}"
     )
 
 
-def _copied_json(told: pb.Move) -> dict[str, Any]:
-    phase = enum_text(pb.MovePhase, told.phase).replace(" ", "_") if told.phase else ""
+def _copied_json(found: pb.Move) -> dict[str, Any]:
+    phase = enum_text(pb.MovePhase, found.phase).replace(" ", "_") if found.phase else ""
     names = ("copied_events", "total_events", "copied_bytes")
-    return {"phase": phase, **{name: getattr(told, name) for name in names}}
+    return {"phase": phase, **{name: getattr(found, name) for name in names}}
 
 
 def _progress_json(progress: pb.EvacuateCellResponse) -> dict[str, Any]:

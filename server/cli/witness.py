@@ -95,7 +95,7 @@ class WitnessMetrics(Collector):
             yield gauge(f"cellbook_witness_{name}", what, values, "cell")
 
 
-def told(follower: Follower) -> str:
+def faults(follower: Follower) -> str:
     """All alarms and problems in a line; empty: there are none."""
     wrong = [*follower.alarms.items(), *follower.problems.items()]
     return "; ".join(f"{cell}: {problem}" for cell, problem in wrong)
@@ -110,7 +110,7 @@ async def follow(follower: Follower, logs: GrpcLogs, *, once: bool, every_s: flo
         except ClientError as error:
             follower.unreachable(str(error))
         if once:
-            wrong = told(follower)
+            wrong = faults(follower)
             if wrong:
                 raise ClientError(wrong)
             return
@@ -170,7 +170,7 @@ def command(  # noqa: PLR0917 - as many options
     async def work() -> None:
         registry = process_registry()
         registry.register(WitnessMetrics(follower))
-        endpoint = MetricsEndpoint(listen, registry, insecure_listen=insecure_listen, unready=lambda: told(follower))
+        endpoint = MetricsEndpoint(listen, registry, insecure_listen=insecure_listen, unready=lambda: faults(follower))
         endpoint.start()
         try:
             await follow(follower, logs, once=once, every_s=every_s)

@@ -90,8 +90,8 @@ class Handover:
         except (PeerUnknown, Refused) as error:
             raise Unavailable(problem=f"{from_cell} does not hand over the user's contact: {error}") from error
         except grpc.aio.AioRpcError as error:
-            told = refusal_in(error) or error.details()
-            raise Unavailable(problem=f"{from_cell} does not hand over the user's contact: {told}") from error
+            reason = refusal_in(error) or error.details()
+            raise Unavailable(problem=f"{from_cell} does not hand over the user's contact: {reason}") from error
 
 
 def _shared(own: X25519PrivateKey, public_key: bytes) -> Seal:

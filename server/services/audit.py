@@ -160,25 +160,25 @@ class AuditServicer(AuditServiceServicer):
         order = Order(full=request.full, events_per_s=events_per_s)
         work = _watched(lambda tell: self._reconciliation.reconcile(order, author=author, tell=tell))
         async with aclosing(work):
-            async for told in work:
-                if isinstance(told, Progress):
-                    yield to_proto(pb.ReconcileResponse, progress=told)
+            async for result in work:
+                if isinstance(result, Progress):
+                    yield to_proto(pb.ReconcileResponse, progress=result)
                     continue
-                for finding in told.findings:
+                for finding in result.findings:
                     yield to_proto(pb.ReconcileResponse, finding=finding)
-                yield pb.ReconcileResponse(summary=audit.summary_to_proto(told))
+                yield pb.ReconcileResponse(summary=audit.summary_to_proto(result))
 
     async def Rebuild(self, request: pb.RebuildRequest, _context: Context) -> AsyncGenerator[pb.RebuildResponse, None]:
         note, author = text_in(request.note, "note", NOTE), parse_author(current_call())
         work = _watched(lambda tell: rebuild(self._reconciliation, author=author, note=note, tell=tell))
         async with aclosing(work):
-            async for told in work:
-                if isinstance(told, Progress):
-                    yield to_proto(pb.RebuildResponse, progress=told)
+            async for result in work:
+                if isinstance(result, Progress):
+                    yield to_proto(pb.RebuildResponse, progress=result)
                     continue
-                for finding in told.after.findings:
+                for finding in result.after.findings:
                     yield to_proto(pb.RebuildResponse, left=finding)
-                yield pb.RebuildResponse(summary=audit.rebuilt_to_proto(told))
+                yield pb.RebuildResponse(summary=audit.rebuilt_to_proto(result))
 
     async def ListClearing(self, request: pb.ListClearingRequest, _context: Context) -> pb.ListClearingResponse:
         wanted, principal = audit.parse_sides_wanted(request), current_call().principal

@@ -25,7 +25,7 @@ from server.audit.memory import FileMemory
 from server.cli.access import PLAIN
 from server.cli.client import ClientError
 from server.cli.main import app
-from server.cli.witness import GrpcLogs, WitnessMetrics, follow, told
+from server.cli.witness import GrpcLogs, WitnessMetrics, faults, follow
 from tests.doubles.proofs import MemoryProofs
 from tests.doubles.store import MemoryStore
 from tests.unit.test_merkle import leaves, made
@@ -235,13 +235,13 @@ async def test_it_tells_what_is_wrong(log: Log, memory: FileMemory) -> None:
         return [registry.get_sample_value(name, {"cell": HERE}) for name in names]
 
     await follower.round()
-    assert (told(follower), values()) == ("", [7, 0, 0])
+    assert (faults(follower), values()) == ("", [7, 0, 0])
     cut(log)
     await follower.round()
     follower.unreachable("no router answers")
     assert values() == [7, 1, 1]
-    assert "takes some back" in told(follower)
-    assert "no router answers" in told(follower)
+    assert "takes some back" in faults(follower)
+    assert "no router answers" in faults(follower)
 
 
 async def test_one_look_ends_with_what_is_wrong(log: Log, memory: FileMemory) -> None:

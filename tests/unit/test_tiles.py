@@ -84,7 +84,7 @@ def test_a_tree_is_in_as_many_tiles_as_the_specification_says(whole: Path) -> No
     assert found["tile/0/001"][:32] == leaf(256)
     proven = check_tiles(whole, [KEY], [held(1), held(300), held(65_536), held(SIZE)])
     assert proven.checkpoint.size == SIZE
-    assert proven.told.endswith("over its first 70000 events, and the held ones")
+    assert proven.fact.endswith("over its first 70000 events, and the held ones")
 
 
 def test_bit_by_bit_it_comes_to_the_same(tmp_path: Path, whole: Path) -> None:

@@ -38,14 +38,14 @@ class LogAlarms:
 
     record: Callable[[ReportMismatches], Awaitable[None]]
     time: CellTime
-    _told: set[tuple[str, str]] = field(default_factory=set)
+    _recorded: set[tuple[str, str]] = field(default_factory=set)
 
     async def tell(self, check: str, found: Mapping[str, str], kind: str = "") -> None:
         """`found` maps the name of a row to its problem. Problems of one `kind` are told once, however they are worded.
 
         A peer words its requests: with other numbers each time it would fill this log.
         """
-        fresh = [(row, problem) for row, problem in found.items() if (row, kind or problem) not in self._told]
+        fresh = [(row, problem) for row, problem in found.items() if (row, kind or problem) not in self._recorded]
         if not fresh or not self.time.leading:
             return
         command = ReportMismatches(
@@ -57,11 +57,11 @@ class LogAlarms:
                 Mismatch(check=check, row=row, expected="what was signed", found=problem) for row, problem in fresh
             ),
         )
-        told = {(row, kind or problem) for row, problem in fresh}
+        keys = {(row, kind or problem) for row, problem in fresh}
         # Before it is durable: others may say the same meanwhile.
-        self._told |= told
+        self._recorded |= keys
         try:
             await self.record(command)
         except Refused as error:
-            self._told -= told
+            self._recorded -= keys
             log.warning("alarm_not_recorded", problem=error.message)

@@ -60,14 +60,14 @@ def schema_findings(found: Schema) -> list[Finding]:
         ]
     differing = sorted(item for item, _ in wanted.items.items() ^ found.items.items())
     return [
-        _finding(item, *_told(wanted.items.get(item), found.items.get(item)))
+        _finding(item, *_excerpts(wanted.items.get(item), found.items.get(item)))
         for item in dict.fromkeys(differing)
         if item in found.items or PARTITION not in item
         if item in wanted.items or not HARMLESS.fullmatch(found.items[item])
     ]
 
 
-def _told(expected: str | None, found: str | None) -> tuple[str, str]:
+def _excerpts(expected: str | None, found: str | None) -> tuple[str, str]:
     """The two definitions from where they differ."""
     if expected is None or found is None:
         return expected or ABSENT, found or ABSENT

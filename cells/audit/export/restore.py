@@ -166,9 +166,9 @@ class Restore:
                 "would happen again"
             )
         with _reading("the first line of the export lacks what a cell is made from"):
-            told = header["head"]
+            head = header["head"]
             head = ExportHead(
-                int(header["to"]), int(told["epoch"]), int(told["hlc_bound_ms"]), str(told["saga_engine"])
+                int(header["to"]), int(head["epoch"]), int(head["hlc_bound_ms"]), str(head["saga_engine"])
             )
         self._epoch, self._position = await self.intake.begin(header["cell"])
         self._header = head

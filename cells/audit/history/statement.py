@@ -110,9 +110,9 @@ class Statements:
                 limit = size + 1 - len(entries)
                 rows = await self.history.lookups.movements(user_id, code, begun, span.until.position, limit)
                 entries += zip(rows, [before, *rows], strict=False)
-        told = entries[:size]
-        more = StatementCursor(told[-1][0].currency, told[-1][0].position) if len(entries) > size else None
-        return Page(await self._movements(told), more)
+        shown = entries[:size]
+        more = StatementCursor(shown[-1][0].currency, shown[-1][0].position) if len(entries) > size else None
+        return Page(await self._movements(shown), more)
 
     async def _movements(self, entries: Sequence[tuple[AccountEntryRow, AccountEntryRow | None]]) -> list[Movement]:
         sources = await self.history.lookups.rows_at([entry.position for entry, _ in entries])

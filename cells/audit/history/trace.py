@@ -208,12 +208,12 @@ class Tracer:
             new = await self._ask(searches, state, event_max)
             reached = [cell for cell in cells if cell not in state.missing]
             searches = {cell: search for cell in reached if (search := state.next_search(cell, new)) is not None}
-        told = _first(state.found, event_max)
+        listed = _first(state.found, event_max)
         return Trace(
-            nodes=list(tree(told)),
+            nodes=list(tree(listed)),
             missing=state.missing,
             cells=[cell for cell in cells if cell not in state.missing],
-            truncated=state.truncated or bool(searches) or len(told) < len(state.found),
+            truncated=state.truncated or bool(searches) or len(listed) < len(state.found),
             refused=sorted(state.refused, key=lambda each: each.cell),
         )
 
@@ -260,15 +260,15 @@ def tree(found: Iterable[Found]) -> Iterator[Node]:
     effects: dict[UUID | None, list[Found]] = defaultdict(list)
     for each in ordered:
         effects[each.row.causation_id].append(each)
-    told: set[UUID] = set()
+    listed: set[UUID] = set()
     roots = [each for each in ordered if each.row.causation_id not in known]
     for root in (*roots, *ordered):
         waiting = [(root, 0)]
         while waiting:
             each, depth = waiting.pop()
-            if each.row.event_id in told:
+            if each.row.event_id in listed:
                 continue
-            told.add(each.row.event_id)
+            listed.add(each.row.event_id)
             cause = known.get(each.row.causation_id) if each.row.causation_id is not None else None
             yield Node(_timed(each, cause), depth, cause is None and each.row.causation_id is not None)
             waiting += [(effect, depth + 1) for effect in reversed(effects[each.row.event_id])]

@@ -47,9 +47,9 @@ def matched(cut: Cut) -> tuple[list[Finding], list[UUID]]:
         if problems or _amount(mine) + _amount(theirs):
             left.append(clearing_id)
         for expected in problems:
-            found = _told(cut.here, mine)
+            found = _side_text(cut.here, mine)
             if cut.here != cut.there:
-                found = f"{found}; {_told(cut.there, theirs)}"
+                found = f"{found}; {_side_text(cut.there, theirs)}"
             row = f"movement {clearing_id} between {cut.here} and {cut.there}"
             findings.append(Finding(check=Check.CLEARING, row=row, expected=expected, found=found))
     return findings, left
@@ -81,7 +81,7 @@ def _amount(side: Side | None) -> int:
     return 0 if side is None else side.amount_minor
 
 
-def _told(cell: str, side: Side | None) -> str:
+def _side_text(cell: str, side: Side | None) -> str:
     if side is None or not side.entry_count:
         return f"{cell}: nothing"
     entries = "1 entry" if side.entry_count == 1 else f"{side.entry_count} entries"

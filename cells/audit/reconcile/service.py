@@ -78,7 +78,7 @@ class ReconciliationService:
     last: Reconciliation | None = None
     # When the last pass ended, or when this process began to lead; None if it does not lead.
     since_s: float | None = None
-    _told: frozenset[Finding] = frozenset()
+    _recorded: frozenset[Finding] = frozenset()
     _busy: asyncio.Lock = field(default_factory=asyncio.Lock)
     background: BackgroundTask = field(init=False)
 
@@ -177,13 +177,13 @@ class ReconciliationService:
         self.passes_count += 1
         self.tally.update(finding.check for finding in found.findings)
         if not found.findings_count:
-            self._told = frozenset()
+            self._recorded = frozenset()
             log.info("reconciled", position=found.report.position, events_count=found.report.events_count)
             return
         self._alarm(found)
         # Findings that repeat in every pass are recorded once.
         findings = frozenset(found.findings)
-        if findings - self._told:
+        if findings - self._recorded:
             await self.cell.writer.record(
                 ReportMismatches(
                     full=found.report.full,
@@ -194,7 +194,7 @@ class ReconciliationService:
                 ),
                 author,
             )
-            self._told |= findings
+            self._recorded |= findings
 
     def _alarm(self, found: Reconciliation) -> None:
         report = found.report

@@ -148,17 +148,17 @@ def _file(file: BinaryIO, policy: Policy, held: Sequence[Checkpoint], callers: C
     if first.startswith(b"{"):
         return _proof(check_proof([first, *rest], keys), policy.quorum)
     checkpoint = checkpoint_in(b"".join([first, *rest, *lines]).decode(), keys)
-    told = f"{checkpoint.origin} has signed its first {checkpoint.size} events"
-    return _proof(Proven(checkpoint, None, told), policy.quorum)
+    fact = f"{checkpoint.origin} has signed its first {checkpoint.size} events"
+    return _proof(Proven(checkpoint, None, fact), policy.quorum)
 
 
 def _evidence(evidence: Evidence, *, own_keys: bool) -> Result:
     evidence.check()
-    told, problems = evidence.told, evidence.problems
+    facts, problems = evidence.facts, evidence.problems
     if own_keys:
-        told.append("the keys are those of the folder itself: compare them with yours, or give --key")
-    lines = [str(evidence.folder), *told, *(f"  {problem}" for problem in problems)]
-    return Result(holds=not problems, content={"told": told, "problems": problems}, lines=lines)
+        facts.append("the keys are those of the folder itself: compare them with yours, or give --key")
+    lines = [str(evidence.folder), *facts, *(f"  {problem}" for problem in problems)]
+    return Result(holds=not problems, content={"told": facts, "problems": problems}, lines=lines)
 
 
 def _proof(proven: Proven, quorum: Quorum | None) -> Result:
@@ -166,11 +166,11 @@ def _proof(proven: Proven, quorum: Quorum | None) -> Result:
     cosigned = proven.checkpoint.cosigned
     if quorum is not None and not quorum.met([name for name, _ in cosigned]):
         signed = ", ".join(name for name, _ in cosigned) or "none"
-        return _failure(f"{proven.told}, but not enough witnesses have: {quorum} must, and {signed} has")
-    lines = [proven.told, *_cosigned_lines(cosigned)]
+        return _failure(f"{proven.fact}, but not enough witnesses have: {quorum} must, and {signed} has")
+    lines = [proven.fact, *_cosigned_lines(cosigned)]
     if proven.event is not None:
         lines.append(json.dumps(proven.event, indent=2, ensure_ascii=False))
-    content = {"told": proven.told, "event": proven.event, **_cosigned(cosigned)}
+    content = {"told": proven.fact, "event": proven.event, **_cosigned(cosigned)}
     return Result(holds=True, content=content, lines=lines)
 
 

@@ -35,7 +35,7 @@ class Evidence:
     callers: CallerCheck | None = None
     # The seed that the samples were requested with, if the user of the verifier knows it.
     seed: str | None = None
-    told: list[str] = field(default_factory=list)
+    facts: list[str] = field(default_factory=list)
     # "FILE: its problem".
     problems: list[str] = field(default_factory=list)
     _manifest: Mapping[str, Any] = field(default_factory=dict)
@@ -73,9 +73,9 @@ class Evidence:
             "the router lists {}": {origin_of(cell) for cell in self._manifest.get("listed", ())},
         }
         given = {origin_of(cell) for cell in self._manifest["cells"]}
-        for told, origins in known.items():
+        for text, origins in known.items():
             for origin in sorted(origins - given):
-                self.problems.append(f"{MANIFEST}: {told.format(origin)}, and that log is not in the evidence")
+                self.problems.append(f"{MANIFEST}: {text.format(origin)}, and that log is not in the evidence")
 
     def _judge(self, name: str, problems: Iterator[str]) -> None:
         try:
@@ -102,7 +102,7 @@ class Evidence:
                 self.problems.append(f"{name}: changed: it is not what the manifest says")
             else:
                 self._sound.add(name)
-        self.told.append(f"{len(self._sound)} of {len(files)} files are as the manifest says")
+        self.facts.append(f"{len(self._sound)} of {len(files)} files are as the manifest says")
 
     def _summary(self, text: bytes) -> None:
         try:
@@ -116,7 +116,7 @@ class Evidence:
         elif body != summary_of(text, self._manifest):
             self.problems.append(f"{MANIFEST}: changed: it is not the one that the summary was signed over")
         else:
-            self.told.append(f"signed by {', '.join(names)}")
+            self.facts.append(f"signed by {', '.join(names)}")
 
     # --- cell by cell -----------------------------------------------------------------------------------------------
 
@@ -167,7 +167,7 @@ class Evidence:
             )
         self.problems += [f"{name}: {problem}" for problem in found.problems]
         witnessed = f", witnessed up to {found.witnessed}" if found.quorum is not None else ""
-        self.told.append(
+        self.facts.append(
             f"{found.cell}: positions {found.first} to {found.last}, signed up to {found.signed}{witnessed}, "
             f"evidence up to {reading.checkpoint.size}"
         )
@@ -175,11 +175,11 @@ class Evidence:
     def _samples(self, name: str, checkpoint: Checkpoint) -> None:
         count, seed = int(self._manifest["samples"]), str(self._manifest["seed"])
         if not count:
-            self.told.append(f"{checkpoint.origin}: no events picked: the manifest asks for none")
+            self.facts.append(f"{checkpoint.origin}: no events picked: the manifest asks for none")
         elif name in self._sound:
             lines = (self.folder / name).read_bytes().splitlines(keepends=True)
             self._judge(name, sample_problems(lines, self.policy.keys, checkpoint, seed, count))
-            self.told.append(f"{checkpoint.origin}: {len(lines) // 2} events picked by seed {seed!r}, each proved")
+            self.facts.append(f"{checkpoint.origin}: {len(lines) // 2} events picked by seed {seed!r}, each proved")
         else:
             self.problems.append(f"{name}: the sample is not there")
 
@@ -194,7 +194,7 @@ class Evidence:
                 self._judge(name, statement_problems((self.folder / name).read_bytes(), user_id, reading))
             else:
                 self.problems.append(f"{name}: the statement is not there")
-        self.told.append(f"{cell}: {len(wanted)} statements")
+        self.facts.append(f"{cell}: {len(wanted)} statements")
 
     # --- over all cells ---------------------------------------------------------------------------------------------
 
@@ -216,7 +216,7 @@ class Evidence:
             yield "what it has in transit is not what the exports have"
         yield from found.problems
         yield from (str(problem) for problem in said["problems"] if problem not in found.problems)
-        self.told += [
+        self.facts += [
             f"all cells, {currency}: accounts {own} + in transit {transit} = {own + transit} minor units"
             for currency, (own, transit) in found.totals().items()
         ]
@@ -224,15 +224,15 @@ class Evidence:
     def _reconciliation(self) -> Iterator[str]:
         """Reports the cells' claims."""
         said = document((self.folder / RECONCILIATION).read_bytes())
-        told = {each["cell"]: int(each["finding_count"]) for each in said["cells"]}
+        counts = {each["cell"]: int(each["finding_count"]) for each in said["cells"]}
         for cell in sorted(self._manifest["cells"]):
-            if cell not in told:
+            if cell not in counts:
                 yield f"{cell} did not reconcile"
-            elif told[cell]:
-                yield f"{cell}: {told[cell]} mismatches"
-        if not said["well"] and not any(told.values()):
+            elif counts[cell]:
+                yield f"{cell}: {counts[cell]} mismatches"
+        if not said["well"] and not any(counts.values()):
             yield "not all is well"
-        self.told.append(f"reconciled, as the cells say: {', '.join(sorted(told))}")
+        self.facts.append(f"reconciled, as the cells say: {', '.join(sorted(counts))}")
 
 
 def _manifest_in(text: bytes) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class Proven(NamedTuple):
 
     checkpoint: Checkpoint
     event: dict[str, Any] | None
-    told: str
+    fact: str
 
 
 def check_proof(lines: Sequence[bytes], keys: Sequence[VerifierKey]) -> Proven:
@@ -59,8 +59,8 @@ def _included(lines: Sequence[bytes], size: int, path: Sequence[bytes], checkpoi
         raise Malformed(f"the proof is for a tree of size {size}, and the checkpoint of size {checkpoint.size}")
     if not isinstance(position, int) or not is_included(leaf_hash(leaf), position - 1, size, path, checkpoint.root):
         raise Malformed(f"the event is not at position {position} of what was signed: it, or the proof, was changed")
-    told = f"the event is at position {position} of {checkpoint.origin}, signed at size {size}"
-    return Proven(checkpoint, event, told)
+    fact = f"the event is at position {position} of {checkpoint.origin}, signed at size {size}"
+    return Proven(checkpoint, event, fact)
 
 
 def _grown(old: Checkpoint, new: Checkpoint, path: Sequence[bytes]) -> Proven:
@@ -104,8 +104,8 @@ def check_tiles(folder: Path, keys: Sequence[VerifierKey], held: Sequence[Checkp
                 f"the checkpoint of {each.origin} of size {each.size} is held, and what is published is of "
                 f"{checkpoint.origin} and of size {checkpoint.size}: it takes some back"
             )
-    told = f"the tiles of {checkpoint.origin} give the root that was signed over its first {checkpoint.size} events"
-    return Proven(checkpoint, None, f"{told}{', and the held ones' if held else ''}")
+    fact = f"the tiles of {checkpoint.origin} give the root that was signed over its first {checkpoint.size} events"
+    return Proven(checkpoint, None, f"{fact}{', and the held ones' if held else ''}")
 
 
 def _otherwise(folder: Path, checkpoint: Checkpoint, held: Sequence[Checkpoint]) -> list[int]:

@@ -161,7 +161,7 @@ def follows(last: int, size: int, checkpoint: Checkpoint, *, each: bool) -> bool
     return more == events == 0 or 0 < more <= (min(events, 1) if each else events)
 
 
-def told_size(refused: Refused) -> int:
+def size_in(refused: Refused) -> int:
     """The size that a witness reports to have seen."""
     return int(refused.facts["size"])
 

@@ -19,7 +19,7 @@ from cells.audit.verify.note import (
     own_witness,
     unbase64,
 )
-from cells.audit.witness.cosigner import Asked, told_size
+from cells.audit.witness.cosigner import Asked, size_in
 from cells.background import BackgroundTask, LeaderTask, note_failure
 from cells.domain.audit.refusals import LogShrunk, WitnessedOtherwise
 from cells.domain.refusals import Refused
@@ -118,7 +118,7 @@ class Cosigning(LeaderTask):
         try:
             return _checked(name, await self.witnesses.cosign(name, await self._asked(last, progress.size)))
         except WitnessedOtherwise as refused:
-            size = told_size(refused)
+            size = size_in(refused)
             if size > last.size:
                 raise
             # The answer was lost, or the witness saw another database of this cell before.
@@ -134,14 +134,14 @@ class Cosigning(LeaderTask):
         progress.not_before_s = now_s + progress.pause_s
         if isinstance(error, LogShrunk | WitnessedOtherwise):
             self._weigh(name, error)
-        told = log.error if isinstance(error, Refused) else log.info
+        write = log.error if isinstance(error, Refused) else log.info
         if str(error) != progress.problem:
-            told("witness_does_not_sign", peer=name, problem=str(error))
+            write("witness_does_not_sign", peer=name, problem=str(error))
         progress.problem = str(error)
 
     def _weigh(self, name: str, error: LogShrunk | WitnessedOtherwise) -> None:
         """If the witness has seen a larger log, this database may be an older copy. Its checkpoint proves that."""
-        key, size = self.checkpoint_signer.key, told_size(error)
+        key, size = self.checkpoint_signer.key, size_in(error)
         if key is not None and _proven_size(str(error.facts.get("note", "")), key.verifier) >= size > 0:
             self.checkpoint_signer.time.prove(size)
         else:

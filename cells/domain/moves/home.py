@@ -14,7 +14,7 @@ class Home(NamedTuple):
     epoch: int
 
     @classmethod
-    def told_in(cls, facts: Mapping[str, object]) -> "Home":
+    def named_in(cls, facts: Mapping[str, object]) -> "Home":
         """The home that the facts of a WRONG_CELL or HOME_CHANGED name."""
         return cls(str(facts["cell"]), int(str(facts.get("epoch", 0))))
 

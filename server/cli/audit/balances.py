@@ -49,16 +49,16 @@ class CellBalances:
 
 async def run_balances(reach: Reach, at: At = "") -> None:
     """Show the balances of all users and the house, and check that they add up."""
-    moment, told, silent = parse_moment(at), [], []
+    moment, found, silent = parse_moment(at), [], []
     for cell in reach.cells:
         try:
-            told.append(await fetched(cell, moment))
+            found.append(await fetched(cell, moment))
         except ClientError as error:
             silent.append(f"{cell.name} is missing ({error})")
     show(
-        lambda: {"cells": [_json(each) for each in told], "missing": silent},
-        lambda console: tell_all(console, told),
-        [*silent, *(problem for each in told for problem in each.problems())],
+        lambda: {"cells": [_json(each) for each in found], "missing": silent},
+        lambda console: tell_all(console, found),
+        [*silent, *(problem for each in found for problem in each.problems())],
     )
 
 
@@ -83,8 +83,8 @@ def _json(each: CellBalances) -> dict[str, Any]:
     }
 
 
-def tell_all(console: Console, told: Sequence[CellBalances]) -> None:
-    for each in told:
+def tell_all(console: Console, found: Sequence[CellBalances]) -> None:
+    for each in found:
         console.print(f"[bold]{literal(each.cell)}[/bold], {literal(point_text(each.point))}", soft_wrap=True)
         if not each.trial.accounts:
             console.print("no money had come in yet")

@@ -33,17 +33,17 @@ class Reconciled:
 
     def problems(self) -> list[str]:
         """Mismatches, and cells whose state is unknown."""
-        told = [
+        wrong = [
             f"{cell}: {summary.finding_count:,} mismatches"
             for cell, summary in self.summaries.items()
             if summary.finding_count
         ]
         for cell, summary in self.summaries.items():
-            told += [
+            wrong += [
                 f"{cell} could not compare movements with {each.cell or 'all cells'} ({each.problem})"
                 for each in summary.missing
             ]
-        return told + [f"{cell} is missing ({problem})" for cell, problem in sorted(self.silent.items())]
+        return wrong + [f"{cell} is missing ({problem})" for cell, problem in sorted(self.silent.items())]
 
 
 Full = Annotated[bool, typer.Option("--full", help="Start at the first event, not at the last pass.")]
@@ -73,11 +73,11 @@ async def reconciled(reach: Reach, request: audit_pb2.ReconcileRequest) -> Recon
 
 async def _reconciled(cell: CellStubs, request: audit_pb2.ReconcileRequest, done: Reconciled) -> None:
     findings: list[Finding] = []
-    async for told in _told(cell, cell.audit.Reconcile, request, AUDITOR):
-        if told.HasField("finding"):
-            findings.append(told.finding)
+    async for reply in _results(cell, cell.audit.Reconcile, request, AUDITOR):
+        if reply.HasField("finding"):
+            findings.append(reply.finding)
         else:
-            done.summaries[cell.name], done.findings[cell.name] = told.summary, findings
+            done.summaries[cell.name], done.findings[cell.name] = reply.summary, findings
 
 
 async def run_rebuild(reach: Reach, note: Note = "") -> None:
@@ -87,11 +87,11 @@ async def run_rebuild(reach: Reach, note: Note = "") -> None:
     """
     cell = reach.only
     request, left, summary = audit_pb2.RebuildRequest(note=note), list[Finding](), audit_pb2.RebuildSummary()
-    async for told in _told(cell, cell.audit.Rebuild, request, OPERATOR):
-        if told.HasField("left"):
-            left.append(told.left)
+    async for reply in _results(cell, cell.audit.Rebuild, request, OPERATOR):
+        if reply.HasField("left"):
+            left.append(reply.left)
         else:
-            summary = told.summary
+            summary = reply.summary
     wrong = []
     if summary.row_problem:
         wrong = [f"{cell.name}: rows were left, as the owner of the tables is needed: {summary.row_problem}"]
@@ -104,22 +104,22 @@ async def run_rebuild(reach: Reach, note: Note = "") -> None:
     )
 
 
-async def _told(
+async def _results(
     cell: CellStubs, method: "Callable[..., aio.UnaryStreamCall[Any, Reply]]", request: Message, principal: str
 ) -> AsyncIterator[Reply]:
     """The cell's result; its progress is displayed. Raises ClientError, LedgerRefusal."""
     name, counted = "", None
     async with aclosing(cell.items(method, request, principal)) as stream:
         with ExitStack() as shown:
-            async for told in stream:
-                if not told.HasField("progress"):
-                    yield told
+            async for reply in stream:
+                if not reply.HasField("progress"):
+                    yield reply
                     continue
-                if counted is None or told.progress.stage != name:
+                if counted is None or reply.progress.stage != name:
                     shown.close()
-                    name = told.progress.stage
-                    counted = shown.enter_context(stage(f"{cell.name}: {name}", told.progress.total))
-                counted.left(told.progress.total - told.progress.done)
+                    name = reply.progress.stage
+                    counted = shown.enter_context(stage(f"{cell.name}: {name}", reply.progress.total))
+                counted.left(reply.progress.total - reply.progress.done)
 
 
 # --- for programs -------------------------------------------------------------------------------------------------

@@ -158,7 +158,7 @@ def _tell(out: Path) -> None:
         events_count = sum(line.startswith(EVENT) for line in file)
         file.seek(max(0, out.stat().st_size - TAIL_BYTES))
         end = json.loads(file.read().splitlines()[-1])["end"]
-    told = {"file": str(out), "cell": header["cell"], "from": header["from"], **end, "keys": header["keys"]}
+    content = {"file": str(out), "cell": header["cell"], "from": header["from"], **end, "keys": header["keys"]}
     problem = ""
     if not end["root"]:
         problem = (
@@ -173,7 +173,7 @@ def _tell(out: Path) -> None:
         f"check it by: cellbook verify --key KEY {out}"
     )
     problems = [f"{out}: the log of {header['cell']} is damaged: {problem}"] * bool(problem)
-    report.show(lambda: told, lambda console: None if problem else console.print(said, soft_wrap=True), problems)
+    report.show(lambda: content, lambda console: None if problem else console.print(said, soft_wrap=True), problems)
 
 
 def _gaps(out: Path, first: int, last: int) -> str:

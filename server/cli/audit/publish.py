@@ -130,8 +130,8 @@ async def run_publish(reach: Reach, folder: Path, keys: Sequence[VerifierKey], w
         size = published.finish()
     except (Malformed, OSError) as error:
         raise ClientError(str(error)) from error
-    told = {"folder": str(folder), "cell": cell.name, "size": size, "tiles_written": published.written}
-    show_line(told, f"{folder}: the first {size:,} events of {cell.name}, {published.written} tiles")
+    content = {"folder": str(folder), "cell": cell.name, "size": size, "tiles_written": published.written}
+    show_line(content, f"{folder}: the first {size:,} events of {cell.name}, {published.written} tiles")
 
 
 async def _lines(cell: CellStubs, request: audit_pb2.ExportRequest) -> AsyncIterator[bytes]:

@@ -93,12 +93,12 @@ async def run_statement(  # noqa: PLR0917 - as many options
     statement = await fetched(await reach.home_of(user_id), request, limit)
     wrong = "; ".join(statement.problems())
     problems = [f"this statement is not proved: {wrong}"] * bool(wrong)
-    told: Callable[[Console], None] = (
+    printed: Callable[[Console], None] = (
         (lambda _: write_csv(sys.stdout, statement.movements))
         if form is Form.CSV
         else lambda console: tell(console, statement)
     )
-    show(lambda: statement_json(statement), told, problems, as_json=form is Form.JSON)
+    show(lambda: statement_json(statement), printed, problems, as_json=form is Form.JSON)
 
 
 async def fetched(cell: CellStubs, request: audit_pb2.GetStatementRequest, limit: int) -> Statement:

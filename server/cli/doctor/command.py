@@ -88,5 +88,5 @@ def healthy(findings: Sequence[Finding]) -> bool:
 
 def _verdict(findings: Sequence[Finding]) -> str:
     counts = {state: sum(each.state is state for each in findings) for state in State}
-    told = f"{counts[State.OK]} in order, {counts[State.WARN]} to look at, {counts[State.FAIL]} wrong"
-    return f"\n[{'green' if healthy(findings) else 'red'} bold]{told}[/]"
+    text = f"{counts[State.OK]} in order, {counts[State.WARN]} to look at, {counts[State.FAIL]} wrong"
+    return f"\n[{'green' if healthy(findings) else 'red'} bold]{text}[/]"

@@ -18,7 +18,7 @@ CLOCK_WARN_S = 0.25
 # One that writes, three for the leader's lookups, eight for reads, and some for migrations and people.
 CONNECTIONS_A_PROCESS = 15
 # Reported one by one.
-DRIFT_TOLD_MAX = 20
+DRIFT_SHOWN_MAX = 20
 OWNER, CELL, AUDITOR = "cellbook_owner", "cellbook_cell", "cellbook_auditor"
 SETTINGS = (
     "fsync", "full_page_writes", "synchronous_commit", "synchronous_standby_names", "data_checksums",
@@ -65,8 +65,8 @@ async def examine(dsn: str, *, where: str, cell: str, checkpoint_file: Checkpoin
     version = connection.get_server_version()
     if version.major < VERSION_MIN:
         await connection.close(timeout=CONNECT_TIMEOUT_S)
-        told = f"PostgreSQL {version.major}.{version.minor}, and {VERSION_MIN} to {VERSION_MAX} are supported"
-        return [at.fail("version", told, "upgrade it (pg_upgrade), or let dsn lead to a newer one")]
+        detail = f"PostgreSQL {version.major}.{version.minor}, and {VERSION_MIN} to {VERSION_MAX} are supported"
+        return [at.fail("version", detail, "upgrade it (pg_upgrade), or let dsn lead to a newer one")]
     try:
         facts = await read(connection, of_cell=bool(cell))
     except asyncpg.PostgresError as problem:
@@ -126,15 +126,15 @@ def judged(facts: Facts, where: str, cell: str, checkpoint_file: CheckpointFile 
 def _server(at: Examined, facts: Facts) -> Iterator[Finding]:
     version, read_only = int(str(facts.server["version"])) // 10_000, facts.settings["default_transaction_read_only"]
     size_mib = int(str(facts.server["size_bytes"])) / 2**20
-    told = f"PostgreSQL {facts.server['version_text']}, {size_mib:,.0f} MiB of data"
+    detail = f"PostgreSQL {facts.server['version_text']}, {size_mib:,.0f} MiB of data"
     untried = f"{VERSION_MIN} to {VERSION_MAX} are what was tried"
-    yield at.first("version", told, (version > VERSION_MAX, State.NOTE, told, untried))
+    yield at.first("version", detail, (version > VERSION_MAX, State.NOTE, detail, untried))
     replica = facts.server["is_replica"] or read_only == "on"
     advice = "let dsn lead to the primary"
     yield at.first("takes writes", "it is the primary", (replica, State.FAIL, "it is a replica, or read-only", advice))
     ahead = f"{facts.clock_ahead_s * 1_000:+.0f} ms from"
-    off, told = abs(facts.clock_ahead_s) > CLOCK_WARN_S, f"this machine's is {ahead} the server's"
-    yield at.first("clock", f"{ahead} this machine's", (off, State.WARN, told, "keep both by NTP: chronyc tracking"))
+    off, detail = abs(facts.clock_ahead_s) > CLOCK_WARN_S, f"this machine's is {ahead} the server's"
+    yield at.first("clock", f"{ahead} this machine's", (off, State.WARN, detail, "keep both by NTP: chronyc tracking"))
     connections, few = f"{facts.settings['max_connections']} at most", 2 * CONNECTIONS_A_PROCESS
     advice = f"max_connections: {CONNECTIONS_A_PROCESS} for each process of the cell, standby included"
     too_few = int(facts.settings["max_connections"]) < few
@@ -151,12 +151,12 @@ def _durability(at: Examined, facts: Facts) -> Iterator[Finding]:
         off = settings[name] != "on"
         yield at.first(name, "on", (off, State.FAIL, f"{settings[name]}: {why}", f"set {name} = on"))
     commit, names = settings["synchronous_commit"], settings["synchronous_standby_names"]
-    told = f"{commit}: COMMIT returns before it is safe"
+    detail = f"{commit}: COMMIT returns before it is safe"
     advice = "set it to on, for the role and the database, too"
-    yield at.first("synchronous_commit", commit, (commit not in DURABLE, State.FAIL, told, advice))
-    told = "off: a disk that rots is not noticed"
+    yield at.first("synchronous_commit", commit, (commit not in DURABLE, State.FAIL, detail, advice))
+    detail = "off: a disk that rots is not noticed"
     off = settings["data_checksums"] != "on"
-    yield at.first("data_checksums", "on", (off, State.WARN, told, "stop it, and: pg_checksums --enable"))
+    yield at.first("data_checksums", "on", (off, State.WARN, detail, "stop it, and: pg_checksums --enable"))
     unseen = f"synchronous_standby_names = {names}; whether a replica streams is not to be seen"
     yield at.first(
         "survives the server's loss",
@@ -213,8 +213,8 @@ def _log(at: Examined, facts: Facts, cell: str) -> Iterator[Finding]:
     )
     yield from _schema(at, facts)
     if facts.cell:
-        told, advice = f"it is {facts.cell}'s", "let dsn lead to this cell's own database"
-        yield at.first("cell", facts.cell, (facts.cell != cell, State.FAIL, told, advice))
+        detail, advice = f"it is {facts.cell}'s", "let dsn lead to this cell's own database"
+        yield at.first("cell", facts.cell, (facts.cell != cell, State.FAIL, detail, advice))
 
 
 def _schema(at: Examined, facts: Facts) -> Iterator[Finding]:
@@ -233,11 +233,11 @@ def _schema(at: Examined, facts: Facts) -> Iterator[Finding]:
             (newer, State.NOTE, more, "ask the doctor of that version"),
         )
         return
-    for each in facts.drift[:DRIFT_TOLD_MAX]:
-        told = f"{each.row}: {each.found}, where the migrations make: {each.expected}"
-        yield at.fail("schema", told, "ask who did it, and undo it: docs/operations.md#a-changed-schema")
-    if len(facts.drift) > DRIFT_TOLD_MAX:
-        yield at.fail("schema", f"and {len(facts.drift) - DRIFT_TOLD_MAX} more", "cellbook audit reconcile has all")
+    for each in facts.drift[:DRIFT_SHOWN_MAX]:
+        detail = f"{each.row}: {each.found}, where the migrations make: {each.expected}"
+        yield at.fail("schema", detail, "ask who did it, and undo it: docs/operations.md#a-changed-schema")
+    if len(facts.drift) > DRIFT_SHOWN_MAX:
+        yield at.fail("schema", f"and {len(facts.drift) - DRIFT_SHOWN_MAX} more", "cellbook audit reconcile has all")
 
 
 def _age(at: Examined, facts: Facts, checkpoint_file: CheckpointFile) -> Finding:

@@ -101,11 +101,11 @@ def _tls(at: Examined, files: TlsFiles) -> Iterator[Finding]:
 
 def expiry(at: Examined, what: str, when: datetime) -> Finding:
     left = when - datetime.now(UTC)
-    told, advice = (
+    detail, advice = (
         f"good until {when:%Y-%m-%d}, {left.days} days",
         "replace the file: the process takes the new one by itself",
     )
-    return at.first(what, told, (left < EXPIRES_WARN, State.WARN, told, advice))
+    return at.first(what, detail, (left < EXPIRES_WARN, State.WARN, detail, advice))
 
 
 def _secret(at: Examined, name: str, path: Path) -> Iterator[Finding]:
@@ -114,18 +114,18 @@ def _secret(at: Examined, name: str, path: Path) -> Iterator[Finding]:
     except OSError as problem:
         yield at.fail(name, f"{path}: {problem.strerror}", f"put it there, or change {name}")
         return
-    open_to_all, told = mode & (stat.S_IROTH | stat.S_IWOTH), f"{path} can be read by everybody here"
-    yield at.first(name, str(path), (open_to_all, State.WARN, told, f"chmod 600 {path}"))
+    open_to_all, detail = mode & (stat.S_IROTH | stat.S_IWOTH), f"{path} can be read by everybody here"
+    yield at.first(name, str(path), (open_to_all, State.WARN, detail, f"chmod 600 {path}"))
 
 
 def room(at: Examined, folder: Path) -> Finding:
     disk = shutil.disk_usage(folder)
     free = disk.free / disk.total
-    told = f"{disk.free / 2**30:,.1f} GiB free of {disk.total / 2**30:,.1f}, {free:.0%}"
+    detail = f"{disk.free / 2**30:,.1f} GiB free of {disk.total / 2**30:,.1f}, {free:.0%}"
     full, filling = free < FREE_FAIL, free < FREE_WARN
     return at.first(
         "disk",
-        told,
-        (full, State.FAIL, told, "make room now: docs/operations.md#full-disk"),
-        (filling, State.WARN, told, "make room: docs/operations.md#full-disk"),
+        detail,
+        (full, State.FAIL, detail, "make room now: docs/operations.md#full-disk"),
+        (filling, State.WARN, detail, "make room: docs/operations.md#full-disk"),
     )

@@ -75,8 +75,8 @@ class Comparison:
         if more > 0:
             found.append(at.fail(CHECK, f"and up to {more} users more", ADVICE))
         for cell, why in sorted(self.silent.items()):
-            told = f"not proven: {cell} does not say who is at home there ({why})"
-            found.append(at.fail(CHECK, told, "bring the cell back, and ask again"))
+            detail = f"not proven: {cell} does not say who is at home there ({why})"
+            found.append(at.fail(CHECK, detail, "bring the cell back, and ask again"))
         if self.users >= USERS_MAX:
             found.append(at.warn(CHECK, f"the first {self.users:,} users were compared", "the others were not"))
         return found or [at.ok(CHECK, f"{self.users:,} users, each at home where the directory has them")]
@@ -134,13 +134,13 @@ class Comparison:
             return ""
         if not here:
             waits = claims or not listed.is_open
-            return "" if waits else f"user {user_id}: {_told(listed)}, and no cell says so"
+            return "" if waits else f"user {user_id}: {_place(listed)}, and no cell says so"
         if here != [listed.cell] or claims[here[0]].epoch != listed.epoch:
-            return f"user {user_id}: {_told(listed)}, and is at home in {here[0]} (epoch {claims[here[0]].epoch})"
+            return f"user {user_id}: {_place(listed)}, and is at home in {here[0]} (epoch {claims[here[0]].epoch})"
         return ""
 
 
-def _told(listed: Home) -> str:
+def _place(listed: Home) -> str:
     return f"the directory says {listed.cell} (epoch {listed.epoch})"
 
 

@@ -106,8 +106,8 @@ def _tell_list(console: Console, found: "Listed") -> None:
     if found.sagas:
         console.print(show.list_table(found.sagas, now_ms()))
     console.print(f"{len(found.sagas):,} sagas{', and there are more: --limit' if found.more else ''}")
-    for told in found.silent_lines:
-        console.print(f"[red]{literal(told)}[/red]")
+    for problem in found.silent_lines:
+        console.print(f"[red]{literal(problem)}[/red]")
 
 
 @app.command()
@@ -186,7 +186,7 @@ class Listed:
 
     @property
     def silent_lines(self) -> Sequence[str]:
-        return [f"{name} does not answer, its sagas are missing: {told}" for name, told in sorted(self.silent.items())]
+        return [f"{name} does not answer, its sagas are missing: {said}" for name, said in sorted(self.silent.items())]
 
 
 def saga_id_in(text: str) -> str:
@@ -228,8 +228,8 @@ async def found_saga(reach: Reach, saga_id: str) -> tuple[CellStubs, saga_pb2.Ge
         if refusal.reason != NOT_FOUND:
             raise refusal
     if answers.silent:
-        told = "; ".join(f"{name}: {problem}" for name, problem in sorted(answers.silent.items()))
-        raise ClientError(f"no cell that answers has saga {saga_id}, and not all do: {told}")
+        problem = "; ".join(f"{name}: {problem}" for name, problem in sorted(answers.silent.items()))
+        raise ClientError(f"no cell that answers has saga {saga_id}, and not all do: {problem}")
     raise ClientError(f"no saga {saga_id} in {reach.names}")
 
 

@@ -342,8 +342,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
             context.set_trailing_metadata((*context.trailing_metadata(), *self.clock.outgoing()))
         elif call.principal.role is Role.OPERATOR:
             trouble = self.trouble()
-            told = (*self.clock.outgoing(), (VERSION_KEY, VERSION), *(((TROUBLE_KEY, trouble),) if trouble else ()))
-            context.set_trailing_metadata((*context.trailing_metadata(), *told))
+            ours = (*self.clock.outgoing(), (VERSION_KEY, VERSION), *(((TROUBLE_KEY, trouble),) if trouble else ()))
+            context.set_trailing_metadata((*context.trailing_metadata(), *ours))
 
     async def _fail(self, error: BaseException, method: str, context: Context) -> NoReturn:
         """Ends the call with the status for `error`."""

@@ -48,12 +48,12 @@ class HealthService(health_pb2_grpc.HealthServicer):
         return health_pb2.HealthListResponse(statuses=statuses)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> AsyncIterator[Response]:  # noqa: ARG002, N802 - as in the .proto
-        told = None
+        last = None
         while True:
             changed = self._changed
             status = self._statuses.get(request.service, Response.SERVICE_UNKNOWN)
-            if status != told:
-                told = status
+            if status != last:
+                last = status
                 yield Response(status=status)
             elif self._ended:
                 return

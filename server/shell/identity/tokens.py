@@ -115,7 +115,7 @@ class TokenVerifier:
             principal = replace(_principal(claims), authority=self._authority(claims, key.key_id or "", token))
             return Known(principal, float(claims["exp"]) + LEEWAY_S, is_ours)
         except jwt.PyJWTError as problem:
-            raise TokenInvalid(problem=_told(problem)) from None
+            raise TokenInvalid(problem=_problem_text(problem)) from None
         except (TypeError, ValueError, OverflowError):
             raise TokenInvalid(problem="a claim is of the wrong type") from None
 
@@ -140,7 +140,7 @@ class TokenVerifier:
 _NOT_OURS = "it is for another audience: see jwt_audience"
 
 
-def _told(problem: jwt.PyJWTError) -> str:
+def _problem_text(problem: jwt.PyJWTError) -> str:
     match problem:
         case jwt.ExpiredSignatureError():
             return "it has expired"
