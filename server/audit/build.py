@@ -91,7 +91,7 @@ def build_reconciliation(
         states=AuditStateStore(store.of_leader(), keys.secret("replay") if keys is not None else b""),
         reload=reload,
         signed=signed,
-        copies=Copies(cell=cell.name, store=store, peers=asked),
+        copies=Copies(cell=cell.name, store=store, find=asked.find),
         every_s=settings.reconcile_s,
         full_every_s=settings.reconcile_full_s,
         events_per_s=settings.reconcile_events_per_s,

@@ -6,10 +6,10 @@ cell asks the cell that has the events. That cell answers with rows of its log, 
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 from cells.audit.checks.checked import ROW_COLUMNS, Checked, checked_records
@@ -27,11 +27,6 @@ _finding = partial(finding, Check.COPY)
 USERS = 100
 # Events per request to the other cell. Comparing them takes the leader some milliseconds.
 PAGE = 64
-
-
-class CopyPeers(Protocol):
-    async def find(self, cell: str, search: Search, limit: int) -> Answer:
-        """Raises Silent."""
 
 
 @dataclass(slots=True)
@@ -68,7 +63,8 @@ class _Bound:
 class Copies:
     cell: str
     store: PostgresStore
-    peers: CopyPeers
+    # Searches another cell. Raises Silent.
+    find: Callable[[str, Search, int], Awaitable[Answer]]
 
     async def compare(self, after: int, until: int, tell: Tell = lambda _: None) -> Proven:
         """Compares the copies of users who arrived between two positions of this log. Names silent cells."""
@@ -178,7 +174,7 @@ class Copies:
         return rows
 
     async def _asked(self, ids: Sequence[UUID], cell: str) -> dict[UUID, Checked]:
-        answer = await self.peers.find(cell, Search(causes=frozenset(ids)), len(ids)) if ids else Answer([])
+        answer = await self.find(cell, Search(causes=frozenset(ids)), len(ids)) if ids else Answer([])
         wanted = set(ids)
         return {
             each.row.event_id: Checked(each.row, each.problem) for each in answer.found if each.row.event_id in wanted

@@ -50,7 +50,7 @@ async def compared(moved: Played, *, after: int = 0, silent: bool = False) -> Pr
 
 async def _compared(here: PostgresStore, there: PostgresStore, after: int, *, silent: bool) -> Proven:
     peers = Peers(Finder(HERE, PostgresTraceLookups(here)), silent)
-    return await Copies(cell=THERE, store=there, peers=peers).compare(after, 2**40)
+    return await Copies(cell=THERE, store=there, find=peers.find).compare(after, 2**40)
 
 
 async def test_copies_are_proven_by_the_chain_of_the_arrival(moved: Played, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +99,7 @@ async def test_a_user_who_comes_back_leaves_nothing_to_find(moved: Played) -> No
         for own, other, name, peer in ((here, there, HERE, THERE), (there, here, THERE, HERE)):
             for silent in (True, False):
                 peers = Peers(Finder(peer, PostgresTraceLookups(other)), silent)
-                proven = await Copies(cell=name, store=own, peers=peers).compare(0, 2**40)
+                proven = await Copies(cell=name, store=own, find=peers.find).compare(0, 2**40)
                 assert (proven.findings, proven.missing) == ([], {}), name
                 assert proven.proven > 0
 
@@ -177,7 +177,7 @@ async def test_a_pass_of_the_cell_compares_its_copies(moved: Played) -> None:
         assert isinstance(here, PostgresStore)
         assert isinstance(there, PostgresStore)
         peers = Peers(Finder(HERE, PostgresTraceLookups(here)))
-        town.reconciliations[THERE].copies = Copies(cell=THERE, store=there, peers=peers)
+        town.reconciliations[THERE].copies = Copies(cell=THERE, store=there, find=peers.find)
         found = await town.reconciliations[THERE].reconcile(Order(full=True))
         assert {each.check for each in found.findings} == {Check.COPY}
         assert found.clearing.missing == {}
