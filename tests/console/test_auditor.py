@@ -122,9 +122,13 @@ def test_an_account_is_traced_from_its_own_cell(visit: Visit, books: Books) -> N
     """Cells do not tell each other of a user's account, so its home is asked."""
     page = visit.open(f"/auditor/accounts/{books.payer.user_id}")
     page.get_by_role("link", name="Trace of the account").click()
-    expect(page.locator("main")).to_contain_text(f"{CELL} was asked")
-    expect(page.locator(".problem")).to_have_count(0)
-    assert page.locator("a.box", has_text="DEPOSITED").count() == 2
+    # A link that names another cell leads to the home, too.
+    for path in ("", f"/auditor/trace?subject={books.payer.user_id}&cell=ap-tokyo"):
+        if path:
+            visit.open(path)
+        expect(page.locator("main")).to_contain_text(f"{CELL} was asked")
+        expect(page.locator(".problem")).to_have_count(0)
+        assert page.locator("a.box", has_text="DEPOSITED").count() == 2
 
 
 def test_a_refused_command_is_named(visit: Visit, books: Books) -> None:

@@ -1,5 +1,6 @@
 """A trace as a picture and as a table; an event with its proof."""
 
+import asyncio
 import json
 from uuid import UUID
 
@@ -8,6 +9,7 @@ from starlette.responses import Response
 
 from cellbook.v1 import audit_pb2
 from server.cli.audit.trace import first_answer, leg_of, problems
+from server.cli.client import LedgerRefusal
 from server.cli.texts import amount_text, stamp_text, utc
 from server.console.auditor.trace_picture import picture_of
 from server.console.console import console_of, ledger_of, render
@@ -31,8 +33,9 @@ async def trace(request: Request) -> Response:
     event_max = whole_number(limit, "limit") if limit else EVENTS_DEFAULT
     if not 1 <= event_max <= EVENTS_MAX:
         raise BadInput(f"limit: expected a number from 1 to {EVENTS_MAX:,}")
-    wanted, cell = audit_pb2.TraceRequest(subject=subject, event_max=event_max), await field(request, "cell")
-    asked, reply = await first_answer(await ledger_of(request).reach(), wanted, cell)
+    wanted = audit_pb2.TraceRequest(subject=subject, event_max=event_max)
+    reach, home = await asyncio.gather(ledger_of(request).reach(), _home_of(request, subject))
+    asked, reply = await first_answer(reach, wanted, home)
     return render(
         request,
         "auditor/trace.html",
@@ -46,6 +49,14 @@ async def trace(request: Request) -> Response:
         events_max=EVENTS_MAX,
         leg_of=leg_of,
     )
+
+
+async def _home_of(request: Request, subject: str) -> str:
+    """Of a user, all of whose account no other cell knows; empty: the subject is none. Raises as `Client.once`."""
+    try:
+        return (await ledger_of(request).home_of(str(UUID(subject)))).name
+    except (ValueError, LedgerRefusal):
+        return ""
 
 
 async def event(request: Request) -> Response:
