@@ -203,6 +203,61 @@ def test_the_proposed_amount_follows_the_bids(rig: Rig, sale: Sale) -> None:
         expect(amount).to_have_value("20")
 
 
+def test_a_maximum_answers_the_bids_of_others(rig: Rig, sale: Sale) -> None:
+    """At once: the live page shows both bids. Its bidder alone sees the maximum, and is told when it is not enough."""
+    with rig.visitor(f"user/{sale.ann.user_id}") as ann, rig.visitor(f"user/{sale.ben.user_id}") as ben:
+        page = ann.open(sale.path)
+        page.get_by_label("Maximum in USD").fill("0.50")
+        place(page, "1")
+        expect(page.get_by_role("alert")).to_contain_text("the maximum of 0.50 is less than the bid of 1")
+        ann.complaints.clear()
+        page = ann.open(sale.path)
+        page.get_by_label("Maximum in USD").fill("80")
+        place(page, "1")
+        expect(page.locator("#standing")).to_contain_text("You lead at 1.00 USD, your maximum is 80.00 USD.")
+        expect(page.locator("#live")).to_have_text("Live", timeout=LIVE_MS)
+        other = ben.open(sale.path)
+        place(other, "51.99")
+        expect(other.locator(".verdict.good")).to_contain_text("accepted")
+        expect(other.locator("#standing")).to_contain_text("You have been outbid")
+        expect(other.locator("#state")).to_contain_text("52.00 USD")
+        assert "80" not in other.locator("main").inner_text()
+        ben.check("auction-answered")
+        changes = page.locator("#changes li")
+        expect(changes.nth(0)).to_contain_text("52.00 USD by you", timeout=LIVE_MS)
+        expect(changes.nth(0)).to_contain_text("raised by the auction within its maximum")
+        expect(changes.nth(1)).to_contain_text("51.99 USD")
+        expect(page.locator("#standing")).to_contain_text("You lead at 52.00 USD, your maximum is 80.00 USD.")
+        ann.check("auction-maximum")
+        place(other, "81")
+        expect(other.locator("#standing")).to_contain_text("You lead at 81.00 USD.")
+        expect(page.locator("#standing")).to_contain_text("You have been outbid", timeout=LIVE_MS)
+        expect(page.locator("#standing")).to_contain_text("the highest bid is 81.00 USD now")
+
+
+def test_a_maximum_needs_no_javascript(rig: Rig, sale: Sale) -> None:
+    """The hint is a part of the form, a refusal keeps both amounts, and support sees why all of it is reserved."""
+    with rig.visitor(f"user/{sale.ben.user_id}", java_script_enabled=False) as visit:
+        page = visit.open(sale.path)
+        expect(page.get_by_label("Maximum in USD")).to_have_accessible_description(re.compile("only as much of it"))
+        page.get_by_label("Maximum in USD").fill(str(FUNDS_MINOR))
+        place(page, "3")
+        expect(page.get_by_role("alert")).to_contain_text("Your bid was refused")
+        expect(page.get_by_label("Amount in USD")).to_have_value("3")
+        page.get_by_label("Maximum in USD").fill("20")
+        place(page, "3")
+        expect(page.locator("#standing")).to_contain_text("You lead at 3.00 USD, your maximum is 20.00 USD.")
+        rig.played(bid_of(sale, sale.ann, 1_000))
+        page.reload()
+        expect(page.locator("#standing")).to_contain_text("You lead at 10.01 USD, your maximum is 20.00 USD.")
+        rig.played(bid_of(sale, sale.ann, 2_500))
+        page.reload()
+        expect(page.locator("#standing")).to_contain_text("You have been outbid")
+    for principal in (f"user/{sale.ann.user_id}", "service/shop", "auditor/cellbook"):
+        with rig.visitor(principal) as visit:
+            assert "20.00" not in visit.open(sale.path).locator("main").inner_text()
+
+
 def test_who_may_not_bid_has_no_form(rig: Rig, sale: Sale) -> None:
     """And is denied if the form is sent all the same."""
     with rig.visitor("auditor/cellbook") as visit:

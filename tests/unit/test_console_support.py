@@ -74,6 +74,7 @@ def auction(state: "auction_pb2.AuctionState.ValueType", bidder: str) -> auction
 
 
 OF_AUCTION = ledger_pb2.Hold(hold_id=ID, auction=AUCTION, bid_ids=[ID])
+OF_MAXIMUM = ledger_pb2.Hold(hold_id=ID, auction=AUCTION, bid_ids=[ID], amount=Money(currency="USD", amount_minor=701))
 PINNED = ledger_pb2.Hold(hold_id=ID, auction=AUCTION, saga_id=ID)
 
 
@@ -85,6 +86,7 @@ PINNED = ledger_pb2.Hold(hold_id=ID, auction=AUCTION, saga_id=ID)
         (ledger_pb2.Hold(bid_ids=[ID]), None, "before holds named their auction", 0),
         (OF_AUCTION, None, "does not say more", 0),
         (OF_AUCTION, auction(ACTIVE, ME), "the highest bid, of 7.00 USD", END_MS),
+        (OF_MAXIMUM, auction(ACTIVE, ME), "It has the whole maximum", END_MS),
         (OF_AUCTION, auction(ACTIVE, OTHER), "no longer leads: the highest one is 7.00 USD", 0),
         (OF_AUCTION, auction(SETTLING, ME), "the winning bid in an auction that has ended (settling)", 0),
         (OF_AUCTION, auction(SETTLING, OTHER), "backed a bid in an auction that has ended", 0),

@@ -8,7 +8,8 @@ from starlette.responses import Response
 from cellbook.v1 import auction_pb2, types_pb2
 from cells.domain.values import CURRENCY_EXPONENTS
 from server.cli.client import LedgerRefusal, NoAnswer
-from server.console.auctions.lot import Bid, Lot, lot_of, lot_page, new_bid, own_id, seen_path
+from server.console.auctions.lot import Bid, Lot, lot_of, lot_page, new_bid, seen_path
+from server.console.auctions.standing import own_id
 from server.console.console import ledger_of
 from server.console.serving import UNPROCESSABLE, BadInput, field, see
 
@@ -22,13 +23,14 @@ async def bid(request: Request) -> Response:
         command_id=await field(request, "command_id"),
         bidder=own_id() or await field(request, "bidder"),
         amount=await field(request, "amount"),
+        maximum=await field(request, "maximum"),
     )
     try:
         await _place(request, lot, sent)
     except LedgerRefusal as refusal:
         problem = f"Your bid was refused: {refusal.message}"
-        refused = new_bid(problem=problem, bidder=sent.bidder, amount=sent.amount)
-        return lot_page(request, await lot_of(request), refused, status=UNPROCESSABLE)
+        refused = new_bid(problem=problem, bidder=sent.bidder, amount=sent.amount, maximum=sent.maximum)
+        return await lot_page(request, await lot_of(request), refused, status=UNPROCESSABLE)
     except NoAnswer:
         # The next page asks for the outcome, and offers to send this very bid again.
         pass
@@ -42,6 +44,13 @@ async def _place(request: Request, lot: Lot, bid: Bid) -> None:
     command = auction_pb2.PlaceBidRequest(
         command_id=bid.command_id, auction=lot.auction.name, bidder_user_id=bid.bidder, amount=amount
     )
+    if bid.maximum:
+        maximum_minor = parse_amount(bid.maximum, currency)
+        if maximum_minor < amount.amount_minor:
+            raise BadInput(
+                f"the maximum of {bid.maximum} is less than the bid of {bid.amount}: raise it, or leave it empty"
+            )
+        command.maximum.CopyFrom(types_pb2.Money(currency=currency, amount_minor=maximum_minor))
     home = await ledger_of(request).home_of(bid.bidder)
     await home.client.once(home.auctions.PlaceBid, command, at=home.name)
 

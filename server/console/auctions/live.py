@@ -9,6 +9,7 @@ from starlette.responses import Response
 from cellbook.v1 import auction_pb2
 from server.cli.client import CellStubs, ClientError, LedgerRefusal
 from server.console.auctions.lot import cell_in, least_minor, least_text, name_in
+from server.console.auctions.standing import Follower
 from server.console.console import render
 from server.console.serving import event_stream, field, whole_number
 
@@ -30,10 +31,13 @@ async def live(request: Request) -> Response:
 
 
 async def _items(request: Request, cell: CellStubs, wanted: auction_pb2.WatchAuctionRequest) -> AsyncIterator[str]:
+    follower = Follower(request)
     try:
         async for item in cell.items(cell.auctions.WatchAuction, wanted):
+            standing = await follower.standing(item.auction)
             yield json.dumps(
                 {
+                    "standing": _part(request, "_standing.html", auction=item.auction, standing=standing),
                     "state": _part(request, "_state.html", auction=item.auction),
                     "changes": _part(request, "_changes.html", item=item),
                     "least": least_text(item.auction),

@@ -10,10 +10,10 @@ from starlette.responses import Response
 from cellbook.v1 import auction_pb2, ledger_pb2
 from server.cli.client import CellStubs, LedgerRefusal, NoAnswer, new_command_id
 from server.cli.texts import amount
+from server.console.auctions.standing import Follower, own_id
 from server.console.console import console_of, ledger_of, render
 from server.console.serving import field
 from server.console.visitor import current_visitor
-from server.shell.identity.principal import Role
 
 AUCTION = "/auctions/{cell}/{auction_id}"
 NOT_ARRIVED = "COMMAND_NOT_FOUND"
@@ -25,8 +25,9 @@ class Bid:
 
     command_id: str
     bidder: str
-    # As it was typed.
+    # As they were typed. An empty maximum: none.
     amount: str
+    maximum: str = ""
     # Its outcome is not known: the form sends this very bid again.
     is_open: bool = False
     # The outcome of the bid before.
@@ -87,10 +88,10 @@ async def lot_of(request: Request) -> Lot:
 
 async def auction(request: Request) -> Response:
     lot, bid = await asyncio.gather(lot_of(request), sent_bid(request))
-    return lot_page(request, lot, bid)
+    return await lot_page(request, lot, bid)
 
 
-def lot_page(request: Request, lot: Lot, bid: Bid, *, status: int = 200) -> Response:
+async def lot_page(request: Request, lot: Lot, bid: Bid, *, status: int = 200) -> Response:
     return render(
         request,
         "auctions/auction.html",
@@ -100,6 +101,7 @@ def lot_page(request: Request, lot: Lot, bid: Bid, *, status: int = 200) -> Resp
         active=lot.auction.state == auction_pb2.AUCTION_STATE_ACTIVE,
         auction_state=auction_pb2.AuctionState,
         least_minor=least_minor,
+        standing=await Follower(request, has_bid=bool(bid.success)).standing(lot.auction),
         bid=bid,
     )
 
@@ -107,14 +109,15 @@ def lot_page(request: Request, lot: Lot, bid: Bid, *, status: int = 200) -> Resp
 # --- the outcome of a bid ---------------------------------------------------------------------------------------------
 
 
-def own_id() -> str:
-    """The visitor's own user, who is the only one that the visitor may bid for; empty for other roles."""
-    principal = current_visitor().principal
-    return principal.name if principal.role is Role.USER else ""
-
-
-def new_bid(*, problem: str = "", success: str = "", bidder: str = "", amount: str = "") -> Bid:
-    return Bid(command_id=new_command_id(), bidder=own_id() or bidder, amount=amount, problem=problem, success=success)
+def new_bid(*, problem: str = "", success: str = "", bidder: str = "", amount: str = "", maximum: str = "") -> Bid:
+    return Bid(
+        command_id=new_command_id(),
+        bidder=own_id() or bidder,
+        amount=amount,
+        maximum=maximum,
+        problem=problem,
+        success=success,
+    )
 
 
 def seen_path(request: Request, lot: Lot, bid: Bid) -> str:
@@ -123,12 +126,12 @@ def seen_path(request: Request, lot: Lot, bid: Bid) -> str:
     It is signed for the visitor: in a link of somebody else, bidder and amount may be what they want to be sent.
     """
     signed = console_of(request).sessions.signature(*_signed_parts(lot.path, bid))
-    query = {"bid": bid.command_id, "bidder": bid.bidder, "amount": bid.amount, "signed": signed}
-    return f"{lot.path}?{urlencode(query)}"
+    query = {"bid": bid.command_id, "bidder": bid.bidder, "amount": bid.amount, "maximum": bid.maximum}
+    return f"{lot.path}?{urlencode({**query, 'signed': signed})}"
 
 
 def _signed_parts(path: str, bid: Bid) -> tuple[str, ...]:
-    return "bid", str(current_visitor().principal), path, bid.command_id, bid.bidder, bid.amount
+    return "bid", str(current_visitor().principal), path, bid.command_id, bid.bidder, bid.amount, bid.maximum
 
 
 async def sent_bid(request: Request) -> Bid:
@@ -136,7 +139,13 @@ async def sent_bid(request: Request) -> Bid:
     command_id, bidder = await field(request, "bid"), await field(request, "bidder")
     if not command_id or not bidder:
         return new_bid()
-    sent = Bid(command_id=command_id, bidder=bidder, amount=await field(request, "amount"), is_open=True)
+    sent = Bid(
+        command_id=command_id,
+        bidder=bidder,
+        amount=await field(request, "amount"),
+        maximum=await field(request, "maximum"),
+        is_open=True,
+    )
     signed, parts = await field(request, "signed"), _signed_parts(request.url.path, sent)
     is_ours = console_of(request).sessions.is_signature(signed, *parts)
     told = await _outcome(request, sent)

@@ -4,6 +4,8 @@ const state = document.getElementById("state");
 const news = document.getElementById("news");
 const changes = document.getElementById("changes");
 const live = document.getElementById("live");
+const standing = document.getElementById("standing");
+let told = standing.innerHTML;
 let next = state.dataset.from;
 let pauseMs = PAUSE_MS;
 // Our clock less the cell's. What an item says is late by its way here, so the least of all is the nearest.
@@ -28,6 +30,13 @@ function propose(least) {
   }
 }
 
+// It is read aloud: once, and not with each bid of others.
+function tell(now) {
+  if (now !== told) {
+    standing.innerHTML = told = now;
+  }
+}
+
 function listen() {
   const stream = new EventSource(`${state.dataset.live}?from=${next}`);
   stream.onmessage = (message) => {
@@ -42,6 +51,7 @@ function listen() {
     aheadMs = Math.min(aheadMs, Date.now() - item.cellMs);
     // The server has escaped all that it shows.
     state.innerHTML = item.state;
+    tell(item.ended ? "" : item.standing || told);
     changes.insertAdjacentHTML("afterbegin", item.changes);
     while (changes.children.length > CHANGES_MAX) {
       changes.lastElementChild.remove();

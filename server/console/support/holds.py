@@ -62,6 +62,8 @@ def _of_bid(hold: ledger_pb2.Hold, auction: auction_pb2.Auction, user_id: str) -
         return Reason(why, ends, auction=hold.auction, saga_id=auction.saga_id, saga_cell=hold.auction.split("/")[1])
     if leads:
         why = f"It backs the highest bid, of {offered}, in an auction that is still open."
+        if hold.amount.amount_minor > bid.amount.amount_minor:
+            why += " It has the whole maximum: the auction raises the bid within it as others bid."
         ends = "It is released when somebody bids more. If the auction ends like this, it pays for what was won."
         return Reason(why, ends, "The auction ends", auction.end_time_ms, hold.auction)
     why = f"It backs a bid that no longer leads: the highest one is {offered or 'none yet'}."
