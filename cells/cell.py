@@ -21,7 +21,6 @@ from cells.domain.refusals import (
     NoticeNotSent,
     Refused,
     SagaNotFound,
-    Unavailable,
     UserNotFound,
     WrongCell,
 )
@@ -37,7 +36,8 @@ from cells.notices import Notice, Notifier
 from cells.outcomes import Outcomes, answers_of
 from cells.requests import CaughtUp, CommandRequest, CommandState, Outcome, Progress, Read
 from cells.routing import Routing
-from cells.store.ports import EVERYTHING, Directory, EventFilter, EventRow, Store, StoreError, Versioned
+from cells.store.failures import map_store_errors
+from cells.store.ports import EVERYTHING, Directory, EventFilter, EventRow, Store, Versioned
 from cells.time.celltime import CellTime
 from cells.writer.tally import CommitTally
 from cells.writer.writer import Writer
@@ -209,10 +209,7 @@ class Cell:
         self, *, states: Sequence[str], after: UUID | None, limit: int
     ) -> list[tuple[UUID, Versioned]]:
         await self._heed_audit()
-        try:
-            listed = await self.store.list_states(Kind.AUCTION, states=states, after=after, limit=limit)
-        except StoreError as error:
-            raise Unavailable(problem=str(error)) from error
+        listed = await map_store_errors(self.store.list_states(Kind.AUCTION, states=states, after=after, limit=limit))
         for auction_id, entry in listed:
             self.require_readable(Ref(Kind.AUCTION, auction_id), entry)
         return listed
@@ -239,12 +236,8 @@ class Cell:
 
     async def _heed_audit(self) -> None:
         """The leader knows which rows are wrong; any other process looks it up. Raises Unavailable."""
-        if self.leading:
-            return
-        try:
-            await self.load_quarantine()
-        except StoreError as error:
-            raise Unavailable(problem=str(error)) from error
+        if not self.leading:
+            await map_store_errors(self.load_quarantine())
 
     def require_readable(self, ref: Ref, entry: Versioned) -> None:
         """Raises StateUnderRepair: rows that are known to be wrong are shown to nobody."""
@@ -253,7 +246,4 @@ class Cell:
             raise StateUnderRepair(kind=ref.kind.value, id=str(ref.id))
 
     async def _load(self, refs: Sequence[Ref]) -> dict[Ref, Versioned]:
-        try:
-            return await self.store.load(refs)
-        except StoreError as error:
-            raise Unavailable(problem=str(error)) from error
+        return await map_store_errors(self.store.load(refs))

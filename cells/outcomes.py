@@ -10,8 +10,9 @@ from cells.domain.record import replace
 from cells.domain.refusals import CommandNotFound, InProgress, NotLeading, Refused, Unavailable
 from cells.domain.time.hlc import Stamp
 from cells.requests import CommandRequest, CommandState, Outcome
+from cells.store.failures import map_store_errors
 from cells.store.outcomes import outcome_of
-from cells.store.ports import OutcomeRow, Store, StoreError
+from cells.store.ports import OutcomeRow, Store
 from cells.writer.batch import Commit
 from cells.writer.writer import Writer
 
@@ -70,10 +71,7 @@ class Outcomes:
             for each in self.writer.under_way(command_id)
             if asker.may_know(each.principal, each.user_id)
         ]
-        try:
-            rows = await self.store.outcomes([command_id])
-        except StoreError as error:
-            raise Unavailable(problem=str(error)) from error
+        rows = await map_store_errors(self.store.outcomes([command_id]))
         ended = [outcome_of(row, here) for row in sorted(rows, key=_age) if asker.may_know(row.principal, row.user_id)]
         known = [status for status in (*ended, *under_way) if principal in {"", status.principal}]
         if known:
@@ -113,9 +111,8 @@ class Outcomes:
         if not any(map(_is_begun, answers)):
             return list(answers)
         try:
-            ended = await self._ended_in_time(begun, deadline_s)
-        except StoreError as error:
-            problem = Unavailable(problem=str(error))
+            ended = await map_store_errors(self._ended_in_time(begun, deadline_s))
+        except Unavailable as problem:
             return [problem if _is_begun(answer) else answer for answer in answers]
         return [_end(answer, ended.get(answer.saga_id)) if _is_begun(answer) else answer for answer in answers]
 

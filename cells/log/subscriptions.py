@@ -10,9 +10,9 @@ import structlog
 
 from cells.background import BackgroundTask
 from cells.domain.audit.refusals import EventDamaged, PositionNotReached
-from cells.domain.refusals import Unavailable
 from cells.log.tail import LogReader, LogTail
 from cells.requests import CaughtUp, Progress
+from cells.store.failures import map_store_errors
 from cells.store.ports import EventFilter, EventRow, Store, StoreError
 from cells.time.celltime import CellTime
 from cells.writer.batch import Commit
@@ -124,15 +124,16 @@ class Subscriptions:
             try:
                 async with self._queries:
                     # Read before the rows: the next query finds rows written later.
-                    head = self.time.durable_position if self.time.leading else (await self.store.head()).position
+                    head = self.time.durable_position
+                    if not self.time.leading:
+                        head = (await map_store_errors(self.store.head())).position
                     if position > head + 1:
                         raise PositionNotReached(cell=self.time.cell, head=head, next=head + 1, position=position)
                     until = head if reader.wanted.has_index else min(position + POSITIONS_MAX - 1, head)
-                    rows = await self.store.events(
+                    page = self.store.events(
                         from_position=position, until_position=until, limit=limit, event_filter=reader.wanted
                     )
-            except StoreError as error:
-                raise Unavailable(problem=str(error)) from error
+                    rows = await map_store_errors(page)
             except ValueError as error:
                 if limit == 1:
                     log.critical("event_damaged", cell=self.time.cell, position=position, problem=str(error))

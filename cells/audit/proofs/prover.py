@@ -11,9 +11,9 @@ from cells.audit.proofs.ports import ProofStore, SignedCheckpoint
 from cells.audit.proofs.tree import TreeIncomplete, TreeReader
 from cells.audit.verify.tree import is_consistent, is_included
 from cells.domain.audit.refusals import CheckpointNotFound, EventNotFound, LogTampered, NotSignedYet
-from cells.domain.refusals import Unavailable
 from cells.encoding.codec import leaf_bytes, leaf_hash
-from cells.store.ports import Store, StoreError
+from cells.store.failures import map_store_errors
+from cells.store.ports import Store
 
 POSITION_MAX = 2**63 - 1
 
@@ -79,11 +79,9 @@ class Prover:
     async def _answer(self, answer: Awaitable[T]) -> T:
         """Raises LogTampered for hashes that are missing, and Unavailable for errors of the store."""
         try:
-            return await answer
+            return await map_store_errors(answer)
         except TreeIncomplete as error:
             raise LogTampered(cell=self.cell, problem=str(error)) from error
-        except StoreError as error:
-            raise Unavailable(problem=str(error)) from error
 
     async def _checkpoint(self, size: int, after: int = 0) -> Given:
         position = (await self.store.head()).position

@@ -35,8 +35,9 @@ from cells.domain.audit.refusals import (
     NoKeyToSign,
     WitnessedOtherwise,
 )
-from cells.domain.refusals import FieldInvalid, Refused, Unavailable
-from cells.store.ports import Clock, StoreError
+from cells.domain.refusals import FieldInvalid, Refused
+from cells.store.failures import map_store_errors
+from cells.store.ports import Clock
 
 log = structlog.get_logger()
 
@@ -82,12 +83,10 @@ class Witness:
         if self.key is None:
             raise NoKeyToSign(cell=self.cell)
         try:
-            before = await self.proofs.witnessed(origin_of(peer))
+            before = await map_store_errors(self.proofs.witnessed(origin_of(peer)))
             checkpoint, key = self._checkpoint(peer, asked, before)
             self._check(checkpoint, asked, before)
-            await self._remember(checkpoint, key, asked.note, before)
-        except StoreError as error:
-            raise Unavailable(problem=str(error)) from error
+            await map_store_errors(self._remember(checkpoint, key, asked.note, before))
         except (LogShrunk, LogForked, LogKeyChanged, CheckpointsRenumbered) as error:
             self.refused[peer] += 1
             log.critical("log_not_witnessed", peer=peer, problem=error.message)
@@ -186,12 +185,10 @@ class Cosignatures:
             FieldInvalid: it is not from one of `keys`, or not on that checkpoint.
         """
         try:
-            found = await self.proofs.checkpoints(size, 1)
+            found = await map_store_errors(self.proofs.checkpoints(size, 1))
             if not found or found[0].size != size:
                 raise CheckpointNotFound(cell=self.cell, size=size, below=0, above=found[0].size if found else 0)
             witness = check_cosignature(found[0].note, line, self.keys)
-            await self.proofs.add_cosignature(size, witness, line, self.clock.wall())
+            await map_store_errors(self.proofs.add_cosignature(size, witness, line, self.clock.wall()))
         except Malformed as error:
             raise FieldInvalid(field="cosignature", problem=str(error)[:PROBLEM_LENGTH_MAX], value="") from None
-        except StoreError as error:
-            raise Unavailable(problem=str(error)) from error
