@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import chain
 from typing import NamedTuple
 from uuid import UUID
 
@@ -149,7 +148,7 @@ class HistoryExporter:
 
     async def call_off(self, saga_id: UUID, facts: MoveFacts) -> None:
         """Tells the other cell to drop the copies. A cell that cannot be reached drops them itself, later."""
-        self._copying.pop(saga_id, None)
+        self.forget(saga_id)
         bundle = UserBundle(saga_id=saga_id, user_id=facts.user_id, called_off=True)
         with suppress(PeerUnknown, Refused):
             await self.peers.bring(facts.to_cell, bundle, timeout_s=CALL_OFF_TIMEOUT_S)
@@ -227,14 +226,12 @@ class HistoryExporter:
         rows = await self.store.stream(user_id, after_version=copying.version, limit=ITEMS_MAX)
         if rows:
             events = [MovedEvent(self.cell, row) for row in rows if row.stream_version > known]
-            await self._bring(copying, events, await self._outcomes_of(user_id, rows))
+            # Commands of users who paid this one stay.
+            own = {codec.command_of(row) for row in rows if row.user_id == user_id}
+            await self._bring(copying, events, await self._outcomes(own, user_id))
             copying.version = rows[-1].stream_version
             held[self.cell] = max(known, copying.version)
         return len(rows) == ITEMS_MAX
-
-    async def _outcomes_of(self, user_id: UUID, rows: Sequence[EventRow]) -> list[OutcomeRow]:
-        """The outcomes of the user's own commands. Commands of users who paid this one stay."""
-        return await self._outcomes({codec.command_of(row) for row in rows if row.user_id == user_id}, user_id)
 
     async def _outcomes(self, keys: Iterable[CommandKey], user_id: UUID) -> list[OutcomeRow]:
         ids = sorted({command_id for _, command_id in keys})
@@ -275,33 +272,29 @@ class HistoryExporter:
                 copying.open.add((row.principal, row.command_id))
             else:
                 ended.append(row._replace(cell=row.cell or self.cell))
-        for some_events, some_outcomes in parts(events, ended):
+        for items, size_bytes in parts([*events, *ended]):
             part = UserBundle(
-                saga_id=copying.saga_id, user_id=copying.facts.user_id, events=some_events, outcomes=some_outcomes
+                saga_id=copying.saga_id,
+                user_id=copying.facts.user_id,
+                events=[item for item in items if isinstance(item, MovedEvent)],
+                outcomes=[item for item in items if isinstance(item, OutcomeRow)],
             )
             await self.peers.bring(copying.facts.to_cell, part, timeout_s=BRING_TIMEOUT_S)
-            sent = sum(_size_bytes(item) for item in chain[MovedEvent | OutcomeRow](some_events, some_outcomes))
-            copying.progress = copying.progress._replace(size_bytes=copying.progress.size_bytes + sent)
+            copying.progress = copying.progress._replace(size_bytes=copying.progress.size_bytes + size_bytes)
 
 
-def parts(
-    events: Iterable[MovedEvent], outcomes: Iterable[OutcomeRow]
-) -> Iterator[tuple[list[MovedEvent], list[OutcomeRow]]]:
-    """Splits the items into calls, in order: at most PART_BYTES each, or a single item."""
-    some: tuple[list[MovedEvent], list[OutcomeRow]] = ([], [])
-    size = 0
-    for item in chain[MovedEvent | OutcomeRow](events, outcomes):
+def parts(items: Iterable[MovedEvent | OutcomeRow]) -> Iterator[tuple[list[MovedEvent | OutcomeRow], int]]:
+    """Splits the items into calls, in order, each with its size: at most PART_BYTES, or a single item."""
+    part, size_bytes = list[MovedEvent | OutcomeRow](), 0
+    for item in items:
         item_bytes = _size_bytes(item)
-        if size and size + item_bytes > PART_BYTES:
-            yield some
-            some, size = ([], []), 0
-        if isinstance(item, MovedEvent):
-            some[0].append(item)
-        else:
-            some[1].append(item)
-        size += item_bytes
-    if size:
-        yield some
+        if part and size_bytes + item_bytes > PART_BYTES:
+            yield part, size_bytes
+            part, size_bytes = [], 0
+        part.append(item)
+        size_bytes += item_bytes
+    if part:
+        yield part, size_bytes
 
 
 def _size_bytes(item: MovedEvent | OutcomeRow) -> int:

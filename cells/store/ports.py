@@ -14,7 +14,7 @@ from cells.domain.moves.home import Home
 from cells.domain.record import Struct, field
 from cells.domain.sagas.definition import SagaKind
 from cells.domain.sagas.leg import LegMark
-from cells.domain.sagas.saga import Saga, SagaState
+from cells.domain.sagas.saga import SagaState
 from cells.domain.values import Kind, LegId, Ref
 from cells.moves.user_bundle import HistoryCopies, UserBundle
 
@@ -239,19 +239,9 @@ class SagaFilter(Struct, frozen=True, kw_only=True):
     # One of the cells that take part.
     cell: str = ""
     started_from_ms: int = 0
-    started_before_ms: int = 2**63 - 1
+    started_before_ms: int = POSITION_MAX
     paused: bool = False
     ids: frozenset[UUID] | None = None  # None: any.
-
-    def lets(self, saga_id: UUID, saga: Saga) -> bool:
-        return (
-            (not self.states or saga.state in self.states)
-            and self.kind in {None, saga.kind}
-            and (not self.cell or self.cell in saga.cells)
-            and self.started_from_ms <= saga.started_ms < self.started_before_ms
-            and (saga.paused or not self.paused)
-            and (self.ids is None or saga_id in self.ids)
-        )
 
 
 class Timer(NamedTuple):

@@ -41,6 +41,7 @@ from cells.store.ports import (
     Versioned,
 )
 from cells.store.rows import TABLES
+from tests.doubles.saga_filter import lets
 
 UNIQUE_VIOLATION = "23505"
 CHECK_VIOLATION = "23514"
@@ -250,7 +251,7 @@ class MemoryStore:
         found = []
         for ref, row in self.projections.items():
             state = codec.decode_state(ref.kind, row.state) if ref.kind is Kind.SAGA else None
-            if isinstance(state, Saga) and wanted.lets(ref.id, state):
+            if isinstance(state, Saga) and lets(wanted, ref.id, state):
                 place = SagaPlace(state.started_ms, ref.id)
                 if after is None or place > after:
                     found.append((place, Versioned(state, row.stream_version)))

@@ -14,7 +14,6 @@ from cells.domain.record import Struct
 from cells.domain.values import Kind
 from cells.writer.lineage import SNAPSHOT_EVENTS
 
-EVERY = SNAPSHOT_EVENTS
 # Large states are stored less often: at most this many bytes per event of the log, which has about a kilobyte.
 STATE_BYTES_PER_EVENT = 64
 
@@ -66,9 +65,9 @@ def _text(value: object) -> str:
 
 def may_be_due(version: int) -> bool:
     """Whether a snapshot may be due at this version. It is the same for every process."""
-    return version % EVERY == 0
+    return version % SNAPSHOT_EVENTS == 0
 
 
 def is_due(version: int, last_version: int, state_bytes: int) -> bool:
     """Whether a stream at `version` needs a snapshot, given its last snapshot's version and the size of its state."""
-    return version - last_version >= max(EVERY, state_bytes // STATE_BYTES_PER_EVENT)
+    return version - last_version >= max(SNAPSHOT_EVENTS, state_bytes // STATE_BYTES_PER_EVENT)

@@ -6,7 +6,6 @@ from uuid import UUID
 
 import structlog
 
-from cells.audit.history import snapshots
 from cells.audit.history.live_snapshots import LiveSnapshots
 from cells.audit.history.lookups import PostgresHistoryLookups
 from cells.audit.history.questions import History
@@ -18,6 +17,7 @@ from cells.domain.values import Kind, Ref
 from cells.encoding import codec
 from cells.encoding.codec import UnknownEvent
 from cells.store.ports import StoreError
+from cells.writer.lineage import SNAPSHOT_EVENTS
 
 log = structlog.get_logger()
 
@@ -64,7 +64,7 @@ class Snapshotter(LeaderTask):
         if done >= head:
             return False
         until = min(done + SCAN, head)
-        for aggregate_id, version, position in await self.store.due(done, until, snapshots.EVERY):
+        for aggregate_id, version, position in await self.store.due(done, until, SNAPSHOT_EVENTS):
             await self._keep(aggregate_id, version, position)
         if until // HOUSE_EVERY > done // HOUSE_EVERY:
             await self._keep_house(until - until % HOUSE_EVERY)

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from cells.audit.history import snapshots
+from cells.audit.history import snapshots, snapshotter
 from cells.audit.history.moments import Moment
 from cells.audit.history.questions import History
 from cells.domain.audit.refusals import Damaged, EntryDamaged, EventDamaged, LogIncomplete
@@ -182,7 +182,8 @@ async def test_a_changed_entry_is_told_from_its_event_and_the_entry_before_it(ri
 
 async def made(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Snapshots of every second event."""
-    monkeypatch.setattr(snapshots, "EVERY", 2)
+    for module in (snapshots, snapshotter):
+        monkeypatch.setattr(module, "SNAPSHOT_EVENTS", 2)
     monkeypatch.setattr(snapshots, "STATE_BYTES_PER_EVENT", 1_000_000)
     await ask(rig.served.dsn, "UPDATE snapshot_progress SET position = 0")
     await rig.served.keeper.catch_up()

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from structlog.testing import capture_logs
 
-from cells.audit.history import live_snapshots, snapshots
+from cells.audit.history import live_snapshots
 from cells.audit.history.moments import Moment
 from cells.audit.history.questions import Past
 from cells.domain.account.account import Account
@@ -99,7 +99,7 @@ async def test_no_question_about_an_account_reads_many_events(dsn: str) -> None:
         long = Long(cell, user_id)
         assert len(await long.snapshots()) == (1 + DEPOSITS) // SNAPSHOT_EVENTS
         await long.check(SNAPSHOT_EVENTS - 1)
-        assert await cell.keeper.store.due(0, cell.parts.cell.time.durable_position, snapshots.EVERY) == []
+        assert await cell.keeper.store.due(0, cell.parts.cell.time.durable_position, SNAPSHOT_EVENTS) == []
 
 
 async def test_no_question_about_an_auction_reads_many_events(dsn: str) -> None:

@@ -7,6 +7,7 @@ from cells.domain.sagas.definition import SagaKind
 from cells.domain.sagas.saga import Saga, SagaState
 from cells.domain.sagas.saga_events import ReleaseFacts
 from cells.store.ports import SagaFilter, SagaPlace, Store
+from tests.doubles.saga_filter import lets
 from tests.integration.rows import NOW_MS, projection_row, saga
 from tests.integration.store.store_conformance import Stores, append_all
 
@@ -38,9 +39,11 @@ class SagaListConformance:
         await append_all(stores.one, projections=rows)
         by_id = {row.aggregate_id: each for row, each in zip(rows, sagas, strict=True)}
         for wanted, count in (*FILTERS, (SagaFilter(ids=frozenset([*by_id][3:9])), 6)):
-            lets = sorted((each.started_ms, saga_id) for saga_id, each in by_id.items() if wanted.lets(saga_id, each))
-            assert len(lets) == count
-            assert await pages(stores.one, wanted) == [saga_id for _, saga_id in lets]
+            listed = sorted(
+                (each.started_ms, saga_id) for saga_id, each in by_id.items() if lets(wanted, saga_id, each)
+            )
+            assert len(listed) == count
+            assert await pages(stores.one, wanted) == [saga_id for _, saga_id in listed]
 
 
 async def pages(store: Store, wanted: SagaFilter) -> list[UUID]:
