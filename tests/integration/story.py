@@ -127,8 +127,9 @@ class Story:
         """One that is won from away, and one that is called off."""
         lamp = await open_auction(self.here, self.ann)
         await self.bid(lamp, self.carl, 200, self.away)
-        await self.bid(lamp, self.ben, 300)
-        await self.bid(lamp, self.carl, 400, self.away)
+        await self.bid(lamp, self.ben, 300, maximum_minor=350)
+        await self.bid(lamp, self.carl, 310, self.away)
+        await self.bid(lamp, self.carl, 400, self.away, maximum_minor=500)
         self.here.notifier = BrokenMail()
         await self.do(CloseAuction(auction_id=lamp, by_command=True))
         saga_id = await self._saga_at(lamp, "notify-seller")
@@ -238,8 +239,20 @@ class Story:
         read = Access(principal="auditor/anna", method="GetBalance", subject=str(uuid4()), minute_ms=1_764_288_000_000)
         await self.do(RecordAccesses(accesses=(read,)))
 
-    async def bid(self, auction: UUID, bidder: UUID, amount_minor: int, cell: LocalCell | None = None) -> None:
-        await self.do(PlaceBid(auction_id=auction, auction_cell=HERE, bidder_id=bidder, amount=usd(amount_minor)), cell)
+    async def bid(
+        self,
+        auction: UUID,
+        bidder: UUID,
+        amount_minor: int,
+        cell: LocalCell | None = None,
+        *,
+        maximum_minor: int | None = None,
+    ) -> None:
+        maximum = None if maximum_minor is None else usd(maximum_minor)
+        bid = PlaceBid(
+            auction_id=auction, auction_cell=HERE, bidder_id=bidder, amount=usd(amount_minor), maximum=maximum
+        )
+        await self.do(bid, cell)
 
     async def _saga_at(self, auction: UUID, leg: str) -> UUID:
         """The settlement, once it has come to a leg here that does not go on by itself."""

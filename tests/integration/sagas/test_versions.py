@@ -75,14 +75,14 @@ def followed(saga: Saga | None, events: list[StoredEvent]) -> Saga:
 # --- the log of version 1 ---
 
 
-def test_the_golden_log_has_every_kind_of_saga_in_it() -> None:
+def test_the_golden_log_has_every_kind_of_saga_and_event_in_it() -> None:
     """Some that went through, some that turned back, and hardly a step that is not there."""
     known = golden.read()
     ends = {(saga.kind, saga.state) for saga in (followed(None, events) for events in SAGAS.values())}
     assert {kind for kind, _ in ends} == set(SagaKind)
     assert {state for _, state in ends} == {SagaState.COMPLETED, SagaState.COMPENSATED}
-    assert {event.event_type for event in known.events} <= set(EVENT_TYPES)
-    assert len({event.event_type for event in known.events}) > 50
+    types = {event.event_type for event in known.events}
+    assert set(EVENT_TYPES) >= types >= set(EVENT_TYPES) - {"ACCOUNT_FLOWS_STOPPED", "ACCOUNT_FLOWS_RESUMED"}
 
 
 @pytest.mark.usefixtures("_version_2")
