@@ -156,6 +156,19 @@ def test_a_raise_near_the_end_extends_the_auction_once() -> None:
     assert placed.end_time_ms == raised.end_time_ms == auction(world).end_time_ms == END_MS - 1 + 10_000
 
 
+def test_a_leader_does_not_keep_the_auction_open_by_raising_the_maximum() -> None:
+    """A cent more of a maximum costs nothing if nobody else bids; a higher price does, and extends it as ever."""
+    world = market(created(extension_ms=10_000))
+    world.when(bid("ann", 100, 500))
+    world.now_ms = END_MS - 1
+    for again in (bid("ann", 100, 501), bid("ann", 101, 502)):
+        (placed, _) = world.when(again)
+        assert isinstance(placed, BidPlaced)
+        assert placed.end_time_ms == auction(world).end_time_ms == END_MS
+    world.when(bid("ann", 111, 503))
+    assert auction(world).end_time_ms == END_MS - 1 + 10_000
+
+
 def test_the_largest_amount_is_no_obstacle_to_a_raise() -> None:
     """An increment above it would be more than 64 bits: the maximum is as far as it goes."""
     world = market().given(Kind.AUCTION, "sale", remote(AMOUNT_MAX_MINOR - 5, AMOUNT_MAX_MINOR))
@@ -185,11 +198,11 @@ def remote(amount_minor: int, maximum_minor: int | None = None) -> BidPlaced:
     )
 
 
-def submitted(amount_minor: int, maximum_minor: int | None = None) -> ApplyLeg:
+def submitted(amount_minor: int, maximum_minor: int | None = None, *, bidder: str = "rob") -> ApplyLeg:
     action = SubmitBid(
         auction_id=uid("sale"),
         bid_id=uid("rob-bid"),
-        bidder_id=uid("rob"),
+        bidder_id=uid(bidder),
         bidder_cell=THERE,
         amount=usd(amount_minor),
         valid_until_ms=END_MS,
@@ -268,6 +281,51 @@ def test_a_settlement_takes_no_more_than_the_maximum() -> None:
     assert [hold.backs(bid_id, usd(amount)) for amount in (1, 800, 801)] == [True, True, False]
     assert not hold.backs(bid_id, Money("EUR", 1))
     assert not hold.backs(uid("another"), usd(1))
+
+
+# --- in the name of the leader, by another cell ---------------------------------------------------------------------
+
+
+def of_ann(amount_minor: int, maximum_minor: int | None = None) -> ApplyLeg:
+    """From a cell that says that Ann is at home there: she has moved, or it lies."""
+    return submitted(amount_minor, maximum_minor, bidder="ann")
+
+
+@pytest.mark.parametrize("limit", [110, 799, 800])
+def test_another_cell_is_not_told_the_maximum_by_a_bid_in_the_leaders_name(limit: int) -> None:
+    """Up to the maximum it is answered, whatever it is; below the next bid the refusal names what everybody sees."""
+    world = market()
+    world.when(bid("ann", 100, 800))
+    with pytest.raises(refusals.BidTooLow) as refused:
+        world.when(of_ann(109))
+    assert refused.value.facts["least_minor"] == 110
+    assert kinds(world.when(of_ann(1, limit))) == [BidPlaced, BidRaised, SagaStarted]
+    assert leading(world) == ("ann", 100)
+    assert world.money("ann") == (200, 800, 0)
+
+
+def test_a_leader_who_has_moved_does_not_bid_against_their_own_maximum() -> None:
+    """A higher one takes the place of the old one at the same price; a lower bid raises the old one to what it says."""
+    world = market()
+    world.when(bid("ann", 100, 800))
+    world.when(of_ann(300))
+    highest = auction(world).highest_bid
+    assert highest is not None
+    assert (highest.amount_minor, highest.maximum_minor, highest.bidder_cell) == (300, 800, HERE)
+    placed, released = world.when(replace(of_ann(1, 900), leg_id=LegId(uid("another saga"), "submit", 1)))
+    assert kinds([placed, released]) == [BidPlaced, FundsReleased]
+    highest = auction(world).highest_bid
+    assert highest is not None
+    assert (highest.amount_minor, highest.maximum_minor, highest.bidder_cell) == (300, 900, THERE)
+    assert world.money("ann") == (1_000, 0, 0)
+
+
+def test_a_leader_who_has_moved_here_has_one_hold_for_both_bids() -> None:
+    """The old bid is released by its saga, which finds the new home."""
+    world = market()
+    world.given(Kind.AUCTION, "sale", replace(remote(100, 300), bidder_id=uid("ann")))
+    assert kinds(world.when(bid("ann", 100, 500))) == [BidPlaced, FundsReserved, SagaStarted]
+    assert (leading(world), world.money("ann")) == (("ann", 100), (500, 500, 0))
 
 
 # --- any number of bids -----------------------------------------------------------------------------------------------

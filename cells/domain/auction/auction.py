@@ -35,6 +35,13 @@ class Bid(Struct, frozen=True, kw_only=True):
         """The most that the bidder may have to pay, and so the amount that is held."""
         return self.amount_minor if self.maximum_minor is None else self.maximum_minor
 
+    def is_replaced_by(self, bid: "Bid") -> bool:
+        """Whether `bid` is of the same bidder, by the word of the same cell.
+
+        Another cell may say so because the bidder has moved, or to be told this bid's limit by a refusal.
+        """
+        return (self.bidder_id, self.bidder_cell) == (bid.bidder_id, bid.bidder_cell)
+
 
 class Auction(Struct, frozen=True, kw_only=True):
     asset_id: UUID
@@ -53,13 +60,13 @@ class Auction(Struct, frozen=True, kw_only=True):
     escrow_minor: int = 0
     saga_id: UUID | None = None
 
-    def least_bid_minor(self, bidder_id: UUID) -> int:
-        """The lowest limit that the next bid of that bidder may have. Nobody lowers their own."""
+    def least_bid_minor(self, bid: Bid) -> int:
+        """The lowest limit that `bid` may have. Nobody lowers their own."""
         leading = self.highest_bid
         if leading is None:
             return self.opening_minor
         least = leading.amount_minor + self.increment_minor
-        return max(least, leading.limit_minor + 1) if leading.bidder_id == bidder_id else least
+        return max(least, leading.limit_minor + 1) if leading.is_replaced_by(bid) else least
 
     def standing(self, bid: Bid) -> Bid:
         """An acceptable bid with the amount at which it is placed.
@@ -80,12 +87,23 @@ class Auction(Struct, frozen=True, kw_only=True):
     def answer_to(self, bid: Bid) -> Bid | None:
         """The leading bid, raised to stay ahead of an acceptable one; None: that one leads.
 
-        Of two equal limits the earlier one leads.
+        Of two equal limits the earlier one leads. A bid of the same bidder costs the leader no more than it asks for.
         """
         leading = self.highest_bid
-        if leading is None or leading.bidder_id == bid.bidder_id or bid.limit_minor > leading.limit_minor:
+        if leading is None or bid.limit_minor > leading.limit_minor:
             return None
-        return replace(leading, amount_minor=min(leading.limit_minor, bid.limit_minor + self.increment_minor))
+        own = leading.bidder_id == bid.bidder_id
+        least = self.standing(bid).amount_minor if own else bid.limit_minor + self.increment_minor
+        return replace(leading, amount_minor=min(leading.limit_minor, least))
+
+    def end_after(self, bid: Bid, now_ms: int) -> int:
+        """The end after a bid as it is placed: later if it comes near the end, and raises the price by an increment.
+
+        By raising only the limit, a leader would keep the auction open for ever and pay no more for it.
+        """
+        leading = self.highest_bid
+        rises = leading is None or bid.amount_minor >= leading.amount_minor + self.increment_minor
+        return max(self.end_time_ms, now_ms + self.extension_ms) if rises and self.extension_ms else self.end_time_ms
 
     def is_active(self, now_ms: int) -> bool:
         """Whether bids are accepted at `now_ms`, even if the closing timer has not fired yet."""

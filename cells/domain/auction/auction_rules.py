@@ -73,7 +73,7 @@ def place_bid(command: commands.PlaceBid, view: View, context: Context) -> Decis
     bid = bid_of(command, bid_id_of(command, context), context.cell)
     require_acceptable(auction, command.auction_id, bid, command.amount.currency, context)
     outbid = auction.highest_bid
-    own = outbid is not None and outbid.bidder_id == bid.bidder_id
+    own = outbid is not None and outbid.is_replaced_by(bid)
     reserved = reserve_for_bid(
         account,
         auction_id=command.auction_id,
@@ -162,7 +162,7 @@ def require_acceptable(auction: Auction, auction_id: UUID, bid: Bid, currency: s
         raise refusals.BidOnOwnAuction(auction_id=str(auction_id))
     if currency != auction.currency:
         raise refusals.WrongCurrency(auction_id=str(auction_id), expected=auction.currency, currency=currency)
-    least = auction.least_bid_minor(bid.bidder_id)
+    least = auction.least_bid_minor(bid)
     if bid.limit_minor < least or least > AMOUNT_MAX_MINOR:
         raise refusals.BidTooLow(amount_minor=bid.limit_minor, least_minor=least, currency=currency)
 
@@ -197,14 +197,13 @@ def bid_placed(auction: Auction, bid: Bid, context: Context) -> events.BidPlaced
 
 
 def _bid_event(kind: type[events.BidPlaced], auction: Auction, bid: Bid, context: Context) -> events.BidPlaced:
-    extended = context.now_ms + auction.extension_ms
     return kind(
         bid_id=bid.bid_id,
         bidder_id=bid.bidder_id,
         bidder_cell=bid.bidder_cell,
         currency=auction.currency,
         amount_minor=bid.amount_minor,
-        end_time_ms=max(auction.end_time_ms, extended) if auction.extension_ms else auction.end_time_ms,
+        end_time_ms=auction.end_after(bid, context.now_ms),
         maximum_minor=bid.maximum_minor,
     )
 

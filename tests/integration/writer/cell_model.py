@@ -64,6 +64,7 @@ class Model:
         return "INSUFFICIENT_FUNDS" if limit - self.bid_of(bidder, auction) > self.available[bidder] else ""
 
     def bid(self, auction: ModelAuction, bidder: UUID, amount: int, limit: int, now_ms: int) -> None:
+        before = auction.highest if auction.leader else -auction.increment
         if auction.leader not in {None, bidder} and limit <= auction.limit:
             auction.highest = min(auction.limit, limit + auction.increment)
         else:
@@ -76,7 +77,7 @@ class Model:
             self.release_leader(auction)
             self.available[bidder] -= limit
             auction.leader, auction.highest, auction.limit = bidder, max(amount, dear), limit
-        if auction.extension_ms:
+        if auction.extension_ms and auction.highest >= before + auction.increment:
             auction.end_ms = max(auction.end_ms, now_ms + auction.extension_ms)
 
     def release_leader(self, auction: ModelAuction) -> None:
