@@ -20,7 +20,7 @@ from server.process.clock import CellClock
 from server.process.embedded import database_of
 from server.process.flows import sagas_of
 from server.process.machine import SOUND, Machine
-from server.process.metrics import cell_registry
+from server.process.metrics import cell_registry, watch_metrics
 from server.process.policies import QUEUED, policies_of
 from server.process.settings import ServerSettings
 from server.services.auctions import AuctionServicer
@@ -40,7 +40,7 @@ from server.shell.hosting.host import GrpcHost, add_servicer
 from server.shell.hosting.process import run_process
 from server.shell.hosting.security import build_security
 from server.shell.observability.logging import LevelSignals, configure_logging
-from server.shell.observability.metrics import CallMetrics, MetricsEndpoint
+from server.shell.observability.metrics import CallMetrics, LoopCollector, MetricsEndpoint
 from server.shell.observability.tracing import build_tracing
 from server.shell.postgres import database
 from server.shell.settings.host import load_settings_or_exit
@@ -116,6 +116,7 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore, machine: Ma
         to_leader=forwarder,
         trouble=partial(trouble, cell.time, parts.proofs),
     )
+    registry.register(LoopCollector(lambda: watch_metrics(guard)))
     host = GrpcHost(settings, name=settings.cell, guard=guard, lanes=LANES, certificates=tls)
     metrics = MetricsEndpoint(
         settings.metrics,

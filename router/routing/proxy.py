@@ -42,6 +42,7 @@ from server.shell.calls.call import METADATA, as_it_is
 from server.shell.calls.guard import DEFAULT_TIMEOUT_S, CallGuard, Found
 from server.shell.calls.policy import PolicyTable, check_acts_for
 from server.shell.calls.statuses import WRONG_CELL, refusal_in
+from server.shell.calls.watchers import write
 from server.shell.channels.channel_pool import ChannelPool
 from server.shell.channels.forwarding import ANSWER_HERE_KEY, HOP_KEYS, answers_of, kept_of, pass_on_error
 from server.shell.hosting.security import Security
@@ -261,7 +262,7 @@ class ProxyingGuard(CallGuard):
             await pass_on_error(error, context)
         async with aclosing(answers_of(call, context)) as responses:
             async for response in responses:
-                await context.write(response)
+                await write(method, response, context)
 
     async def _begun(
         self, method: str, principal: Principal, request: bytes | AsyncIterable[bytes], context: Context

@@ -19,6 +19,7 @@ from server.audit.build import ProofParts
 from server.audit.metrics import audit_metrics
 from server.mail.sender import MailSender, mail_metrics
 from server.services.audit_parts import AuditParts
+from server.shell.calls.guard import CallGuard
 from server.shell.observability.metrics import LoopCollector, counter, gauge, process_registry
 
 COMMIT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -63,6 +64,10 @@ class WriterMetrics:
         if commit.write_s:
             self._seconds.observe(commit.write_s)
             self._commands.observe(commit.commands)
+
+
+def watch_metrics(guard: CallGuard) -> Iterable[Metric]:
+    yield gauge("cellbook_watchers", "Watches of auctions that are open here.", guard.watchers_budget.taken)
 
 
 def cell_metrics(cell: Cell, steps: Steps) -> Iterable[Metric]:

@@ -57,6 +57,7 @@ from server.shell.calls.open_calls import OpenCalls
 from server.shell.calls.policy import NOBODY, OPEN_METHODS, PolicyTable
 from server.shell.calls.statuses import CODE_BY_NUMBER, code_said, details_metadata, to_status
 from server.shell.calls.streams import OpenStreams
+from server.shell.calls.watchers import write
 from server.shell.identity.callers import Identity, SaidIdentity
 from server.shell.identity.principal import Principal, Role
 from server.shell.rpc import Context, Handler, Metadata
@@ -299,7 +300,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
             async with aclosing(behavior(request, context)) as responses:
                 async for response in responses:
                     written = True
-                    await context.write(response)
+                    await write(method, response, context)
         except NotLeading as refused:
             if self.to_leader is None or written:
                 raise

@@ -15,6 +15,8 @@ from cells.domain.refusals import AuctionNotFound, FieldInvalid, WatcherTooSlow
 from cells.watch import feed as feeds
 from cells.watch import watched as watched_auctions
 from cells.watch.feed import AuctionFeed
+from server.process.metrics import watch_metrics
+from server.shell.calls import watchers
 from server.shell.calls.denials import TooManyStreams
 from server.shell.calls.limits import STREAMS_PERSON, streams_budget
 from server.shell.calls.statuses import refusal_in
@@ -103,17 +105,22 @@ async def test_watchers_take_no_streams_from_others(rig: Rig) -> None:
     assert rig.guard.watchers_budget.taken == STREAMS_PERSON + 1
 
 
-async def test_a_watcher_that_goes_leaves_nothing_behind(rig: Rig) -> None:
-    auction = await rig.auction()
-    wanted = auction_pb2.WatchAuctionRequest(auction=auction)
-    calls = [rig.auctions.WatchAuction(wanted, metadata=SHOP) for _ in range(5)]
-    await asyncio.gather(*(call.read() for call in calls))
+def feed_of(rig: Rig) -> AuctionFeed:
     [feed] = [
         each
         for each in (getattr(each, "__self__", None) for each in rig.cell.writer.followers)
         if isinstance(each, AuctionFeed)
     ]
-    assert feed._watchers == len(calls)
+    return feed
+
+
+async def test_a_watcher_that_goes_leaves_nothing_behind(rig: Rig) -> None:
+    auction = await rig.auction()
+    wanted = auction_pb2.WatchAuctionRequest(auction=auction)
+    calls = [rig.auctions.WatchAuction(wanted, metadata=SHOP) for _ in range(5)]
+    await asyncio.gather(*(call.read() for call in calls))
+    feed = feed_of(rig)
+    assert feed._watchers == len(calls) == next(iter(watch_metrics(rig.guard))).samples[0].value
     for call in calls:
         call.cancel()
     await until(lambda: not rig.guard.watchers_budget.taken)
@@ -148,6 +155,41 @@ async def test_a_watcher_that_has_not_read_is_told_where_to_resume(rig: Rig, mon
     assert failed.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert str(refused.facts["next_position"]) == str(items[-1].next_position)
     assert len(items) < BIDS
+
+
+async def test_the_watch_of_one_that_never_reads_ends(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it reads after all, it gets what its connection has taken, and then where to resume. Those who read go on."""
+    monkeypatch.setattr(feeds, "GATHER_S", 0.0)
+    monkeypatch.setattr(feeds, "SENT_PER_S", 1_000_000)
+    monkeypatch.setattr(watchers, "UNREAD_MAX_S", 0.5)
+    auction = await rig.auction()
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0)]
+    async with grpc.aio.insecure_channel(rig.address, options=options) as channel:
+        wanted = auction_pb2.WatchAuctionRequest(auction=auction)
+        call = AuctionServiceStub(channel).WatchAuction(wanted, metadata=SHOP, timeout=60)
+        reading = watch(rig, auction)
+        await anext(reading)
+        await until(lambda: rig.guard.watchers_budget.taken == 2)
+        for amount_minor in range(100, 100 + BIDS):
+            await rig.bid(auction, rig.ben, amount_minor)
+        # The one that reads goes on.
+        async for item in reading:
+            if item.auction.highest_bid.amount.amount_minor == 99 + BIDS:
+                break
+        await until(lambda: feed_of(rig)._watchers == 1)
+        items: list[Item] = []
+
+        async def read_all() -> None:
+            async for item in call:
+                items.append(item)  # noqa: PERF401 - those before the error, too
+
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await read_all()
+    refused = refusal_in(failed.value)
+    assert isinstance(refused, WatcherTooSlow)
+    assert str(refused.facts["next_position"]) == str(items[-1].next_position)
+    assert 0 < len(items) < BIDS
+    await until(lambda: rig.guard.watchers_budget.taken == 1)
 
 
 async def test_an_auction_is_watched_on_postgres(cluster: EmbeddedPostgres, template: str) -> None:
