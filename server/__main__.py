@@ -14,7 +14,6 @@ from cells.background import BackgroundTask
 from cells.store.postgres import PostgresStore
 from cells.writer.leadership import Leadership
 from server.audit.build import check_checkpoint_file, head_seal
-from server.audit.metrics import trouble
 from server.process.cell import Parts, build_cell, open_store
 from server.process.clock import CellClock
 from server.process.embedded import database_of
@@ -114,7 +113,6 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore, machine: Ma
         denied=calls.denied,
         streams_max=settings.streams_max,
         to_leader=forwarder,
-        trouble=partial(trouble, cell.time, parts.proofs),
     )
     registry.register(LoopCollector(lambda: watch_metrics(guard)))
     host = GrpcHost(settings, name=settings.cell, guard=guard, lanes=LANES, certificates=tls)

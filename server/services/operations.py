@@ -1,6 +1,7 @@
 """OperationsService."""
 
 from collections.abc import Callable
+from importlib.metadata import version
 
 from cellbook.v1 import operations_pb2 as pb
 from cellbook.v1.operations_pb2_grpc import OperationsServiceServicer
@@ -11,8 +12,9 @@ from cells.store.ports import StoreError
 from server.audit.build import ProofParts
 from server.audit.metrics import trouble
 from server.services.audit_parts import Context
-from server.shell.calls.guard import VERSION
 from server.wire import operations as wire
+
+VERSION = version("cellbook")
 
 
 class OperationsServicer(OperationsServiceServicer):

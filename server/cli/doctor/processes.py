@@ -8,29 +8,20 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
-import grpc
 from grpc import aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from cellbook.v1 import ledger_pb2, router_pb2
-from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
-from cells.domain.time.vector import parse_vector
+from cellbook.v1 import operations_pb2, router_pb2
+from cellbook.v1.operations_pb2_grpc import OperationsServiceStub
 from server.cli.access import Access
-from server.cli.client import ANSWER_S, OPERATOR, Client, new_command_id, status_text
+from server.cli.client import ANSWER_S, OPERATOR, Client, status_text
 from server.cli.doctor import homes
 from server.cli.doctor.files import expiry
 from server.cli.doctor.findings import Examined, Finding, State
-from server.process.clock import STAMP_KEY, VECTOR_KEY
-from server.shell.calls.guard import TROUBLE_KEY, VERSION_KEY
-from server.shell.channels.forwarding import ANSWER_HERE_KEY
 from server.shell.identity.tls import TlsFiles
 from server.shell.settings.addresses import parse_address
 
 CLOCK_WARN_MS, CLOCK_FAIL_MS = 250.0, 500.0
-# The library's types do not cover grpc.aio.
-HEALTH: Any = health_pb2_grpc.HealthStub
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +38,7 @@ class Process:
     ahead_ms: float | None = None
     # The end of each cell's log as far as it knows, including its own.
     known: Mapping[str, int] = field(default_factory=dict)
-    # The problems that it reports about its own log.
+    # The problems that it reports of its log and its database.
     trouble: str = ""
 
 
@@ -89,40 +80,26 @@ def _directory(at: Examined, listed: router_pb2.ListCellsResponse) -> Finding:
 async def ask(cell: str, endpoint: str, access: Access) -> Process:
     channel = access.channel(endpoint, ())
     try:
-        began_s = time.monotonic()
-        health = await HEALTH(channel).Check(health_pb2.HealthCheckRequest(), timeout=ANSWER_S)
-        took_ms = (time.monotonic() - began_s) * 1_000
-        leads = health.status == health_pb2.HealthCheckResponse.SERVING
-        said, ahead_ms = await _metadata(channel, access)
+        asked_ms = time.time() * 1_000
+        status = await OperationsServiceStub(channel).GetCellStatus(
+            operations_pb2.GetCellStatusRequest(), timeout=ANSWER_S, metadata=access.metadata(OPERATOR)
+        )
+        took_ms = time.time() * 1_000 - asked_ms
     except aio.AioRpcError as error:
         return Process(cell=cell, endpoint=endpoint, problem=status_text(error))
     finally:
         await channel.close()
+    leads = status.role == operations_pb2.PROCESS_ROLE_LEADS
     return Process(
         cell=cell,
         endpoint=endpoint,
         leads=leads,
         took_ms=took_ms,
-        version=said.get(VERSION_KEY, ""),
-        ahead_ms=ahead_ms if leads else None,
-        known=parse_vector(said.get(VECTOR_KEY, ""), field=VECTOR_KEY) if leads else {},
-        trouble=said.get(TROUBLE_KEY, ""),
+        version=status.version,
+        ahead_ms=status.time_ms + status.clock_ahead_ms - asked_ms - took_ms / 2 if leads else None,
+        known={cell: status.position, **{peer.cell: peer.position for peer in status.peers}} if leads else {},
+        trouble=status.trouble,
     )
-
-
-async def _metadata(channel: aio.Channel, access: Access) -> tuple[dict[str, str], float | None]:
-    """The metadata of the process's own answer to an operator, whatever that answer is."""
-    request = ledger_pb2.GetCommandRequest(command_id=new_command_id())
-    metadata = (*access.metadata(OPERATOR), (ANSWER_HERE_KEY, "1"))
-    call = LedgerServiceStub(channel).GetCommand(request, timeout=ANSWER_S, metadata=metadata)
-    asked_ms = time.time() * 1_000
-    trailing: Any = await call.trailing_metadata()
-    between_ms = (asked_ms + time.time() * 1_000) / 2
-    if await call.code() in {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}:
-        await call
-    said = {key: value for key, value in trailing or () if isinstance(value, str)}
-    stamp = said.get(STAMP_KEY)
-    return said, (int(stamp) >> 16) - between_ms if stamp else None
 
 
 def answered(process: Process) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from server.cli.doctor.findings import State
 from server.cli.doctor.processes import examine
 from server.console.console import console_of, ledger_of, render
+from server.console.operator.cells import STATUS
 from server.console.pages import Page
 
 
@@ -29,8 +30,8 @@ PAGES = (
     Page(
         path="/operator/doctor",
         view=doctor,
-        # Processes tell their clock, version and problems to operators alone.
-        needs=("LedgerService.GetCommand", "RouterService.DrainCell"),
+        # For operators alone, as the command is.
+        needs=(STATUS, "RouterService.DrainCell"),
         title="Doctor",
     ),
 )

@@ -21,7 +21,6 @@ from collections.abc import Set as AbstractSet
 from contextlib import aclosing, suppress
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
-from importlib.metadata import version
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias, TypeVar
 from uuid import UUID
@@ -66,10 +65,6 @@ if TYPE_CHECKING:
     from server.shell.calls.otel import OtelTracing
 
 DEFAULT_TIMEOUT_S = 30.0
-VERSION_KEY = "cellbook-version"
-# Sent to operators: the problems of the log that this process knows.
-TROUBLE_KEY = "cellbook-trouble"
-VERSION = version("cellbook")
 
 log = structlog.get_logger()
 
@@ -111,7 +106,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
 
     `check_room` raises Refused while no more of the `queued` methods can be accepted from a principal. `observe`
     receives the method, status name and seconds of each finished call. `to_leader` forwards calls that this process
-    would refuse with NotLeading. `trouble` is sent to operators: what is wrong with the log, in ASCII; empty: nothing.
+    would refuse with NotLeading.
     """
 
     policies: PolicyTable
@@ -129,7 +124,6 @@ class CallGuard(grpc.aio.ServerInterceptor):
     denied: Callable[[str, str], None] = lambda _method, _reason: None
     streams_max: int = STREAMS_SHARED
     to_leader: ToLeader | None = None
-    trouble: Callable[[], str] = lambda: ""
 
     def __post_init__(self) -> None:
         self.calls_budget, self.streams_budget = calls_budget(), streams_budget(self.streams_max)
@@ -336,15 +330,9 @@ class CallGuard(grpc.aio.ServerInterceptor):
             raise
 
     def _show_clock(self, call: Call | None, context: Context) -> None:
-        """Sends our clock to peers, whose clocks follow it, and to operators, who check it."""
-        if call is None or self.clock is None:
-            return
-        if call.principal.role is Role.PEER:
+        """Sends our clock to peers, whose clocks follow it."""
+        if call is not None and self.clock is not None and call.principal.role is Role.PEER:
             context.set_trailing_metadata((*context.trailing_metadata(), *self.clock.outgoing()))
-        elif call.principal.role is Role.OPERATOR:
-            trouble = self.trouble()
-            ours = (*self.clock.outgoing(), (VERSION_KEY, VERSION), *(((TROUBLE_KEY, trouble),) if trouble else ()))
-            context.set_trailing_metadata((*context.trailing_metadata(), *ours))
 
     async def _fail(self, error: BaseException, method: str, context: Context) -> NoReturn:
         """Ends the call with the status for `error`."""

@@ -20,8 +20,9 @@ from router.directory.topology import LiveTopology, Topology
 from router.metrics import router_registry
 from server.audit.build import ProofParts
 from server.mail.sender import MailSender
-from server.process.metrics import cell_registry
-from server.shell.observability.metrics import CallMetrics
+from server.process.metrics import cell_registry, watch_metrics
+from server.shell.calls.guard import CallGuard
+from server.shell.observability.metrics import CallMetrics, LoopCollector
 from tests.saga_world import HERE, world
 
 ROOT = Path(__file__).parents[3]
@@ -57,6 +58,7 @@ def metrics() -> set[str]:
             proofs = ProofParts(signer, Mock(problems={}), watch, Mock(witness=witness))
             cell = cell_registry(here.cells[HERE], here.all_steps[HERE], mail_sender, proofs, audit)
             CallMetrics(cell)
+            cell.register(LoopCollector(lambda: watch_metrics(CallGuard({}))))
             router = router_registry(LiveTopology(Topology([])), Database(nowhere))
             return await asyncio.to_thread(told, cell, router)
 

@@ -13,7 +13,7 @@ from cells.audit.reconcile.service import Reconciliation
 from cells.domain.refusals import ClockOffsetExceeded
 from cells.domain.time.hlc import Stamp
 from cells.store.ports import StoreUnavailable
-from server.shell.calls.guard import VERSION
+from server.services.operations import VERSION
 from tests.integration.services_rig import AUDITOR, HERE, SHOP, THERE, Rig, refusal_of, serving, usd
 from tests.local_cells import until_async
 
