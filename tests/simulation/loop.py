@@ -30,7 +30,7 @@ class Process:
 
     def __init__(self, name: str, loop: "VirtualLoop") -> None:
         self.name = name
-        self.ready: deque[asyncio.Handle] = deque()
+        self.ready: deque[Callback] = deque()
         self.stopped = False
         self.ended = False
         # Referenced here: the garbage collector would close a waiting task without a reference at any time.
@@ -63,6 +63,26 @@ class Process:
 _PROCESS: ContextVar[Process] = ContextVar("process")
 
 
+class Callback(asyncio.TimerHandle):
+    """As asyncio's own, with the process that it belongs to. A run makes so many that each step of it counts."""
+
+    __slots__ = ("process",)
+
+    def __init__(
+        self,
+        loop: "VirtualLoop",
+        callback: Callable[[*Args], object],
+        args: tuple[*Args],
+        context: Context | None,
+        when: float = 0.0,
+    ) -> None:
+        if context is None:
+            context = copy_context()
+        self._loop, self._callback, self._args, self._context, self._when = loop, callback, args, context, when
+        self._cancelled = False
+        self.process: Process = context.get(_PROCESS, loop.world)
+
+
 class VirtualLoop(asyncio.AbstractEventLoop):
     """As much of an event loop as code without sockets, threads and signals needs: see `virtual_loop`."""
 
@@ -74,7 +94,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._now_s = 0.0
         self._processes: list[Process] = []
         self._runnable: list[Process] = []
-        self._timers: list[tuple[float, int, asyncio.TimerHandle, Process]] = []
+        self._timers: list[tuple[float, int, Callback]] = []
         self._count = 0
         self._closed = False
         # Everything outside the processes.
@@ -105,9 +125,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         *args: *Args,
         context: Context | None = None,
     ) -> asyncio.Handle:
-        process = self._process_of(context)
-        handle = asyncio.Handle(callback, args, self, context)
-        self._enqueue(process, handle)
+        handle = Callback(self, callback, args, context)
+        self._enqueue(handle)
         return handle
 
     def call_at(
@@ -117,10 +136,9 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         *args: *Args,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        process = self._process_of(context)
-        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        handle = Callback(self, callback, args, context, when)
         self._count += 1
-        heapq.heappush(self._timers, (when, self._count, handle, process))
+        heapq.heappush(self._timers, (when, self._count, handle))
         return handle
 
     def call_later(
@@ -141,7 +159,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def create_task(  # type: ignore[override]
         self, coro: Coroutine[Any, Any, T], *, name: str | None = None, context: Context | None = None
     ) -> asyncio.Task[T]:
-        process = self._process_of(context)
+        process = _PROCESS.get(self.world) if context is None else context.get(_PROCESS, self.world)
         task = asyncio.Task(coro, loop=self, name=name or process.name, context=context)
         process.tasks.append(task)
         if len(process.tasks) >= TASKS_KEPT:
@@ -158,9 +176,6 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         """The error of a task that nobody waits for ends the run."""
         if not task.cancelled() and isinstance(error := task.exception(), Exception):
             self.failure = self.failure or error
-
-    def _process_of(self, context: Context | None) -> Process:
-        return _PROCESS.get(self.world) if context is None else context.get(_PROCESS, self.world)
 
     # --- running ----------------------------------------------------------------------------------------------------
 
@@ -209,7 +224,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         if process.ready and not process.ended and process not in self._runnable:
             self._runnable.append(process)
 
-    def _enqueue(self, process: Process, handle: asyncio.Handle) -> None:
+    def _enqueue(self, handle: Callback) -> None:
+        process = handle.process
         # Pending work of a killed process is kept, so that `close` can clean it up.
         if not process.ready and not process.stopped and not process.ended:
             self._runnable.append(process)
@@ -220,11 +236,11 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         while not self._runnable or (timers and timers[0][0] <= self._now_s):
             if not timers:
                 raise RuntimeError("everybody waits, and for nothing")
-            when_s, _, handle, process = heapq.heappop(timers)
-            if handle.cancelled():
+            when_s, _, handle = heapq.heappop(timers)
+            if handle._cancelled:
                 continue
             self._now_s = max(self._now_s, when_s)
-            self._enqueue(process, handle)
+            self._enqueue(handle)
         self._run_one()
 
     def _run_one(self) -> None:
@@ -238,8 +254,13 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         if not process.ready:
             runnable[index] = runnable[-1]
             runnable.pop()
-        if not handle.cancelled():
-            handle._run()
+        if not handle._cancelled:
+            try:
+                handle._context.run(handle._callback, *handle._args)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # noqa: BLE001 - as asyncio does
+                self.call_exception_handler({"exception": error})
 
 
 def virtual_loop(chance: random.Random) -> VirtualLoop:
