@@ -9,9 +9,11 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import ClassVar
 
 from server.cli.command import CommandError
 from server.cli.keys.authority import Settings
@@ -41,6 +43,8 @@ class ClusterError(CommandError):
 class Member:
     """One process of the cluster."""
 
+    # Tests start copies of a process that has imported everything.
+    launch: ClassVar[Callable[..., "subprocess.Popen[bytes]"]] = subprocess.Popen
     name: str
     module: str
     address: str
@@ -86,7 +90,7 @@ class Member:
         config.write_text(_toml({**self.settings, "ready_file": str(self.ready_file)}))
         with self.log.open("ab") as log:
             # Not asyncio's: if that were cancelled midway, an untracked process would be left.
-            self.process = subprocess.Popen(
+            self.process = self.launch(
                 [*self.runner, sys.executable, "-P", "-m", self.module, "--config", str(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

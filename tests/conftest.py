@@ -4,11 +4,15 @@ import gc
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 import structlog
+
+from lab.member import Member
+from tests import copies
 
 # With the locals of each frame, as is structlog's default, one logged error takes seconds.
 _PLAIN = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
@@ -22,6 +26,15 @@ GARBAGE_THRESHOLD = 50_000
 
 # Their modules take minutes, the others seconds.
 LONG = {"bench", "console", "e2e", "faults", "fuzz", "simulation"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def copied_members(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The processes of clusters that tests start themselves."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.parent.name in LONG:
+            patch.setattr(Member, "launch", staticmethod(copies.start))
+        yield
 
 
 def pytest_configure(config: pytest.Config) -> None:
