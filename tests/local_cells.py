@@ -93,19 +93,7 @@ class DirectPeers:
         return await self._deliver(cell, call, direction, self._says(call.orchestrator))
 
     async def _deliver(self, cell: str, call: LegCall, direction: Direction, said: Metadata) -> LegMark:
-        command = leg_command(call, direction, sent_ms=sent_ms(said))
-        leg_request = CommandRequest(
-            command_id=command_id(command, cell),
-            fingerprint=b"",
-            principal=f"peer/{call.orchestrator}",
-            command=command,
-            correlation_id=call.leg_id.saga_id,
-            causation_id=call.causation_id,
-            user_id=call.user_id,
-            deadline_s=None,
-            lane=Lane.URGENT,
-            size_bytes=0,
-        )
+        leg_request = request_of_leg(call, cell, direction, said)
         self._tell(call.orchestrator, cell, said)
         try:
             outcome = await self.cells[cell].execute(leg_request)
@@ -327,6 +315,23 @@ def request(
         deadline_s=deadline_s,
         lane=lane,
         size_bytes=size_bytes,
+    )
+
+
+def request_of_leg(call: LegCall, cell: str, direction: Direction, said: Metadata) -> CommandRequest:
+    """A peer's request, as the cell gets it."""
+    command = leg_command(call, direction, sent_ms=sent_ms(said))
+    return CommandRequest(
+        command_id=command_id(command, cell),
+        fingerprint=b"",
+        principal=f"peer/{call.orchestrator}",
+        command=command,
+        correlation_id=call.leg_id.saga_id,
+        causation_id=call.causation_id,
+        user_id=call.user_id,
+        deadline_s=None,
+        lane=Lane.URGENT,
+        size_bytes=0,
     )
 
 

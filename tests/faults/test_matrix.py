@@ -5,14 +5,12 @@ ends once, forward or back, each effect is there once, and no cent is missing in
 """
 
 import os
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 
 from tests.doubles.failpoints import GARBAGE, TROUBLES
 from tests.e2e.cluster import AUCTION_CELL, SELLER_CELL, WINNER_CELL
-from tests.faults.matrix import LEGS, PIVOT, REMOTE, SHORT_MS, UNDONE, Matrix, Place, matrix
+from tests.faults.matrix import LEGS, PIVOT, REMOTE, SHORT_MS, UNDONE, Matrix, Place
 from tests.local_cells import until
 
 pytestmark = [
@@ -35,20 +33,6 @@ LONG_MS = 15_000
 def at(*chosen: Place, of: tuple[Place, ...] = EVERYWHERE) -> pytest.MarkDecorator:
     """The chosen places, or all there are."""
     return pytest.mark.parametrize("place", of if ALL else chosen, ids=str)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Matrix]:
-    async with matrix(tmp_path_factory.mktemp("matrix")) as warm:
-        yield warm
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def here(cluster: Matrix) -> AsyncIterator[Matrix]:
-    """The warm cluster, with nothing wrong in it, before and after."""
-    yield cluster
-    cluster.set(AUCTION_CELL)
-    cluster.calm()
 
 
 def goes_back(place: Place) -> bool:

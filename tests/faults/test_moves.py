@@ -22,8 +22,8 @@ from cells.domain.moves.home import Home
 from lab.chaos.links import Way
 from lab.market import OpenAuction, Person
 from router.client import Client
-from tests.e2e.cluster import AUCTION_CELL, Town, town
-from tests.faults.matrix import Matrix, matrix
+from tests.e2e.cluster import Town, town
+from tests.faults.matrix import Matrix
 from tests.local_cells import until, until_async
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -41,20 +41,6 @@ UNKNOWN = {
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.ABORTED,
 }
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Matrix]:
-    async with matrix(tmp_path_factory.mktemp("moves")) as warm:
-        yield warm
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def here(cluster: Matrix) -> AsyncIterator[Matrix]:
-    """The warm cluster, with nothing wrong in it afterwards."""
-    yield cluster
-    cluster.set(AUCTION_CELL)
-    cluster.calm()
 
 
 @pytest_asyncio.fixture(loop_scope="module")

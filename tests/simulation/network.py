@@ -6,25 +6,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
-from cells.domain.account.barrier import command_id
 from cells.domain.moves.commands import TellHome
 from cells.domain.moves.home import Home
 from cells.domain.refusals import Refused, Unavailable, WrongCell, refusal
 from cells.domain.sagas.leg import LegMark, LegResult
 from cells.domain.values import Direction, LegId
 from cells.moves.user_bundle import UserBundle
-from cells.requests import CommandRequest, Lane, Outcome
 from cells.store.ports import LegCall, PeerUnknown
-from server.process.clock import sent_ms
 from server.shell.calls.statuses import code_of
 from server.shell.channels.location_cache import SILENCE
 from server.shell.identity.principal import Principal, Role
 from server.shell.rpc import Metadata
-from server.wire.legs import leg_command
+from tests.local_cells import request_of_leg
 from tests.simulation.loop import Process
 from tests.simulation.weather import TROUBLES
 
 if TYPE_CHECKING:
+    from cells.requests import Outcome
     from tests.simulation.nodes import CellNode
     from tests.simulation.world import World
 
@@ -267,19 +265,7 @@ class SimulatedPeers:
         if isinstance(call.action, TellHome):
             return await self._tell(call.action, call, timeout_s)
         metadata = self._node.outgoing()
-        command = leg_command(call, direction, sent_ms=sent_ms(metadata))
-        leg_request = CommandRequest(
-            command_id=command_id(command, cell),
-            fingerprint=b"",
-            principal=f"peer/{call.orchestrator}",
-            command=command,
-            correlation_id=call.leg_id.saga_id,
-            causation_id=call.causation_id,
-            user_id=call.user_id,
-            deadline_s=None,
-            lane=Lane.URGENT,
-            size_bytes=0,
-        )
+        leg_request = request_of_leg(call, cell, direction, metadata)
         what = f"{call.leg_id.leg} {direction} of {str(call.leg_id.saga_id)[:8]}"
         try:
             outcome: Outcome = await self._world.network.call(

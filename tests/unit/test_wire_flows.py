@@ -1,9 +1,8 @@
 """Between cells and to auditors: legs, sagas and events on the wire."""
 
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 
@@ -28,7 +27,6 @@ from cells.domain.commands import (
     TransferOwnership,
 )
 from cells.domain.moves.commands import AnnounceMove, ArriveUser, DepartUser, LeaveUser, StopFlows, TellHome
-from cells.domain.refusals import Invalid
 from cells.domain.results import Result
 from cells.domain.sagas.definition import SagaKind
 from cells.domain.sagas.leg import LegMark, LegResult
@@ -40,21 +38,8 @@ from cells.requests import CaughtUp, Lane, Outcome
 from cells.sagas.admin import SagaView
 from cells.sagas.executions import SagaExecution
 from cells.store.ports import EventRow, LegCall
-from server.shell.calls.call import Call
-from server.shell.identity.principal import Principal, Role
 from server.wire import events, legs, sagas
-
-CELL = "us-east"
-U1, U2, U3, U4 = (UUID(int=n) for n in range(1, 5))
-SHOP = Principal(role=Role.SERVICE, name="shop")
-CALL = Call("/cellbook.v1.LedgerService/Deposit", SHOP, 5.0, 1)
-USD = Money("USD", 1_000)
-
-
-def refusal_of(action: Callable[[], object]) -> Invalid:
-    with pytest.raises(Invalid) as caught:
-        action()
-    return caught.value
+from tests.unit.test_wire import CALL, CELL, U1, U2, U3, U4, USD, refusal_of
 
 
 def outcome_of(result: Result) -> Outcome:
