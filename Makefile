@@ -2,7 +2,7 @@
 # must be installed.
 #
 #   PYTHON=...    the interpreter to build .venv with (default: the first of python3, python3.14 .. python3.11 that fits)
-#   WORKERS=...   processes that the tests are spread over (default 2; 0 runs them in one)
+#   WORKERS=...   processes that the tests are spread over (default 3; 0 runs them in one)
 #   CALLS=...     how many calls `make fuzz` sends (default 1000000)
 #   MINUTES=...   how long `make faults-soak` goes on (default 30)
 #   SEED=..., SEEDS=...  for make simulate: the seed to show, or how many to run (default 1000)
@@ -13,7 +13,7 @@
 unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON ?=
-WORKERS ?= 2
+WORKERS ?= 3
 ARGS ?=
 SEED ?=
 SEEDS ?= 1000
@@ -70,7 +70,7 @@ build/peers/bin/python: Makefile
 	@touch $@
 
 test: $(READY) ## Run every test
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 simulate: $(READY) ## Run SEEDS simulations, or show the one of SEED
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(ARGS)

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 import structlog
+from xdist.remote import Producer
+from xdist.scheduler.loadscope import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 from lab.member import Member
 from tests import copies
@@ -19,13 +22,30 @@ _PLAIN = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_t
 structlog.configure(processors=[*structlog.get_config()["processors"][:-1], _PLAIN])
 
 IN_MEMORY = Path("/dev/shm")
-# The databases of two workers take up to 4 GB, those of a cluster 1 GB.
+# The databases of three workers take up to 6 GB, those of a cluster 1 GB.
 ROOM_BYTES = 10 * 2**30
 # As in a cell's process (server/__main__.py): collecting as often as by default takes a twelfth of a simulation.
 GARBAGE_THRESHOLD = 50_000
 
 # Their modules take minutes, the others seconds.
 LONG = {"bench", "console", "e2e", "faults", "fuzz", "simulation"}
+# These wait more than they compute: for deadlines, cut cables, the next leader, a browser.
+WAITING = {
+    "tests/console/test_auditor.py",
+    "tests/console/test_auditor_proofs.py",
+    "tests/console/test_signing_in.py",
+    "tests/console/test_support.py",
+    "tests/e2e/test_cable_cut.py",
+    "tests/e2e/test_temporal.py",
+    "tests/faults/test_matrix.py",
+    "tests/faults/test_standby.py",
+    "tests/integration/sagas/test_engine_temporal.py",
+    "tests/integration/shell/test_half_open.py",
+    "tests/integration/store/test_dropped_packets.py",
+    "tests/integration/store/test_forgotten_connections.py",
+}
+# The third process; the first two compute.
+WAITER = "gw2"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -75,3 +95,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     place = {path: (index * step, 0) for index, path in enumerate(long)}
     place |= {path: (index, 1) for index, path in enumerate(short)}
     items.sort(key=lambda item: place[item.path])
+
+
+class Mixed(LoadScopeScheduling):
+    """Whole modules and classes, in the order of the tests; one process takes first what waits, the others last."""
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        waits = node.gateway.id == WAITER
+        fitting = (scope for scope in self.workqueue if waits == (scope.partition("::")[0] in WAITING))
+        self.workqueue.move_to_end(next(fitting, next(iter(self.workqueue))), last=False)
+        super()._assign_work_unit(node)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Mixed:
+    config.option.loadscopereorder = False
+    return Mixed(config, log)
