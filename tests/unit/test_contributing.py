@@ -61,7 +61,8 @@ def is_test(file: str) -> bool:
 
 def test_there_is_a_recipe_for_each_common_task() -> None:
     """A newcomer finds each of them."""
-    tasks = ["A refusal", "An event", "An RPC", "A saga leg", "A command of the command line", "A metric"]
+    tasks = ["A refusal", "An event", "An RPC", "A saga leg", "A command of the command line"]
+    tasks += ["A page of the console", "A metric"]
     assert [recipe.name for recipe in recipes()] == tasks
 
 
