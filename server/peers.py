@@ -65,12 +65,14 @@ class GrpcPeers:
         except (grpc.aio.AioRpcError, Refused) as error:
             raise _unknown(cell, error) from error
 
-    async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegMark:
+    async def request_leg(self, cell: str, call: LegCall, direction: Direction, *, timeout_s: float) -> LegMark:
         if isinstance(call.action, TellHome):
             await self._tell(call.action, timeout_s)
             # The router has no log; the answer itself is the whole effect.
             return LegMark(LegResult.APPLIED, call.causation_id)
-        return await self._ask(cell, AskedLeg(call, Direction.ACTION, timeout_s))
+        if cell not in self._coalescers:
+            self._coalescers[cell] = Coalescer(send=partial(self._send, cell), busy=_busy, items_max=LEGS.most)
+        return await self._coalescers[cell].ask(AskedLeg(call, direction, timeout_s))
 
     async def _tell(self, action: TellHome, timeout_s: float) -> None:
         """Reports a home to the router. Raises PeerUnknown, or the router's definite refusal."""
@@ -83,9 +85,6 @@ class GrpcPeers:
         except (grpc.aio.AioRpcError, Refused) as error:
             raise _failure("router", error) from error
 
-    async def compensate_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegMark:
-        return await self._ask(cell, AskedLeg(call, Direction.COMPENSATION, timeout_s))
-
     async def bring(self, cell: str, bundle: UserBundle, *, timeout_s: float) -> dict[str, int]:
         try:
             stub = move_pb2_grpc.MoveServiceStub(await self.channel(cell))
@@ -93,11 +92,6 @@ class GrpcPeers:
         except (grpc.aio.AioRpcError, Refused) as error:
             raise _failure(cell, error) from error
         return {held.cell: held.events for held in reply.held}
-
-    async def _ask(self, cell: str, leg: AskedLeg) -> LegMark:
-        if cell not in self._coalescers:
-            self._coalescers[cell] = Coalescer(send=partial(self._send, cell), busy=_busy, items_max=LEGS.most)
-        return await self._coalescers[cell].ask(leg)
 
     async def _send(self, cell: str, legs: Sequence[AskedLeg]) -> Sequence[LegMark | Exception]:
         answers = await self._send_batch(cell, legs) if len(legs) > 1 else [await self._send_one(cell, legs[0])]

@@ -79,13 +79,7 @@ class DirectPeers:
     cut: set[str] = field(default_factory=set)
     directory: "FixedDirectory | None" = None
 
-    async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegMark:
-        return await self._call(cell, call, Direction.ACTION)
-
-    async def compensate_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegMark:
-        return await self._call(cell, call, Direction.COMPENSATION)
-
-    async def _call(self, cell: str, call: LegCall, direction: Direction) -> LegMark:
+    async def request_leg(self, cell: str, call: LegCall, direction: Direction, *, timeout_s: float) -> LegMark:
         if cell in self.cut:
             raise PeerUnknown(f"{cell} is cut off")
         if isinstance(call.action, TellHome):

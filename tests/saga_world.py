@@ -10,7 +10,7 @@ from uuid import UUID
 from cells.domain.commands import CloseAuction, PlaceBid
 from cells.domain.sagas.leg import LegMark
 from cells.domain.sagas.saga import LegState, Saga, SagaState
-from cells.domain.values import Money
+from cells.domain.values import Direction, Money
 from cells.sagas.engine import SagaEngine
 from cells.sagas.steps import Steps
 from cells.store.ports import LegCall, PeerUnknown, Store
@@ -46,16 +46,9 @@ class Cable(DirectPeers):
     # Legs that are taken, and whose next answer gets lost.
     unheard: set[str] = field(default_factory=set)
 
-    async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegMark:
+    async def request_leg(self, cell: str, call: LegCall, direction: Direction, *, timeout_s: float) -> LegMark:
         await self._on_its_way(cell, call)
-        return self._on_its_way_back(await DirectPeers.apply_leg(self, cell, call, timeout_s=timeout_s), cell, call)
-
-    async def compensate_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegMark:
-        await self._on_its_way(cell, call)
-        answer = await DirectPeers.compensate_leg(self, cell, call, timeout_s=timeout_s)
-        return self._on_its_way_back(answer, cell, call)
-
-    def _on_its_way_back(self, answer: LegMark, cell: str, call: LegCall) -> LegMark:
+        answer = await DirectPeers.request_leg(self, cell, call, direction, timeout_s=timeout_s)
         if call.leg_id.leg in self.unheard:
             self.unheard.remove(call.leg_id.leg)
             raise PeerUnknown(f"{cell}: no answer")

@@ -9,7 +9,8 @@ from cells.domain.auction.auction import AuctionState
 from cells.domain.record import Struct
 
 
-class Result(Struct, frozen=True, kw_only=True):
+# Of scalars only: the garbage collector need not follow them.
+class Result(Struct, frozen=True, kw_only=True, gc=False):
     """The command was accepted; there is nothing more to say."""
 
 

@@ -241,8 +241,7 @@ class Steps:
             causation_id=saga.last_event_id or run.saga_id,
             user_id=on_behalf_of(saga),
         )
-        ask = self.peers.apply_leg if direction is Direction.ACTION else self.peers.compensate_leg
-        return await ask(cell, call, timeout_s=ATTEMPT_TIMEOUT_S)
+        return await self.peers.request_leg(cell, call, direction, timeout_s=ATTEMPT_TIMEOUT_S)
 
     async def _sent_after(self, run: SagaExecution, before: Saga, error: WrongCell) -> None:
         """Records the new home if the leg's user has moved, so that the next attempt calls it."""

@@ -15,7 +15,7 @@ from cells.domain.record import Struct, field
 from cells.domain.sagas.definition import SagaKind
 from cells.domain.sagas.leg import LegMark
 from cells.domain.sagas.saga import SagaState
-from cells.domain.values import Kind, LegId, Ref
+from cells.domain.values import Direction, Kind, LegId, Ref
 from cells.moves.user_bundle import HistoryCopies, UserBundle
 
 POSITION_MAX = 2**63 - 1
@@ -326,11 +326,8 @@ class Peers(Protocol):
     The directory of homes is called like a cell, for its one leg.
     """
 
-    async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegMark:
-        """Requests the leg from `cell`."""
-
-    async def compensate_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegMark:
-        """Requests undoing the leg. The answer APPLIED means that a pivot was done and cannot be undone."""
+    async def request_leg(self, cell: str, call: LegCall, direction: Direction, *, timeout_s: float) -> LegMark:
+        """Requests the leg from `cell`, or undoing it: APPLIED then means that a pivot was done, and stays."""
 
     async def bring(self, cell: str, bundle: UserBundle, *, timeout_s: float) -> dict[str, int]:
         """Delivers bundle to `cell`; repeating it is harmless.

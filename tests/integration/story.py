@@ -37,7 +37,7 @@ from cells.domain.record import replace
 from cells.domain.refusals import InsufficientFunds, Refused
 from cells.domain.sagas.leg import LegMark
 from cells.domain.sagas.saga_rules import leg_id_of
-from cells.domain.values import LegId, Money
+from cells.domain.values import Direction, LegId, Money
 from cells.notices import Notice
 from cells.requests import Outcome
 from cells.sagas.native import NativeEngine
@@ -71,11 +71,11 @@ class LossyPeers(DirectPeers):
     # Cells that take no leg, and undo what they have not taken.
     deaf: set[str] = field(default_factory=set)
 
-    async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegMark:
-        if cell in self.deaf:
+    async def request_leg(self, cell: str, call: LegCall, direction: Direction, *, timeout_s: float) -> LegMark:
+        if cell in self.deaf and direction is Direction.ACTION:
             raise PeerUnknown(f"{cell} takes nothing")
-        answer = await DirectPeers.apply_leg(self, cell, call, timeout_s=timeout_s)
-        if cell in self.lost:
+        answer = await DirectPeers.request_leg(self, cell, call, direction, timeout_s=timeout_s)
+        if cell in self.lost and direction is Direction.ACTION:
             raise PeerUnknown(f"the answer of {cell} was lost")
         return answer
 

@@ -225,12 +225,6 @@ class SimulatedPeers:
         self._world = world
         self._node = node
 
-    async def apply_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegMark:
-        return await self._call(cell, call, Direction.ACTION, timeout_s)
-
-    async def compensate_leg(self, cell: str, call: LegCall, *, timeout_s: float) -> LegMark:
-        return await self._call(cell, call, Direction.COMPENSATION, timeout_s)
-
     async def bring(self, cell: str, bundle: UserBundle, *, timeout_s: float) -> dict[str, int]:
         async def stage(node: "CellNode") -> dict[str, int]:
             return await node.cell.user_import.receive(bundle, peer=self._node.place)
@@ -261,7 +255,7 @@ class SimulatedPeers:
             raise PeerUnknown(error.message, answered=True) from error
         return LegMark(LegResult.APPLIED, call.causation_id)
 
-    async def _call(self, cell: str, call: LegCall, direction: Direction, timeout_s: float) -> LegMark:
+    async def request_leg(self, cell: str, call: LegCall, direction: Direction, *, timeout_s: float) -> LegMark:
         if isinstance(call.action, TellHome):
             return await self._tell(call.action, call, timeout_s)
         metadata = self._node.outgoing()

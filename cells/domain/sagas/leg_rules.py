@@ -4,8 +4,6 @@ The barrier comes first (after dtm): a duplicate gets the first answer, a compen
 only leaves a tombstone, and the action that comes after it is refused.
 """
 
-from uuid import UUID
-
 from cells.domain import peer_rules
 from cells.domain.account.barrier import (
     LegCommand,
@@ -49,7 +47,7 @@ def take_leg(command: LegCommand, view: View, context: Context) -> Decision:
 def apply_leg(command: ApplyLeg, view: View, context: Context) -> Decision:
     barrier = barrier_of(command, view, context.cell)
     if barrier.action is not None:
-        return _answer(LegResult.APPLIED, barrier.action.event_id)
+        return Decision(result=barrier.action)
     if barrier.compensation is not None:
         raise LegCancelled(leg=command.leg_id.leg, saga_id=str(command.leg_id.saga_id))
     require_sent_since_arrival(command, view)
@@ -64,9 +62,9 @@ def apply_leg(command: ApplyLeg, view: View, context: Context) -> Decision:
 def compensate_leg(command: CompensateLeg, view: View, context: Context) -> Decision:
     barrier, action, effect = barrier_of(command, view, context.cell), command.action, EFFECTS[type(command.action)]
     if barrier.compensation is not None:
-        return _answer(barrier.compensation.result, barrier.compensation.event_id)
+        return Decision(result=barrier.compensation)
     if barrier.action is not None and isinstance(action, PIVOTS):
-        return _answer(LegResult.APPLIED, barrier.action.event_id)
+        return Decision(result=barrier.action)
     if barrier.action is None and not (effect.undoes_untaken is not None and effect.undoes_untaken(action, view)):
         leg_id = command.leg_id
         tombstone = LegTombstoned(saga_id=leg_id.saga_id, leg=leg_id.leg, generation=leg_id.generation)
@@ -82,16 +80,10 @@ def compensate_leg(command: CompensateLeg, view: View, context: Context) -> Deci
     return decision
 
 
-def _answer(result: LegResult, event_id: UUID) -> Decision:
-    return Decision(result=LegMark(result, event_id))
-
-
 def _taken(command: LegCommand, ref: Ref, event: AnyEvent, result: LegResult, context: Context) -> Decision:
     """The leg's own event, marked with the leg, and the answer."""
     direction: Direction = direction_of(command)
     foreign_id = None if command.orchestrator == context.cell else barrier_id(command, context.cell)
     tag = LegTag(command.leg_id, direction, foreign_id)
     uncommitted = UncommittedEvent(event_id=context.new_event_id(), aggregate=ref, event=event, leg=tag)
-    decision = _answer(result, uncommitted.event_id)
-    decision.uncommitted.append(uncommitted)
-    return decision
+    return Decision(uncommitted=[uncommitted], result=LegMark(result, uncommitted.event_id))

@@ -8,6 +8,7 @@ import pytest
 from cells.audit.reconcile.findings import Check, Finding, Order
 from cells.domain.moves.commands import ArriveUser, BeginMove
 from cells.domain.sagas.leg import LegMark
+from cells.domain.values import Direction
 from cells.encoding.outcome_seal import OutcomeSeal
 from cells.moves import history_exporter
 from cells.moves.history_exporter import Copying, HistoryExporter
@@ -64,15 +65,15 @@ def test_without_the_bound_by_bytes_calls_are_too_large(monkeypatch: pytest.Monk
 async def found_during_a_move(played: Played, monkeypatch: pytest.MonkeyPatch) -> Sequence[Finding]:
     """In the cell that a user is about to arrive at, with all that was copied ahead; and in both, afterwards."""
     copied, leave = asyncio.Event(), asyncio.Event()
-    apply_leg = DirectPeers.apply_leg
+    request_leg = DirectPeers.request_leg
 
-    async def held(self: DirectPeers, cell: str, call: LegCall, *, timeout_s: float) -> LegMark:
+    async def held(self: DirectPeers, cell: str, call: LegCall, direction: Direction, *, timeout_s: float) -> LegMark:
         if isinstance(call.action, ArriveUser):
             copied.set()
             await leave.wait()
-        return await apply_leg(self, cell, call, timeout_s=timeout_s)
+        return await request_leg(self, cell, call, direction, timeout_s=timeout_s)
 
-    monkeypatch.setattr(DirectPeers, "apply_leg", held)
+    monkeypatch.setattr(DirectPeers, "request_leg", held)
     async with serving(played.dsns) as here:
         here.directory.homes |= {played.ann: HERE, played.ben: HERE, played.carl: THERE}
         begin = asked(BeginMove(user_id=played.carl, to_cell=HERE, region=None), played.carl)

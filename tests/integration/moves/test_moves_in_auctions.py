@@ -177,7 +177,7 @@ async def changed_by_late_calls(here: World, monkeypatch: pytest.MonkeyPatch) ->
     await move(here, seller, AWAY, at=THIRD)
     written = len(here.stores[AWAY].log)
     for leg in ("credit-in", "settle", "notify-seller"):
-        await here.cable.apply_leg(AWAY, calls[leg], timeout_s=1)
+        await here.cable.request_leg(AWAY, calls[leg], Direction.ACTION, timeout_s=1)
     return [row.event_type for row in here.stores[AWAY].log[written:]]
 
 
@@ -214,7 +214,7 @@ async def test_a_hold_that_was_freed_before_its_owner_moved_is_not_freed_again(t
     await town.becomes(auction, SagaState.COMPENSATED)
     await move(town, winner, THIRD, at=HERE)
     written = len(town.stores[THIRD].log)
-    answer = await town.cable.compensate_leg(THIRD, await pin_of(town, auction), timeout_s=1)
+    answer = await town.cable.request_leg(THIRD, await pin_of(town, auction), Direction.COMPENSATION, timeout_s=1)
     assert town.stores[THIRD].log[written:] == []
     assert answer.result is LegResult.UNDONE
     assert await available(town.cells[THIRD], winner) == PRICE_MINOR
@@ -249,7 +249,7 @@ async def test_a_release_that_two_moves_have_overtaken_changes_nothing(
     await until_has(town, THIRD, ann, 1_000)
     await move(town, ann, AWAY, at=THIRD)
     written = len(town.stores[AWAY].log)
-    await town.cable.apply_leg(AWAY, calls["release"], timeout_s=1)
+    await town.cable.request_leg(AWAY, calls["release"], Direction.ACTION, timeout_s=1)
     assert town.stores[AWAY].log[written:] == []
 
 

@@ -151,7 +151,7 @@ async def peers(rig: Rig, caller: Counting) -> AsyncIterator[GrpcPeers]:
 
 
 async def ask(peers: GrpcPeers, *calls: LegCall) -> list[LegMark | BaseException]:
-    asked = (peers.apply_leg(HERE, call, timeout_s=10.0) for call in calls)
+    asked = (peers.request_leg(HERE, call, Direction.ACTION, timeout_s=10.0) for call in calls)
     return await asyncio.gather(*asked, return_exceptions=True)
 
 
@@ -169,7 +169,8 @@ async def test_actions_and_compensations_share_a_call(rig: Rig, peers: GrpcPeers
     """Each is answered for what it is."""
     call, other = credit(rig.ann), credit(rig.ann)
     done, undone = await asyncio.gather(
-        peers.apply_leg(HERE, call, timeout_s=10.0), peers.compensate_leg(HERE, other, timeout_s=10.0)
+        peers.request_leg(HERE, call, Direction.ACTION, timeout_s=10.0),
+        peers.request_leg(HERE, other, Direction.COMPENSATION, timeout_s=10.0),
     )
     assert (done.result, undone.result) == (LegResult.APPLIED, LegResult.TOMBSTONED)
     assert caller.calls == ["BatchLegsRequest"]
