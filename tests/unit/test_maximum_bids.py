@@ -304,6 +304,21 @@ def test_another_cell_is_not_told_the_maximum_by_a_bid_in_the_leaders_name(limit
     assert world.money("ann") == (200, 800, 0)
 
 
+@pytest.mark.parametrize("limit", [300, 900])
+def test_another_cell_does_not_bid_under_the_id_of_the_leading_bid(limit: int) -> None:
+    """The release of its bid, sent on to the leader's home, would free the money of the bid that leads."""
+    world = market()
+    world.when(bid("ann", 100, 800))
+    highest = auction(world).highest_bid
+    assert highest is not None
+    command = submitted(limit, bidder="ann")
+    assert isinstance(command.action, SubmitBid)
+    with pytest.raises(refusals.FieldInvalid) as refused:
+        world.when(replace(command, action=replace(command.action, bid_id=highest.bid_id)))
+    assert refused.value.facts["field"] == "bid_id"
+    assert (auction(world).highest_bid, world.money("ann")) == (highest, (200, 800, 0))
+
+
 def test_a_leader_who_has_moved_does_not_bid_against_their_own_maximum() -> None:
     """A higher one takes the place of the old one at the same price; a lower bid raises the old one to what it says."""
     world = market()

@@ -13,7 +13,7 @@ from cells.domain.decision import Context, Decision, UncommittedEvent, View, acc
 from cells.domain.events import BidPlaced, FundsReleased, FundsReserved
 from cells.domain.needs import auction_and_leader
 from cells.domain.peer_rules import require_own_auction
-from cells.domain.refusals import BidExpired
+from cells.domain.refusals import BidExpired, FieldInvalid
 from cells.domain.results import NewBid
 from cells.domain.sagas.definition import Effect, Flow, LegContext, LegSpec, SagaDefinition, SagaKind
 from cells.domain.sagas.saga_events import ReleaseFacts, RemoteBidFacts
@@ -76,6 +76,9 @@ def _submit(action: commands.SubmitBid, at: LegContext) -> BidPlaced:
         raise BidExpired(valid_until_ms=action.valid_until_ms, now_ms=context.now_ms)
     bid = bid_of(action, action.bid_id, action.bidder_cell)
     require_acceptable(auction, action.auction_id, bid, action.amount.currency, context)
+    if auction.highest_bid is not None and auction.highest_bid.bid_id == bid.bid_id:
+        # Answered, it would be released by that id, in whichever home its cell names: the leader's money would be free.
+        raise FieldInvalid(field="bid_id", problem="is the id of the leading bid", value=str(bid.bid_id))
     return bid_placed(auction, bid, context)
 
 
