@@ -1,66 +1,115 @@
-"""OperationsService."""
+"""OperationsService: what a process knows of its cell."""
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 
+from cellbook.v1 import audit_pb2, types_pb2
 from cellbook.v1 import operations_pb2 as pb
 from cellbook.v1.operations_pb2_grpc import OperationsServiceServicer
+from cells.audit.reconcile.cuts import ClearingBalance
 from cells.audit.reconcile.service import ReconciliationService
 from cells.cell import Cell
+from cells.domain.sagas.saga import SagaState
+from cells.sagas.executions import SagaCounts
 from cells.sagas.steps import Steps
 from cells.store.ports import StoreError
 from server.audit.build import ProofParts
 from server.audit.metrics import trouble
 from server.services.audit_parts import Context
-from server.wire import operations as wire
+from server.wire.convert import to_proto
 
+FINDINGS_SHOWN_MAX = 100
 VERSION = version("cellbook")
 
 
+@dataclass(frozen=True, slots=True)
 class OperationsServicer(OperationsServiceServicer):
     """`standing_by`: whether this process sees another one lead."""
 
-    def __init__(
-        self,
-        cell: Cell,
-        steps: Steps,
-        proofs: ProofParts,
-        reconciliation: ReconciliationService,
-        standing_by: Callable[[], bool],
-    ) -> None:
-        self._cell = cell
-        self._steps = steps
-        self._proofs = proofs
-        self._reconciliation = reconciliation
-        self._standing_by = standing_by
+    cell: Cell
+    steps: Steps
+    proofs: ProofParts
+    reconciliation: ReconciliationService
+    standing_by: Callable[[], bool]
 
     async def GetCellStatus(self, _request: pb.GetCellStatusRequest, _context: Context) -> pb.GetCellStatusResponse:
-        cell, time, signer = self._cell, self._cell.time, self._proofs.checkpoint_signer
-        epoch, position, problems = cell.writer.epoch, time.durable_position, [trouble(time, self._proofs)]
+        cell, time, signer = self.cell, self.cell.time, self.proofs.checkpoint_signer
+        epoch, position, problems = cell.writer.epoch, time.durable_position, [trouble(time, self.proofs)]
         balances = []
         try:
             head = await cell.store.head()
             epoch, position = head.epoch, head.position
-            balances = await self._reconciliation.clearing.balances()
+            balances = await self.reconciliation.clearing.balances()
         except StoreError as error:
             # The process is there, and can tell so.
             problems.append(f"its database: {error}")
-        counts = self._steps.executions.counts(time.clock)
+        role = pb.PROCESS_ROLE_STANDS_BY if self.standing_by() else pb.PROCESS_ROLE_UNSPECIFIED
+        if cell.leading:
+            role = pb.PROCESS_ROLE_LEADS
+        queue, counts = cell.writer.queue, self.steps.executions.counts(time.clock)
         return pb.GetCellStatusResponse(
             cell=cell.name,
-            role=wire.role_to_proto(leading=cell.leading, standing_by=self._standing_by()),
+            role=role,
             version=VERSION,
             trouble="; ".join(filter(None, problems)),
             time_ms=time.clock.wall_ms(),
             clock_ahead_ms=time.ahead_ms,
             epoch=epoch,
             position=position,
-            commit_age_ms=wire.ms(cell.tally.age_s),
+            commit_age_ms=_ms(cell.tally.age_s),
             events=cell.tally.events,
             commands=cell.tally.commands,
-            queue=wire.queue_to_proto(cell.writer.queue),
-            peers=wire.peers_to_proto(time, self._steps.breakers, counts.waiting, balances, self._proofs.cosigning),
-            sagas=wire.sagas_to_proto(counts),
-            reconciliation=wire.reconciliation_to_proto(self._reconciliation, cell.writer.cache.held),
-            signing=wire.signing_to_proto(signer),
+            queue=pb.QueueStatus(commands=len(queue), commands_max=queue.commands_max),
+            peers=self._peers(counts.waiting, balances),
+            sagas=_sagas_to_proto(counts),
+            reconciliation=self._reconciliation(),
+            signing=pb.SigningStatus(
+                size=signer.last.size if signer.last else 0, unsigned_ms=round(signer.unsigned_s * 1_000)
+            ),
         )
+
+    def _peers(self, waiting: Mapping[str, int], balances: Sequence[ClearingBalance]) -> list[pb.PeerStatus]:
+        time, breakers, cosigning = self.cell.time, self.steps.breakers, self.proofs.cosigning
+        clearing = defaultdict[str, list[types_pb2.Money]](list)
+        for peer, currency, amount_minor in balances:
+            clearing[peer].append(types_pb2.Money(currency=currency, amount_minor=amount_minor))
+        names = {*time.known, *time.offsets_ms, *time.disputed, *breakers, *clearing, *cosigning.sizes} - {time.cell}
+        return [
+            pb.PeerStatus(
+                cell=name,
+                clock_offset_ms=time.offsets_ms.get(name),
+                clock_refused=time.refused[name],
+                silent_ms=_ms(breakers[name].silent_s) if name in breakers else None,
+                sagas_waiting=waiting.get(name, 0),
+                position=time.known.get(name, 0),
+                claimed_position=time.disputed.get(name, 0),
+                clearing=clearing.get(name, ()),
+                signed_size=cosigning.sizes.get(name, 0),
+                witness_problem=cosigning.problems.get(name, ""),
+            )
+            for name in sorted(names)
+        ]
+
+    def _reconciliation(self) -> pb.ReconciliationStatus:
+        last = self.reconciliation.last
+        findings = last.findings if last else []
+        return pb.ReconciliationStatus(
+            position=last.report.position if last else 0,
+            age_ms=_ms(self.reconciliation.age_s) if self.reconciliation.since_s is not None else None,
+            finding_count=last.findings_count if last else 0,
+            findings=[to_proto(audit_pb2.AuditFinding, each) for each in findings[:FINDINGS_SHOWN_MAX]],
+            quarantined=len(self.cell.writer.cache.held),
+        )
+
+
+def _sagas_to_proto(counts: SagaCounts) -> pb.SagaCounts:
+    running, committed, compensating = (
+        counts.by_state[each] for each in (SagaState.RUNNING, SagaState.COMMITTED, SagaState.COMPENSATING)
+    )
+    return to_proto(pb.SagaCounts, counts, running=running, committed=committed, compensating=compensating)
+
+
+def _ms(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1_000)

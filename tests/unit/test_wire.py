@@ -16,12 +16,13 @@ from cells.domain.results import Closed, NewAuction, Result, Sold
 from cells.domain.time.hlc import Stamp
 from cells.domain.values import Money
 from cells.requests import CommandState, Lane, Outcome, Read
+from server.services import auctions, ledger, sagas
 from server.shell.calls.call import Call
 from server.shell.fields.bounds import REFERENCE, Text, text_in
 from server.shell.fields.parse import parse_page_size, parse_uuid
 from server.shell.fields.spelling import spelled
 from server.shell.identity.principal import Principal, Role
-from server.wire import auctions, fields, ledger, requests, sagas
+from server.wire import fields, requests
 from server.wire.convert import parse
 from server.wire.fields import Name, parse_name
 from server.wire.pages import BY_ID

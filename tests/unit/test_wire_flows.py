@@ -38,7 +38,8 @@ from cells.requests import CaughtUp, Lane, Outcome
 from cells.sagas.admin import SagaView
 from cells.sagas.executions import SagaExecution
 from cells.store.ports import EventRow, LegCall
-from server.wire import events, legs, sagas
+from server.services import sagas
+from server.wire import events, legs
 from tests.unit.test_wire import CALL, CELL, U1, U2, U3, U4, USD, refusal_of
 
 
