@@ -12,12 +12,11 @@ from cells.audit.checks.alarms import LogAlarms
 from cells.audit.checks.copies import Copies
 from cells.audit.checks.log_watch import LogWatch
 from cells.audit.export.exporter import Exporter
-from cells.audit.history.live_snapshots import LiveSnapshots
 from cells.audit.history.lookups import PostgresHistoryLookups, PostgresTraceLookups
 from cells.audit.history.ports import HistoryLookups
 from cells.audit.history.questions import History
 from cells.audit.history.snapshots import SnapshotKey
-from cells.audit.history.snapshotter import Snapshotter
+from cells.audit.history.snapshotter import LiveSnapshots, Snapshotter
 from cells.audit.history.statement import Statements
 from cells.audit.history.stream_verification import StreamChecks
 from cells.audit.history.trace import Finder, TraceLookups, TracePeers, Tracer

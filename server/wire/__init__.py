@@ -1,1 +1,1 @@
-"""Converts between the wire's messages and the domain's values, what several services or callers share. Only shape and bounds."""
+"""Converts between messages and the domain's values what several servicers or callers share. Only shape and bounds."""

@@ -10,8 +10,7 @@ from uuid import UUID, uuid4
 import grpc.aio
 
 from cellbook.v1.audit_pb2_grpc import AuditServiceStub
-from cells.audit.history.live_snapshots import LiveSnapshots
-from cells.audit.history.snapshotter import Snapshotter
+from cells.audit.history.snapshotter import LiveSnapshots, Snapshotter
 from cells.domain.commands import CloseAuction, PlaceBid
 from cells.domain.moves.home import Home
 from cells.domain.values import Money

@@ -12,8 +12,7 @@ from structlog.testing import capture_logs
 
 from cells import background
 from cells.audit.checks.log_watch import LogWatch
-from cells.audit.history.live_snapshots import LiveSnapshots
-from cells.audit.history.snapshotter import Snapshotter
+from cells.audit.history.snapshotter import LiveSnapshots, Snapshotter
 from cells.audit.proofs.checkpoint_signer import CheckpointSigner
 from cells.audit.reconcile.service import ReconciliationService
 from cells.audit.witness.cosigning import Cosigning

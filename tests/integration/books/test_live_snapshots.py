@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from structlog.testing import capture_logs
 
-from cells.audit.history import live_snapshots
+from cells.audit.history import snapshotter
 from cells.audit.history.moments import Moment
 from cells.audit.history.questions import Past
 from cells.domain.account.account import Account
@@ -135,7 +135,7 @@ async def test_a_new_leader_compares_the_states_that_it_has_loaded_and_goes_on(d
 
 async def test_a_stream_without_snapshots_waits_for_the_snapshotter(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after an upgrade: nothing compares a long stream at once, which would take the writer's time."""
-    monkeypatch.setattr(live_snapshots, "PROOF_EVENTS_MAX", SNAPSHOT_EVENTS)
+    monkeypatch.setattr(snapshotter, "PROOF_EVENTS_MAX", SNAPSHOT_EVENTS)
     async with served(dsn) as first:
         user_id = await open_user(first.parts.cell)
         await deposited(first, user_id)
