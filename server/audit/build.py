@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import grpc.aio
 
+from cellbook.v1.audit_pb2 import RecordAccessesRequest
 from cellbook.v1.audit_pb2_grpc import AuditServiceStub
 from cells.audit.accesses import AccessLog
 from cells.audit.checks.alarms import LogAlarms
@@ -53,7 +54,7 @@ from server.services.audit_parts import AuditParts, Proofs
 from server.shell.channels.client import Caller
 from server.shell.files import require_writable
 from server.shell.identity.principal import Principal, Role
-from server.wire.audit import accesses_to_proto
+from server.wire.convert import to_proto
 
 FILE_NAME = "checkpoint.last"
 LEADER_TIMEOUT_S = 5.0
@@ -152,7 +153,7 @@ def access_log_of(writer: Writer, peers: GrpcPeers) -> AccessLog:
             await writer.record(RecordAccesses(accesses=accesses))
             return
         stub = AuditServiceStub(await peers.channel(cell))
-        request = accesses_to_proto(accesses)
+        request = to_proto(RecordAccessesRequest, accesses=accesses)
         try:
             await caller.call(stub.RecordAccesses, request, to=cell, timeout_s=LEADER_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:

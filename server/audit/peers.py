@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import grpc.aio
 from google.protobuf.message import Message
 
+from cellbook.v1 import audit_pb2 as pb
 from cellbook.v1.audit_pb2_grpc import AuditServiceStub
 from cells.audit.history.trace import PEER_TIMEOUT_S, Answer, Search, Silent
 from cells.audit.reconcile.cuts import Sides, SidesWanted
@@ -18,6 +19,7 @@ from server.peers import GrpcPeers
 from server.shell.calls.statuses import refusal_from
 from server.wire import audit
 from server.wire import trace as wire
+from server.wire.convert import to_proto
 
 if TYPE_CHECKING:
     from cellbook.v1.audit_pb2_grpc import AuditServiceAsyncStub
@@ -57,7 +59,7 @@ class AuditPeers:
 
     async def find(self, cell: str, search: Search, limit: int) -> Answer:
         """Raises Silent."""
-        request = wire.search_to_proto(search, limit)
+        request = to_proto(pb.FindEventsRequest, search, event_max=limit)
         with said_why():
             reply = await self.call(cell, lambda stub: stub.FindEvents, request, PEER_TIMEOUT_S)
             return wire.parse_found(reply, cell)
@@ -99,7 +101,7 @@ class GrpcWitnesses:
         return [name for name in known if name != self.cell]
 
     async def cosign(self, witness: str, asked: Asked) -> str:
-        request = audit.asked_to_proto(asked)
+        request = to_proto(pb.CosignRequest, asked, checkpoint=asked.note)
         try:
             reply = await self.peers.call(witness, lambda stub: stub.Cosign, request, COSIGN_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:

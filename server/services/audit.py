@@ -14,6 +14,7 @@ from cells.audit.history.trace import Search
 from cells.audit.reconcile.findings import Order, Progress, Tell
 from cells.audit.reconcile.rebuild import rebuild
 from cells.domain.audit.refusals import NothingToTrace
+from cells.domain.commands import RecordAccesses
 from cells.domain.refusals import NotPermitted
 from cells.domain.values import Kind
 from cells.encoding.codec import kind_of
@@ -22,10 +23,10 @@ from cells.store.ports import EventRow
 from server.services.audit_parts import AuditParts, Context, note_access
 from server.shell.calls.call import current_call
 from server.shell.fields.bounds import EVENTS_A_SECOND, NOTE, number_in, text_in
-from server.shell.fields.parse import parse_optional_uuid, parse_page_size, parse_uuid
+from server.shell.fields.parse import NIL, parse_optional_uuid, parse_page_size, parse_uuid
 from server.shell.identity.principal import Role
 from server.wire import audit, history, trace
-from server.wire.convert import to_proto
+from server.wire.convert import parse, to_proto
 from server.wire.requests import asker_of, parse_author
 
 T = TypeVar("T")
@@ -56,7 +57,7 @@ class AuditServicer(AuditServiceServicer):
         return trace.trace_to_proto(found)
 
     async def FindEvents(self, request: pb.FindEventsRequest, _context: Context) -> pb.FindEventsResponse:
-        search, event_max = trace.parse_search(request), trace.parse_event_max(request.event_max)
+        search, event_max = parse(Search, request), trace.parse_event_max(request.event_max)
         self._note_access(search.subject)
         answer = await map_store_errors(self._parts.tracer.finder.find(search, event_max))
         # Flows cross cells, and so do traces; a user's other activity is not for other cells to see.
@@ -73,7 +74,7 @@ class AuditServicer(AuditServiceServicer):
         size, place = parse_page_size(request.page_size), history.CURSORS.parse(request.page_token)
         moment = Moment(position=place.position) if place else await self._moment(request)
         point = await map_store_errors(self._parts.history.point(moment))
-        after = place or history.first_place(point.position)
+        after = place or history.BalancesCursor(point.position, NIL, "")
         rows = self._parts.history.lookups.all_balances_at((after.account_id, after.currency), point.position, size + 1)
         return history.listed_to_proto(await map_store_errors(rows), size, point, self._name)
 
@@ -88,10 +89,11 @@ class AuditServicer(AuditServiceServicer):
         self._note_access(aggregate_id)
         moment = history.parse_moment(request.as_of) if request.HasField("as_of") else None
         found = await map_store_errors(self._parts.stream_checks.check(aggregate_id, moment))
-        return history.verification_to_proto(found, self._name)
+        as_of = history.point_to_proto(found.point, self._name)
+        return to_proto(pb.CheckStreamResponse, found, state_json=found.state, as_of=as_of)
 
     async def ListHomes(self, request: pb.ListHomesRequest, _context: Context) -> pb.ListHomesResponse:
-        after = parse_optional_uuid(request.after_user, "after_user") or UUID(int=0)
+        after = parse_optional_uuid(request.after_user, "after_user") or NIL
         homes = await map_store_errors(self._parts.history.lookups.homes(after, parse_page_size(request.page_size)))
         return to_proto(pb.ListHomesResponse, homes=homes)
 
@@ -134,7 +136,9 @@ class AuditServicer(AuditServiceServicer):
     ) -> pb.GetConsistencyProofResponse:
         old_size = audit.parse_size(request.old_size, "old_size", optional=False)
         new_size = audit.parse_size(request.new_size, "new_size")
-        return audit.consistency_to_proto(await self._proofs.prover.consistency(old_size, new_size))
+        growth = await self._proofs.prover.consistency(old_size, new_size)
+        old, new = growth.old.text, growth.new.text
+        return pb.GetConsistencyProofResponse(old_checkpoint=old, new_checkpoint=new, path=growth.path)
 
     async def Export(self, request: pb.ExportRequest, _context: Context) -> AsyncGenerator[pb.ExportResponse, None]:
         self._note_access()
@@ -185,11 +189,13 @@ class AuditServicer(AuditServiceServicer):
         # Only the two cells concerned may see movements between them.
         if principal.role is Role.PEER and principal.name != wanted.peer:
             raise _not_permitted()
-        return audit.sides_to_proto(await map_store_errors(self._reconciliation.clearing.sides(wanted)))
+        sides = await map_store_errors(self._reconciliation.clearing.sides(wanted))
+        next_id = sides.sides[-1].clearing_id if sides.more else None
+        return to_proto(pb.ListClearingResponse, sides, next_page_token=next_id)
 
     async def RecordAccesses(self, request: pb.RecordAccessesRequest, _context: Context) -> pb.RecordAccessesResponse:
         """Reads by staff, as the cell's other processes report them to the one that leads."""
-        command, call = audit.parse_accesses(request), current_call()
+        command, call = parse(RecordAccesses, request), current_call()
         # No other cell may report reads here.
         if call.principal.name != self._name:
             raise _not_permitted()

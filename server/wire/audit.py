@@ -4,14 +4,12 @@ from collections.abc import Sequence
 
 from cellbook.v1 import audit_pb2 as pb
 from cells.audit.export.exporter import Wanted
-from cells.audit.proofs.prover import Given, Growth, Inclusion
+from cells.audit.proofs.prover import Given, Inclusion
 from cells.audit.reconcile.clearing import Side
 from cells.audit.reconcile.cuts import Sides, SidesWanted
 from cells.audit.reconcile.rebuild import Rebuilt
 from cells.audit.reconcile.service import Reconciliation
 from cells.audit.witness.cosigner import Asked
-from cells.domain.audit.events import Access
-from cells.domain.commands import RecordAccesses
 from cells.domain.refusals import FieldInvalid
 from cells.store.outcomes import OutcomePlace
 from server.shell.fields.bounds import (
@@ -27,15 +25,6 @@ from server.shell.fields.bounds import (
 from server.shell.fields.parse import parse_optional_uuid
 from server.wire.convert import parse, parse_reply, to_proto
 from server.wire.trace import missing_to_proto
-
-
-def accesses_to_proto(accesses: Sequence[Access]) -> pb.RecordAccessesRequest:
-    return to_proto(pb.RecordAccessesRequest, accesses=accesses)
-
-
-def parse_accesses(request: pb.RecordAccessesRequest) -> RecordAccesses:
-    return parse(RecordAccesses, request)
-
 
 # --- the books --------------------------------------------------------------------------------------------------------
 
@@ -80,10 +69,6 @@ def sides_wanted_to_proto(wanted: SidesWanted) -> pb.ListClearingRequest:
     return to_proto(pb.ListClearingRequest, wanted, page_token=wanted.after_id, saga_ids=saga_ids)
 
 
-def sides_to_proto(sides: Sides) -> pb.ListClearingResponse:
-    return to_proto(pb.ListClearingResponse, sides, next_page_token=sides.sides[-1].clearing_id if sides.more else None)
-
-
 def parse_sides(reply: pb.ListClearingResponse) -> Sides:
     """Raises ValueError for content that no cell sends."""
     sides = [
@@ -118,12 +103,6 @@ def inclusion_to_proto(proof: Inclusion) -> pb.GetInclusionProofResponse:
     )
 
 
-def consistency_to_proto(growth: Growth) -> pb.GetConsistencyProofResponse:
-    return pb.GetConsistencyProofResponse(
-        old_checkpoint=growth.old.text, new_checkpoint=growth.new.text, path=growth.path
-    )
-
-
 def parse_wanted(request: pb.ExportRequest) -> Wanted:
     resumed, resumption = request.HasField("resumption"), request.resumption
     wanted = Wanted(
@@ -148,10 +127,6 @@ def parse_asked(request: pb.CosignRequest) -> Asked:
     # It consists of lines in C2SP's format; each line is checked like any other text.
     text_in(request.checkpoint.replace("\n", ""), "checkpoint", SIGNED_NOTE)
     return parse(Asked, request, note=request.checkpoint)
-
-
-def asked_to_proto(asked: Asked) -> pb.CosignRequest:
-    return to_proto(pb.CosignRequest, asked, checkpoint=asked.note)
 
 
 def parse_cosignature(request: pb.AddCosignatureRequest) -> tuple[int, str]:

@@ -12,7 +12,6 @@ from cells.audit.history.moments import Moment, Point
 from cells.audit.history.ports import Buckets
 from cells.audit.history.questions import balance_after
 from cells.audit.history.statement import Movement, Page, Span, StatementCursor, Total
-from cells.audit.history.stream_verification import StreamVerification
 from cells.audit.reconcile.trial import TrialBalance
 from cells.domain.audit.refusals import SumTooLarge
 from cells.domain.time.hlc import Stamp
@@ -22,7 +21,6 @@ from cells.requests import Read
 from cells.store.ports import POSITION_MAX, AccountEntryRow
 from cells.uuids import uuid_from
 from server.shell.fields.bounds import PAST_POSITION, STAMP, invalid, number_in
-from server.shell.fields.parse import NIL
 from server.wire.convert import to_proto
 from server.wire.fields import CODE_LENGTH, parse_currency, parse_stamp
 from server.wire.pages import Tokens, cut
@@ -77,10 +75,6 @@ CURSORS = Tokens(
 )
 
 
-def first_place(position: int) -> BalancesCursor:
-    return BalancesCursor(position, NIL, "")
-
-
 def listed_to_proto(
     rows: Sequence[tuple[UUID, str, AccountEntryRow | None]], size: int, point: Point, cell: str
 ) -> pb.ListBalancesResponse:
@@ -107,15 +101,6 @@ def trial_to_proto(trial: TrialBalance, cell: str) -> pb.GetTrialBalanceResponse
         pb.GetTrialBalanceResponse,
         accounts=[Posting(*key, amount_minor) for key, amount_minor in trial.sums.items()],
         as_of=point_to_proto(trial.point, cell),
-    )
-
-
-def verification_to_proto(verification: StreamVerification, cell: str) -> pb.CheckStreamResponse:
-    return to_proto(
-        pb.CheckStreamResponse,
-        verification,
-        state_json=verification.state,
-        as_of=point_to_proto(verification.point, cell),
     )
 
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from cellbook.v1 import audit_pb2 as pb
 from cellbook.v1 import event_pb2
-from cells.audit.history.trace import EVENTS_DEFAULT, EVENTS_MAX, Answer, Found, Node, RefusedHere, Role, Search, Trace
+from cells.audit.history.trace import EVENTS_DEFAULT, EVENTS_MAX, Answer, Found, Node, RefusedHere, Role, Trace
 from cells.domain.time.hlc import Stamp
 from cells.domain.values import reference_ref
 from cells.encoding.codec import canonical
@@ -14,7 +14,7 @@ from cells.store.ports import EventRow
 from server.shell.calls.statuses import of_status, to_status
 from server.shell.fields.bounds import EVENT_MAX, REFERENCE, number_in, text_in
 from server.shell.fields.parse import parse_uuid
-from server.wire.convert import members, parse, parse_reply, to_proto
+from server.wire.convert import members, parse_reply, to_proto
 from server.wire.events import audited_event_to_proto
 from server.wire.fields import parse_name
 from server.wire.history import command_in
@@ -70,14 +70,6 @@ def _node_to_proto(node: Node) -> pb.TracedEvent:
 
 
 # --- between cells --------------------------------------------------------------------------------------------
-
-
-def parse_search(request: pb.FindEventsRequest) -> Search:
-    return parse(Search, request)
-
-
-def search_to_proto(search: Search, event_max: int) -> pb.FindEventsRequest:
-    return to_proto(pb.FindEventsRequest, search, event_max=event_max)
 
 
 def found_to_proto(answer: Answer) -> pb.FindEventsResponse:

@@ -26,7 +26,7 @@ from server.contacts.vault import Contact
 from server.services.contacts import ContactServicer
 from server.shell.calls.call import enter_call
 from server.shell.identity.principal import Principal, Role
-from server.wire.audit import accesses_to_proto
+from server.wire.convert import to_proto
 from tests.integration.json_output import as_json
 from tests.integration.mail.contact_rig import ANN
 from tests.integration.services_rig import AUDITOR, BANK, HERE, OPERATOR, PEER, SHOP, Rig, refusal_of, serving
@@ -205,11 +205,13 @@ async def test_a_read_waits_for_no_commit(rig: Rig) -> None:
 
 async def test_another_process_of_the_cell_has_its_reads_recorded(rig: Rig) -> None:
     """By a call to the process that leads, which takes them from its own cell alone."""
-    asked = accesses_to_proto([ONE])
+    asked = to_proto(audit_pb2.RecordAccessesRequest, accesses=[ONE])
     await rig.audit.RecordAccesses(asked, metadata=OURS)
     refused = await refusal_of(rig.audit.RecordAccesses(asked, metadata=PEER))
     assert refused.reason == "NOT_PERMITTED"
-    refused = await refusal_of(rig.audit.RecordAccesses(accesses_to_proto([]), metadata=OURS))
+    refused = await refusal_of(
+        rig.audit.RecordAccesses(to_proto(audit_pb2.RecordAccessesRequest, accesses=[]), metadata=OURS)
+    )
     assert refused.reason == "FIELD_INVALID"
     assert await recorded_in(rig) == [("auditor/anna", "GetBalance", "")]
 
