@@ -1,6 +1,7 @@
 """Restores an export into an empty database, before its cell starts."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,7 +25,7 @@ async def put_back(
 
     Raises RestoreRefused, and any error that makes the database unusable.
     """
-    async with database_of(dsn, data) as where:
+    async with database_of(dsn, data) as where, AsyncExitStack() as stack:
         with reaching("dsn", where):
             await database.migrate(where, "cells.sql")
         store = PostgresStore(
@@ -32,20 +33,19 @@ async def put_back(
             connect=lambda application: database.connect(where, role=CELL_ROLE, application=application),
             reads=await database.open_pool(where, role=CELL_ROLE, application=APPLICATION, size_max=2),
         )
-        intake = PostgresIntake(connect=lambda: database.connect(where, role=OWNER_ROLE, application=APPLICATION))
-        try:
-            restore = Restore(
-                store=store,
-                proofs=PostgresProofs(pool=store.reads),
-                intake=intake,
-                keys=keys,
-                now=datetime.now(UTC),
-                progress=progress,
-            )
-            return await restore.run(_lines(file))
-        finally:
-            await intake.close()
-            await store.close()
+        stack.push_async_callback(store.close)
+        owner = await database.connect(where, role=OWNER_ROLE, application=APPLICATION)
+        stack.callback(owner.terminate)
+        restore = Restore(
+            store=store,
+            proofs=PostgresProofs(pool=store.reads),
+            intake=PostgresIntake(owner),
+            keys=keys,
+            now=datetime.now(UTC),
+            progress=progress,
+        )
+        return await restore.run(_lines(file))
+    raise AssertionError
 
 
 async def _lines(path: Path) -> AsyncIterator[bytes]:

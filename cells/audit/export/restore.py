@@ -5,7 +5,7 @@ database is marked, and no cell starts on it. An interrupted run resumes where i
 """
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -54,23 +54,21 @@ class Restored:
     root: str = ""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class PostgresIntake:
-    """The steps of an import that only the owner of the database may do. `connect` takes the owner's role."""
+    """The steps of an import that only the owner of the database may do. `owner` has the owner's role."""
 
-    connect: Callable[[], Awaitable[Connection]]
-    _connection: "Connection | None" = None
+    owner: Connection
 
     async def begin(self, cell: str) -> tuple[int, int]:
         """Marks the database, which must be empty or have been marked for the same cell, and raises its epoch.
 
         Returns that epoch, and the position that an earlier run reached. Raises RestoreRefused.
         """
-        self._connection = connection = await self.connect()
-        await connection.execute(STORE_SQL["make_head"], cell)
-        begun = await connection.fetchrow(SQL["import_begin"], cell)
+        await self.owner.execute(STORE_SQL["make_head"], cell)
+        begun = await self.owner.fetchrow(SQL["import_begin"], cell)
         if begun is None:
-            owner, position = await connection.fetchrow(SQL["import_head"])  # type: ignore[misc]
+            owner, position = await self.owner.fetchrow(SQL["import_head"])  # type: ignore[misc]
             raise RestoreRefused(
                 f"the database has the log of {owner}, up to position {position}, and the export is of {cell}: "
                 "an export is put back into an empty database"
@@ -78,24 +76,15 @@ class PostgresIntake:
         return begun["epoch"], begun["position"]
 
     async def last_outcome(self) -> OutcomePlace:
-        found = await self._owner().fetchrow(SQL["last_outcome"])
+        found = await self.owner.fetchrow(SQL["last_outcome"])
         return OutcomePlace(*found) if found is not None else NO_OUTCOME
 
     async def keep_partitions(self, moment: datetime) -> None:
-        await self._owner().execute(STORE_SQL["keep_outcome_partitions"], moment)
+        await self.owner.execute(STORE_SQL["keep_outcome_partitions"], moment)
 
     async def finish(self, *, epoch: int, saga_engine: str) -> None:
         """Removes the mark."""
-        await self._owner().execute(SQL["import_finish"], epoch, saga_engine)
-
-    async def close(self) -> None:
-        if self._connection is not None:
-            self._connection.terminate()
-
-    def _owner(self) -> Connection:
-        if self._connection is None:
-            raise RuntimeError("begin first")
-        return self._connection
+        await self.owner.execute(SQL["import_finish"], epoch, saga_engine)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -135,17 +135,17 @@ async def in_order(lines: Iterable[bytes]) -> AsyncIterator[bytes]:
 async def restoring(dsn: str, *, keys: CellKeys = KEYS, now: datetime | None = None) -> AsyncIterator[Restore]:
     """As `cellbook audit import` does it."""
     async with opened_raw(dsn) as store:
-        intake = PostgresIntake(connect=lambda: connect(dsn, role=OWNER_ROLE, application="import"))
+        owner = await connect(dsn, role=OWNER_ROLE, application="import")
         try:
             yield Restore(
                 store=store,
                 proofs=PostgresProofs(pool=store.reads),
-                intake=intake,
+                intake=PostgresIntake(owner),
                 keys=[keys.log.verifier],
                 now=now or datetime.now(UTC),
             )
         finally:
-            await intake.close()
+            owner.terminate()
 
 
 async def restored(dsn: str, lines: Iterable[bytes]) -> Restored:
