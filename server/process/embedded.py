@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -23,7 +22,14 @@ async def database_of(dsn: str, data: Path | None) -> AsyncIterator[str]:
         yield dsn
         return
     postgres = EmbeddedPostgres(data)
-    keeping = BackgroundTask(name="postgres", work=Keeper(postgres).poll, every_s=POLL_S, outages=(PostgresFailed,))
+
+    async def poll() -> None:
+        if postgres.pid is None:
+            log.warning("postgres_gone", path=str(postgres.cluster))
+            await postgres.start()
+            log.info("postgres_back", pid=postgres.pid)
+
+    keeping = BackgroundTask(name="postgres", work=poll, every_s=POLL_S, outages=(PostgresFailed,))
     try:
         found = await postgres.database()
         keeping.start()
@@ -31,15 +37,3 @@ async def database_of(dsn: str, data: Path | None) -> AsyncIterator[str]:
     finally:
         await keeping.stop()
         await postgres.stop()
-
-
-@dataclass(frozen=True, slots=True)
-class Keeper:
-    postgres: EmbeddedPostgres
-
-    async def poll(self) -> None:
-        """Starts the server if it has stopped. Raises PostgresFailed."""
-        if self.postgres.pid is None:
-            log.warning("postgres_gone", path=str(self.postgres.cluster))
-            await self.postgres.start()
-            log.info("postgres_back", pid=self.postgres.pid)

@@ -39,31 +39,18 @@ def cell_registry(
 
 
 def register_cell(registry: CollectorRegistry, cell: Cell, steps: Steps) -> None:
-    cell.writer.followers.append(WriterMetrics(registry).follow)
-    registry.register(LoopCollector(lambda: cell_metrics(cell, steps)))
+    what = "The duration of a transaction of the writer."
+    seconds = Histogram("cellbook_commit_seconds", what, buckets=COMMIT_SECONDS, registry=registry)
+    what = "The number of commands in a transaction of the writer."
+    commands = Histogram("cellbook_commit_commands", what, buckets=COMMIT_COMMANDS, registry=registry)
 
-
-class WriterMetrics:
-    """Follows the commits of this process."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._seconds = Histogram(
-            "cellbook_commit_seconds",
-            "The duration of a transaction of the writer.",
-            buckets=COMMIT_SECONDS,
-            registry=registry,
-        )
-        self._commands = Histogram(
-            "cellbook_commit_commands",
-            "The number of commands in a transaction of the writer.",
-            buckets=COMMIT_COMMANDS,
-            registry=registry,
-        )
-
-    def follow(self, commit: Commit) -> None:
+    def follow(commit: Commit) -> None:
         if commit.write_s:
-            self._seconds.observe(commit.write_s)
-            self._commands.observe(commit.commands)
+            seconds.observe(commit.write_s)
+            commands.observe(commit.commands)
+
+    cell.writer.followers.append(follow)
+    registry.register(LoopCollector(lambda: cell_metrics(cell, steps)))
 
 
 def watch_metrics(guard: CallGuard) -> Iterable[Metric]:
