@@ -30,7 +30,7 @@ from cells.domain.values import Kind, Ref
 from cells.failpoints import NoFailpoints
 from cells.home_cache import HomeCache
 from cells.log.subscriptions import Subscriptions
-from cells.moves.user_bundle import Contacts, NoContacts
+from cells.moves.user_bundle import Contacts
 from cells.moves.user_import import UserImport
 from cells.notices import Notice, Notifier
 from cells.outcomes import Outcomes, answers_of
@@ -63,8 +63,8 @@ class Cell:
     quarantine: QuarantineTable
     # Records reads by staff.
     accesses: AccessLog
+    contacts: Contacts
     failpoints: NoFailpoints = field(default_factory=NoFailpoints)
-    contacts: Contacts = field(default_factory=NoContacts)
     homes: HomeCache[UUID] = field(init=False)
     routing: Routing = field(init=False)
     user_import: UserImport = field(init=False)

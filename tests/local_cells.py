@@ -48,6 +48,7 @@ from server.process.clock import CellClock, sent_ms
 from server.shell.identity.principal import Principal, Role
 from server.shell.rpc import Metadata
 from server.wire.legs import leg_command
+from tests.doubles.contacts import NoContacts
 from tests.doubles.history import MemoryTraceLookups
 from tests.doubles.store import MemoryStore
 
@@ -233,6 +234,7 @@ def build_cell(
     peers = peers or DirectPeers()
     peers.directory = peers.directory or directory
     cell = LocalCell(
+        contacts=NoContacts(),
         name=name,
         store=store,
         time=time,

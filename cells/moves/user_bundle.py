@@ -119,13 +119,3 @@ class Contacts(Protocol):
 
     async def forget(self, user_id: UUID) -> None:
         """Erases the contact here, because the user is at home elsewhere. Raises Refused."""
-
-
-class NoContacts:
-    """For cells that keep no contacts."""
-
-    async def fetch(self, user_id: UUID, from_cell: str, saga_id: UUID) -> None:
-        """Does nothing."""
-
-    async def forget(self, user_id: UUID) -> None:
-        """Does nothing."""

@@ -47,6 +47,7 @@ from server.process.clock import CellClock
 from server.shell.identity.principal import Principal
 from server.shell.rpc import Metadata
 from tests.doubles.clocks import SeededIds
+from tests.doubles.contacts import NoContacts
 from tests.doubles.failpoints import Failpoints
 from tests.local_cells import NothingWrong, request
 from tests.simulation.abuse import BATCH_MAX, WatchedQueue
@@ -98,6 +99,7 @@ class CellNode:
         failpoints, executions = Fate(world, self), SagaExecutions()
         writer = Writer(store=store, ids=ids, time=time, policy=LEDGER_POLICY, begun=executions.begun)
         cell = Cell(
+            contacts=NoContacts(),
             name=name,
             store=store,
             time=time,

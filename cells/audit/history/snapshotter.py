@@ -136,11 +136,6 @@ class Snapshotter(LeaderTask):
         rest = REST_BUSY if self.history.deciding() else REST_IDLE
         await asyncio.sleep(max(took_s * rest, 0 if behind else POLL_S))
 
-    async def catch_up(self) -> None:
-        """Makes all snapshots that are due, without rests."""
-        while await self.step():
-            pass
-
     async def step(self) -> bool:
         """Scans the next part of the log; returns whether there is more."""
         done, head = await self.store.progress(), self.history.time.durable_position

@@ -186,7 +186,8 @@ async def made(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "SNAPSHOT_EVENTS", 2)
     monkeypatch.setattr(snapshots, "STATE_BYTES_PER_EVENT", 1_000_000)
     await ask(rig.served.dsn, "UPDATE snapshot_progress SET position = 0")
-    await rig.served.keeper.catch_up()
+    while await rig.served.keeper.step():
+        pass
 
 
 async def test_a_changed_snapshot_is_passed_over_and_found_by_a_check(

@@ -146,7 +146,8 @@ async def test_a_stream_without_snapshots_waits_for_the_snapshotter(dsn: str, mo
         await deposited(second, user_id, SNAPSHOT_EVENTS)
         await proven(second)
         assert await long.snapshots() == []
-        await second.keeper.catch_up()
+        while await second.keeper.step():
+            pass
         await deposited(second, user_id, SNAPSHOT_EVENTS)
         await proven(second)
         assert (await long.at(second.parts.cell.time.durable_position)).events_read < SNAPSHOT_EVENTS
