@@ -126,6 +126,10 @@ class Snapshotter(LeaderTask):
     def __post_init__(self) -> None:
         self.background = BackgroundTask(name="snapshots", work=self._step_and_rest, outages=(StoreError,))
 
+    def follow(self, commit: Commit) -> None:
+        """Receives each commit of this process, in order."""
+        self.trial.live.follow(commit)
+
     async def _step_and_rest(self) -> None:
         clock = self.history.time.clock
         began_s = clock.monotonic_s()
