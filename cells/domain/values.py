@@ -78,14 +78,12 @@ class Posting(NamedTuple):
     amount_minor: int
 
 
-_VARIANT = {digit: f"{int(digit, 16) & 0x3 | 0x8:x}" for digit in "0123456789abcdef"}
-
-
 def derived_id(namespace: UUID, name: str) -> UUID:
     """The UUID of version 5 (RFC 9562, section 5.5), as `uuid.uuid5` makes it, in the class of `namespace`."""
-    digest = sha1(namespace.bytes + name.encode(), usedforsecurity=False).hexdigest()
-    # The version replaces one digit, the variant the upper half of another.
-    return type(namespace)(f"{digest[:12]}5{digest[13:16]}{_VARIANT[digest[16]]}{digest[17:32]}")
+    content = bytearray(sha1(namespace.bytes + name.encode(), usedforsecurity=False).digest()[:16])
+    content[6] = content[6] & 0x0F | 0x50
+    content[8] = content[8] & 0x3F | 0x80
+    return type(namespace)(content.hex())
 
 
 EXTERNAL = "external"

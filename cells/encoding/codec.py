@@ -100,14 +100,12 @@ def encode_event(event: AnyEvent, lines: Sequence[tuple[str, str, int]]) -> str:
     kind: Any = type(event)
     if not lines:
         return encoder(kind)(event)
-    return record_encoder(kind, POSTINGS)(event, f"[{','.join(map(_line, lines))}]")
-
-
-def _line(line: tuple[str, str, int]) -> str:
     # The same as encoder(Posting), in a quarter of the time: most events have two postings.
-    account, currency, amount_minor = line
-    minor = f'"{amount_minor}"' if type(amount_minor) is int else amount(amount_minor)
-    return f'{{"account":{quoted(account)},"amount_minor":{minor},"currency":{quoted(currency)}}}'
+    postings = [
+        f'{{"account":{quoted(account)},"amount_minor":{amount(minor)},"currency":{quoted(currency)}}}'
+        for account, currency, minor in lines
+    ]
+    return record_encoder(kind, POSTINGS)(event, f"[{','.join(postings)}]")
 
 
 def decode_event(event_type: str, version: int, payload: str) -> AnyEvent:

@@ -13,6 +13,7 @@ from cells.domain.decision import State
 from cells.domain.event import Movement
 from cells.domain.events import AnyEvent, Deposited, Withdrawn
 from cells.domain.moves.events import ReferencesCarried
+from cells.domain.record import made
 from cells.domain.sagas.saga import Saga
 from cells.domain.values import Kind, reference_ref
 from cells.store.ports import AccountEntryRow, ClearingEntryRow, ReferenceRow
@@ -47,16 +48,19 @@ def state_columns(state: State) -> dict[str, object]:
 
 def account_entry(account_id: UUID, movement: Movement, after: Account, position: int) -> AccountEntryRow:
     balance = after.balance(movement.currency)
-    return AccountEntryRow(
-        account_id,
-        movement.currency,
-        position,
-        movement.available,
-        movement.reserved,
-        movement.pending,
-        balance.available_minor,
-        balance.reserved_minor,
-        balance.pending_minor,
+    return made(
+        AccountEntryRow,
+        (
+            account_id,
+            movement.currency,
+            position,
+            movement.available,
+            movement.reserved,
+            movement.pending,
+            balance.available_minor,
+            balance.reserved_minor,
+            balance.pending_minor,
+        ),
     )
 
 

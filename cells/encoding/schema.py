@@ -53,7 +53,7 @@ def encoder(hint: Hint, *, minor: bool = False) -> Encoder:
         return _mapping_encoder(encoder(key), encoder(value, minor=minor))
     if origin is tuple:
         item = encoder(_item(hint), minor=minor)
-        return lambda items: f"[{','.join(map(item, items))}]"
+        return lambda items: f"[{','.join(map(item, items))}]" if items else "[]"
     if _is_record(hint):
         return _compiled(hint)
     return _scalar_encoder(hint, minor=minor)
@@ -216,8 +216,11 @@ def _mapping_encoder(key_text: Encoder, value_text: Encoder) -> Encoder:
     def encode(mapping: dict[Any, Any]) -> str:
         if not mapping:
             return "{}"
+        if len(mapping) == 1:
+            ((key, value),) = mapping.items()
+            return f"{{{key_text(key)}:{value_text(value)}}}"
         # By the key itself: escapes and the closing quote sort differently.
-        items = sorted(mapping.items(), key=_by_key_text) if len(mapping) > 1 else mapping.items()
+        items = sorted(mapping.items(), key=_by_key_text)
         return "{" + ",".join([f"{key_text(key)}:{value_text(value)}" for key, value in items]) + "}"
 
     return encode

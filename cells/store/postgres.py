@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import date, datetime
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
@@ -239,7 +240,7 @@ class PostgresStore(MovesInPostgres):
         for kind, aggregate_id, stream_version, state, columns in projections:
             by_kind.setdefault(kind, []).append((aggregate_id, stream_version, state, *columns))
         for kind, rows in sorted(by_kind.items()):
-            await connection.execute(SQL[f"put_{kind}s"], *zip(*sorted(rows), strict=True))
+            await connection.execute(SQL[f"put_{kind}s"], *zip(*sorted(rows, key=itemgetter(0)), strict=True))
 
     async def _writers(self) -> Connection:
         """The writer's connection, reopened if it was lost."""

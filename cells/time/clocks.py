@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from struct import Struct
 from uuid import UUID
 
 from cells.store.ports import Clock
@@ -34,8 +35,7 @@ _HIGH_BITS = 12
 _COUNTER_BITS = 62
 _COUNTER_MAX = (1 << _COUNTER_BITS) - 1
 # Random bytes are fetched for this many ids at once: one system call per id would dominate the cost.
-_REFILL_IDS = 256
-_STEP_BYTES = 4
+_STEPS = Struct(">256I")
 _RANDOM_BYTES = 10
 
 
@@ -59,7 +59,7 @@ class UuidV7Ids:
         if now_ms > self._last_ms:
             self._begin(now_ms)
         else:
-            self._number += (self._steps or self._refilled()).pop()
+            self._number += 1 + (self._steps or self._refilled()).pop()
             if self._number > self._number_max:
                 self._begin(self._last_ms + 1)
         return uuid_from(self._number.to_bytes(16))
@@ -75,7 +75,5 @@ class UuidV7Ids:
         self._number_max = base | _COUNTER_MAX
 
     def _refilled(self) -> list[int]:
-        noise = self._entropy(_REFILL_IDS * _STEP_BYTES)
-        starts = range(0, len(noise), _STEP_BYTES)
-        self._steps = [1 + int.from_bytes(noise[start : start + _STEP_BYTES]) for start in starts]
+        self._steps = list(_STEPS.unpack(self._entropy(_STEPS.size)))
         return self._steps

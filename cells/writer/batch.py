@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple, get_args
+from typing import NamedTuple, cast
 from uuid import UUID
 
 from cells.domain.account.account import Account
@@ -15,7 +15,7 @@ from cells.domain.event import Movement
 from cells.domain.events import AnyEvent, AssetRegistered, AuctionCreated
 from cells.domain.evolve import evolve, marked
 from cells.domain.moves.events import AccountArrived
-from cells.domain.record import Struct
+from cells.domain.record import Struct, made
 from cells.domain.refusals import HouseAccountFull, Refused, Unstorable
 from cells.domain.sagas.leg import LegBarrier, UsedReference
 from cells.domain.sagas.saga_events import SagaStarted, begun_by
@@ -24,6 +24,7 @@ from cells.domain.values import Kind, LegTag, Ref
 from cells.encoding import codec
 from cells.encoding.derived import (
     PROJECTED,
+    USES_REFERENCES,
     UsesReferences,
     account_entry,
     clearing_entries,
@@ -41,7 +42,6 @@ from cells.writer.queue import Pending
 BEGINNINGS = (
     AssetRegistered | AuctionCreated | SagaStarted | ReconciliationFailed | ProjectionsRebuilt | AccessesRecorded
 )
-WITH_REFERENCES = get_args(UsesReferences)
 # SQLSTATE numeric_value_out_of_range.
 OUT_OF_RANGE = "22003"
 
@@ -195,8 +195,8 @@ class DecidedBatch:
             self._post(event_draft, movement, after, row.position)
         if event_draft.leg is not None:
             self._mark(event_draft, row.position)
-        if isinstance(event_draft.event, WITH_REFERENCES):
-            self._use_references(event_draft.event, row.position)
+        if type(event_draft.event) in USES_REFERENCES:
+            self._use_references(cast("UsesReferences", event_draft.event), row.position)
 
     def require_current(self, replacements: Sequence[Replacement]) -> None:
         """Raises ReplayTooOld."""
@@ -241,7 +241,7 @@ class DecidedBatch:
             request.user_id,
             self.recorded_at,
         )
-        return EventRow._make((*columns, codec.hash_of(columns)))
+        return made(EventRow, (*columns, codec.hash_of(columns)))
 
     def _put(self, ref: Ref, entry: CachedState) -> None:
         self.cache.put(ref, entry)
@@ -283,12 +283,15 @@ class DecidedBatch:
         rows = self.rows
         rows.epoch, rows.hlc_bound_ms, rows.position_after = epoch, hlc_bound_ms, self.position
         rows.projections = [
-            ProjectionRow(
-                ref.kind,
-                ref.id,
-                entry.stream_version,
-                codec.encode_state(entry.state),
-                tuple(state_columns(entry.state).values()),
+            made(
+                ProjectionRow,
+                (
+                    ref.kind,
+                    ref.id,
+                    entry.stream_version,
+                    codec.encode_state(entry.state),
+                    tuple(state_columns(entry.state).values()),
+                ),
             )
             for ref, entry in self.touched.items()
             if ref.kind in PROJECTED

@@ -12,6 +12,7 @@ import structlog
 from cells.buckets import Buckets
 from cells.domain.decide import decide, needs
 from cells.domain.decision import Context, Decision, LedgerPolicy
+from cells.domain.record import made
 from cells.domain.refusals import Refused, TooManyRefusals
 from cells.domain.values import Ref
 from cells.requests import CommandRequest, CommandState, Outcome
@@ -185,7 +186,7 @@ class Decider:
         in_stream: bool = False,
         saga_id: UUID | None = None,
     ) -> OutcomeRow:
-        return OutcomeRow(
+        columns = (
             request.command_id,
             request.fingerprint,
             outcome,
@@ -198,6 +199,7 @@ class Decider:
             None,
             saga_id,
         )
+        return made(OutcomeRow, columns)
 
 
 def _in_own_stream(request: CommandRequest, decision: Decision) -> bool:

@@ -36,7 +36,7 @@ class Pending:
 
     @property
     def given_up(self) -> bool:
-        return all(waiter.done() for waiter in self.waiters)
+        return all(map(asyncio.Future.done, self.waiters))
 
     def answer(self, answer: Outcome | Exception) -> None:
         for waiter in self.waiters:

@@ -221,9 +221,9 @@ class Writer:
     # --- deciding ---------------------------------------------------------------------------------------------------
 
     async def _decide_waiting(self) -> None:
-        batch, now_ms = self._next_batch(), self.time.steady_ms()
-        taken = self.queue.take(self.batch_max - len(batch.answers), self.time.clock.monotonic_s())
-        await self._decide_all(batch, [pending for pending in taken if self._register(pending, now_ms)])
+        batch, now_ms, now_s = self._next_batch(), self.time.steady_ms(), self.time.clock.monotonic_s()
+        taken = self.queue.take(self.batch_max - len(batch.answers), now_s)
+        await self._decide_all(batch, [pending for pending in taken if self._register(pending, now_ms, now_s)])
 
     async def _decide_all(self, batch: DecidedBatch, fresh: list[Pending]) -> None:
         """Decides `fresh` in order into `batch`; commands that cannot be decided now are answered at once."""
@@ -242,12 +242,12 @@ class Writer:
         except Refused as error:
             self._fail(undecided, error)
 
-    def _register(self, pending: Pending, now_ms: int) -> bool:
+    def _register(self, pending: Pending, now_ms: int, now_s: float) -> bool:
         """False if the command needs no deciding: given up, too late, or already under way."""
         request = pending.request
         if pending.given_up:
             return False
-        passed = request.deadline_s is not None and self.time.clock.monotonic_s() > request.deadline_s
+        passed = request.deadline_s is not None and now_s > request.deadline_s
         late = DeadlinePassed() if passed else outside_window(request.command_id, now_ms)
         if late is not None:
             pending.answer(late)

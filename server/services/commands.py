@@ -111,7 +111,8 @@ class Executor:
             if isinstance(answer, Refused):
                 result.refused.CopyFrom(to_status(answer))
             else:
-                answer_writer(type(result.accepted))(result.accepted, answer, {})
+                accepted = result.accepted
+                answer_writer(type(accepted))(accepted, answer, {})
         return response
 
     async def _execute_all(self, items: Sequence[Item], read: Reader[Item], method: str) -> list[Outcome | Refused]:

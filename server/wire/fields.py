@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 from uuid import UUID
 
@@ -99,6 +100,8 @@ class Name(NamedTuple):
     id: UUID
 
 
+# Many bid in the same auction.
+@lru_cache(maxsize=4096)
 def parse_name(text: str, field: str, collection: str) -> Name:
     if not text:
         raise invalid(field, "is missing")

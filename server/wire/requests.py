@@ -30,7 +30,6 @@ class Mutating(Protocol):
     @property
     def command_id(self) -> str: ...
     def SerializeToString(self, *, deterministic: bool = ...) -> bytes: ...  # noqa: N802 - named by protobuf
-    def ByteSize(self) -> int: ...  # noqa: N802 - named by protobuf
 
 
 def asker_of(principal: Principal) -> Asker:
@@ -49,11 +48,15 @@ def parse_deadline(call: Call, now_s: float) -> float | None:
     return None if call.timeout_s is None else now_s + call.timeout_s
 
 
-def fingerprint(call: Call, message: Mutating) -> bytes:
-    """Distinguishes requests under one command_id: by caller, method and content, however ids are spelled."""
+def content_of(message: Mutating) -> bytes:
+    """The request's bytes, the same however its ids are spelled."""
     respell(cast("Message", message))
-    origin = _origin(str(call.principal), call.method)
-    return sha256(origin + message.SerializeToString(deterministic=True)).digest()
+    return message.SerializeToString(deterministic=True)
+
+
+def fingerprint(call: Call, content: bytes) -> bytes:
+    """Distinguishes requests under one command_id: by caller, method and content."""
+    return sha256(_origin(str(call.principal), call.method) + content).digest()
 
 
 @lru_cache(maxsize=4096)
@@ -64,10 +67,10 @@ def _origin(principal: str, method: str) -> bytes:
 def parse_request(
     message: Mutating, command: Command, *, user_id: UUID | None, call: Call, now_s: float, lane: Lane = Lane.CLIENT
 ) -> CommandRequest:
-    command_id = parse_uuid(message.command_id, "command_id")
+    command_id, content = parse_uuid(message.command_id, "command_id"), content_of(message)
     return CommandRequest(
         command_id=command_id,
-        fingerprint=fingerprint(call, message),
+        fingerprint=fingerprint(call, content),
         principal=str(call.principal),
         command=command,
         correlation_id=command_id,
@@ -75,7 +78,7 @@ def parse_request(
         user_id=user_id,
         deadline_s=parse_deadline(call, now_s),
         lane=lane,
-        size_bytes=message.ByteSize(),
+        size_bytes=len(content),
         authority=call.principal.authority,
     )
 

@@ -26,7 +26,7 @@ from server.wire import fields, requests
 from server.wire.convert import parse
 from server.wire.fields import Name, parse_name
 from server.wire.pages import BY_ID
-from server.wire.requests import fingerprint
+from server.wire.requests import content_of, fingerprint
 
 CELL = "us-east"
 U1, U2, U3, U4 = (UUID(int=n) for n in range(1, 5))
@@ -177,13 +177,14 @@ def test_a_fingerprint_tells_requests_apart() -> None:
     """It is equal for the same request, and differs for another principal, method or content."""
     message = ledger_pb2.ReleaseRequest(command_id=str(U4), user_id=str(U1), hold_id=str(U2))
     same = ledger_pb2.ReleaseRequest.FromString(message.SerializeToString())
+    other = ledger_pb2.ReleaseRequest(command_id=str(U4), user_id=str(U1), hold_id=str(U3))
     others = {
-        fingerprint(CALL, message),
-        fingerprint(CALL._replace(principal=Principal(role=Role.SERVICE, name="other")), message),
-        fingerprint(CALL._replace(method="/cellbook.v1.LedgerService/Withdraw"), message),
-        fingerprint(CALL, ledger_pb2.ReleaseRequest(command_id=str(U4), user_id=str(U1), hold_id=str(U3))),
+        fingerprint(CALL, content_of(message)),
+        fingerprint(CALL._replace(principal=Principal(role=Role.SERVICE, name="other")), content_of(message)),
+        fingerprint(CALL._replace(method="/cellbook.v1.LedgerService/Withdraw"), content_of(message)),
+        fingerprint(CALL, content_of(other)),
     }
-    assert fingerprint(CALL, message) == fingerprint(CALL, same)
+    assert fingerprint(CALL, content_of(message)) == fingerprint(CALL, content_of(same))
     assert len(others) == 4
     assert {len(content) for content in others} == {32}
 

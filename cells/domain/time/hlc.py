@@ -10,6 +10,7 @@ the bound issues only greater stamps.
 
 from typing import NamedTuple, Self
 
+from cells.domain.record import made
 from cells.domain.refusals import ClockAtBound, ClockOffsetExceeded, FieldInvalid
 
 LOGICAL_BITS = 16
@@ -80,7 +81,7 @@ class HybridLogicalClock:
             physical_ms, logical = last_ms + 1, 0
         if physical_ms >= self.bound_ms:
             raise ClockAtBound(bound_ms=self.bound_ms)
-        self.last = stamp = Stamp(physical_ms, logical)
+        self.last = stamp = made(Stamp, (physical_ms, logical))
         return stamp
 
     def next_ms(self, now_ms: int) -> int:
