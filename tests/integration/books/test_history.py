@@ -100,9 +100,14 @@ async def test_what_there_was_is_the_fold_of_the_events_up_to_then(rig: Rig) -> 
     assert await compare(rig, seed=1) > LOOKS
 
 
+def _snapshots_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (snapshots, snapshotter):
+        monkeypatch.setattr(module, "SNAPSHOT_EVENTS", EVERY)
+
+
 async def test_snapshots_change_no_answer_and_save_the_reading(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same looks on top of snapshots, which were made from the events alone; few events are read for them."""
-    monkeypatch.setattr(snapshots, "EVERY", EVERY)
+    _snapshots_often(monkeypatch)
     monkeypatch.setattr(snapshots, "STATE_BYTES_PER_EVENT", 1_000_000)
     for served in rig.town.cells.values():
         await ask(served.dsn, "UPDATE snapshot_progress SET position = 0")
@@ -122,7 +127,7 @@ async def test_snapshots_change_no_answer_and_save_the_reading(rig: Rig, monkeyp
 
 async def test_snapshots_are_made_while_the_cell_leads(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody asks for them: they follow the log, and go on where they were when another one led."""
-    monkeypatch.setattr(snapshots, "EVERY", EVERY)
+    _snapshots_often(monkeypatch)
     monkeypatch.setattr(snapshotter, "POLL_S", 0.01)
     monkeypatch.setattr(snapshotter, "REST_IDLE", 0)
     await ask(rig.here.dsn, "DELETE FROM snapshots")
@@ -145,7 +150,7 @@ async def test_snapshots_are_made_while_the_cell_leads(rig: Rig, monkeypatch: py
 
 async def test_the_first_question_leaves_what_later_ones_need(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no snapshot has been made yet, reading a stream makes those that are due; a large state has fewer."""
-    monkeypatch.setattr(snapshots, "EVERY", EVERY)
+    _snapshots_often(monkeypatch)
     end = Moment(position=len(rig.truth.rows))
     busiest = max(rig.users, key=lambda each: len(rig.truth.balances(each, end.position or 0)))
     for bytes_per_event, kept in ((1_000_000, EVERY), (1, 0)):
