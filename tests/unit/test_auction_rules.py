@@ -5,9 +5,10 @@ from uuid import UUID
 import pytest
 
 from cells.domain import refusals
+from cells.domain.account.account import Account
 from cells.domain.auction.asset import Asset
 from cells.domain.auction.auction import Auction, AuctionState
-from cells.domain.commands import CancelAuction, CloseAuction, CreateAuction, PlaceBid, RegisterAsset
+from cells.domain.commands import CancelAuction, CloseAuction, CreateAuction, PlaceBid, RegisterAsset, Reserve
 from cells.domain.events import (
     AccountOpened,
     AssetLockReleased,
@@ -22,7 +23,7 @@ from cells.domain.events import (
     FundsReserved,
 )
 from cells.domain.record import replace
-from cells.domain.results import NewAsset, NewAuction
+from cells.domain.results import NewAsset, NewAuction, NewHold
 from cells.domain.sagas.saga_events import ReleaseFacts, RemoteBidFacts, SagaLegCompleted, SagaStarted, SettlementFacts
 from cells.domain.values import Kind, Money
 from tests.unit.given import NOON_MS, World, uid, usd
@@ -270,6 +271,21 @@ def test_a_hold_is_in_one_currency() -> None:
         with pytest.raises(refusals.HeldInAnotherCurrency, match="USD is held"):
             world.when(replace(bid("ann", 1, cell=THERE), amount=Money("EUR", amount_minor)))
     assert world.money("ann") == (300, 700, 0)
+
+
+def test_a_hold_is_for_the_auction_of_one_cell() -> None:
+    """A winner would get out of paying by a bid under the auction's id elsewhere, and a hold of a sale by one on it."""
+    world = market()
+    world.when(bid("ann", 700))
+    held = world.decided(Reserve(user_id=uid("ann"), amount=usd(100), expire_time_ms=None)).result
+    assert isinstance(held, NewHold)
+    for auction_id in (uid("sale"), held.hold_id):
+        with pytest.raises(refusals.AuctionNotFound):
+            world.when(replace(bid("ann", 800, cell=THERE), auction_id=auction_id))
+    state = world.state(Kind.ACCOUNT, "ann")
+    assert isinstance(state, Account)
+    assert state.holds[uid("sale")].auction_cell == HERE
+    assert world.money("ann") == (200, 800, 0)
 
 
 def test_a_remote_raise_reserves_only_the_difference() -> None:

@@ -159,8 +159,12 @@ def reserve_for_bid(
         HeldInAnotherCurrency: two currencies have no maximum. Only the auction's cell can tell which of two bids is
             in the wrong currency; if one hold covered both, releasing either could free money of the other.
         TooManyHolds, TooManyBids: the account would grow without limit.
+        AuctionNotFound: the id is of a hold for an auction of another cell, or for no auction. A bid that changed the
+            cell of a hold would void that auction's settlement.
     """
     hold = account.holds.get(auction_id)
+    if hold is not None and not (hold.bids_minor and hold.auction_cell in {"", auction_cell}):
+        raise refusals.AuctionNotFound(auction_id=str(auction_id), cell=auction_cell)
     if hold is not None and hold.currency != amount.currency:
         raise refusals.HeldInAnotherCurrency(
             auction_id=str(auction_id), expected=hold.currency, currency=amount.currency
