@@ -120,11 +120,10 @@ def test_a_saga_is_not_taken_further_after_its_deadline() -> None:
     world, saga = there.saga(saga_id)
     assert saga.deadline_ms is not None
     leg = LegId(saga_id, "submit", 1)
-    late = commands.ApplyLeg(
-        leg_id=leg,
-        action=commands.ReserveForBid(user_id=uid("ann"), auction_id=uid("sale"), bid_id=uid("x"), amount=usd(1)),
-        orchestrator=HERE,
+    action = commands.ReserveForBid(
+        user_id=uid("ann"), auction_id=uid("sale"), bid_id=uid("x"), amount=usd(1), auction_cell=THERE
     )
+    late = commands.ApplyLeg(leg_id=leg, action=action, orchestrator=HERE)
     world.now_ms = saga.deadline_ms
     with pytest.raises(SagaOverdue):
         world.when(late)
