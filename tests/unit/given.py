@@ -1,25 +1,31 @@
 """Given events, when a command, then events or a refusal: the domain alone, without a clock or a database."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID, uuid5
+
+import pytest
 
 from cells.domain.account.account import Account
 from cells.domain.auction.asset import Asset
 from cells.domain.auction.auction import Auction
-from cells.domain.commands import Command
+from cells.domain.commands import ApplyLeg, Command, LegAction
 from cells.domain.decide import decide, needs
 from cells.domain.decision import Context, Decision, LedgerPolicy, State
-from cells.domain.events import AnyEvent, Deposited, Withdrawn
+from cells.domain.events import AccountOpened, AnyEvent, Deposited, FundsReserved, Withdrawn
 from cells.domain.evolve import evolve, marked
+from cells.domain.refusals import Refused
 from cells.domain.sagas.leg import LegBarrier, UsedReference
 from cells.domain.sagas.saga import Saga
 from cells.domain.sagas.saga_events import begun_by
-from cells.domain.values import Kind, LegTag, Money, Ref, reference_ref
+from cells.domain.values import Kind, LegId, LegTag, Money, Ref, reference_ref
 
 S = TypeVar("S")
+KINDS: dict[Any, Kind] = {Account: Kind.ACCOUNT, Asset: Kind.ASSET, Auction: Kind.AUCTION, Saga: Kind.SAGA}
 SPACE = UUID("00000000-0000-5000-8000-000000000000")
 NOON_MS = 1_700_000_000_000
+OPENED = AccountOpened(home_epoch=1)
 
 
 def uid(name: str) -> UUID:
@@ -29,6 +35,28 @@ def uid(name: str) -> UUID:
 
 def usd(amount_minor: int) -> Money:
     return Money("USD", amount_minor)
+
+
+def deposited(amount_minor: int, reference: str = "giro") -> Deposited:
+    return Deposited(currency="USD", amount_minor=amount_minor, external_reference=reference)
+
+
+def reserved(amount_minor: int, hold: str = "hold", **more: Any) -> FundsReserved:  # noqa: ANN401 - other fields
+    return FundsReserved(hold_id=uid(hold), currency="USD", amount_minor=amount_minor, **more)
+
+
+def apply_leg(saga_id: UUID, leg: str, action: LegAction, orchestrator: str, **more: int) -> ApplyLeg:
+    return ApplyLeg(leg_id=LegId(saga_id, leg, 1), action=action, orchestrator=orchestrator, **more)
+
+
+def kinds(events: Iterable[object]) -> list[type]:
+    return [type(event) for event in events]
+
+
+def only(kind: type[S], events: Iterable[object]) -> S:
+    """The one event of this kind."""
+    (found,) = (event for event in events if type(event) is kind)
+    return found
 
 
 @dataclass(slots=True)
@@ -88,7 +116,15 @@ class World:
 
     def when(self, command: Command, command_id: UUID | None = None) -> list[AnyEvent]:
         """Decides and applies the command; returns its events in order. Raises what `decide` raises."""
-        return [event_draft.event for event_draft in self.decided(command, command_id).uncommitted]
+        return [uncommitted.event for uncommitted in self.decided(command, command_id).uncommitted]
+
+    def refuses(self, command: Command, refusal: type[Refused], match: str = ".") -> dict[str, Any]:
+        """The command is refused, and nothing happens; returns the facts of the refusal."""
+        before = len(self.log)
+        with pytest.raises(refusal, match=match) as refused:
+            self.decided(command)
+        assert len(self.log) == before
+        return dict(refused.value.facts)
 
     def decided(self, command: Command, command_id: UUID | None = None) -> Decision:
         self.named = set()
@@ -103,8 +139,8 @@ class World:
             policy=self.policy,
         )
         decision = decide(command, self, context)
-        for event_draft in decision.uncommitted:
-            self._apply(event_draft.aggregate, event_draft.event, event_draft.event_id, event_draft.leg)
+        for each in decision.uncommitted:
+            self._apply(each.aggregate, each.event, each.event_id, each.leg)
         return decision
 
     def _apply(self, aggregate: Ref, event: AnyEvent, event_id: UUID, leg: LegTag | None) -> None:
@@ -121,13 +157,17 @@ class World:
 
     def money(self, name: str, currency: str = "USD") -> tuple[int, int, int]:
         """Of the user: available, reserved, pending."""
-        account = self.state(Kind.ACCOUNT, name)
-        assert isinstance(account, Account)
-        balance = account.balance(currency)
+        balance = self.the(Account, name).balance(currency)
         return balance.available_minor, balance.reserved_minor, balance.pending_minor
 
     def state(self, kind: Kind, name: str | UUID) -> State | None:
         return self.states.get(Ref(kind, name if isinstance(name, UUID) else uid(name)))
+
+    def the(self, kind: type[S], name: str | UUID) -> S:
+        """The account, asset, auction or saga of that name."""
+        state = self.state(KINDS[kind], name)
+        assert isinstance(state, kind)
+        return state
 
     def _next_id(self) -> UUID:
         self._ids += 1

@@ -12,11 +12,12 @@ from cells.domain.refusals import Refused
 from cells.domain.results import Result, Sold
 from cells.domain.sagas.leg import LegMark
 from cells.domain.sagas.saga import Saga, SagaState
-from cells.domain.sagas.saga_events import ReleaseFacts, SagaStarted
-from cells.domain.sagas.saga_rules import action_of, leg_id_of
+from cells.domain.sagas.saga_events import SagaStarted
+from cells.domain.sagas.saga_rules import DEADLINE_EXCEEDED, action_of, leg_id_of
 from cells.domain.sagas.settlement import SETTLEMENT_LEGS
 from cells.domain.values import Kind
-from tests.unit.given import NOON_MS, World, uid, usd
+from tests.unit.given import NOON_MS, OPENED, S, World, deposited, uid
+from tests.unit.sales import bid, created, with_sale
 
 WINNER, AUCTION, SELLER = "us-east", "eu-west", "ap-tokyo"
 END_MS = NOON_MS + 3_600_000
@@ -54,6 +55,11 @@ class Cells:
         assert spec is not None
         kind = commands.CompensateLeg if saga.state is SagaState.COMPENSATING else commands.ApplyLeg
         return saga.cell_of(spec), kind(leg_id=leg_id, action=action, orchestrator=home.cell)
+
+    def take(self, saga_id: UUID) -> None:
+        """The called cell decides the next call, and its answer is lost."""
+        cell, command = self.command(saga_id)
+        self.worlds[cell].decided(command)
 
     def step(self, saga_id: UUID, *, refuse: str | None = None, times: int = 1) -> None:
         """Takes the current leg, `times` times, and records its result."""
@@ -106,10 +112,11 @@ class Cells:
         while (current := self.saga(saga_id)[1].current) is not None and current.leg != leg:
             self.step(saga_id)
 
-    def expire(self, by_ms: int = 120_000) -> None:
-        """Time passes in all cells."""
+    def run_out(self, saga_id: UUID, by_ms: int = 120_000) -> list[events.AnyEvent]:
+        """Time passes in all cells, and the engine reports that the saga's is over."""
         for world in self.worlds.values():
             world.now_ms += by_ms
+        return self.fail(saga_id, DEADLINE_EXCEEDED)
 
     def in_transit(self) -> dict[UUID, int]:
         """Clearing movement -> the amount that has left one cell and not arrived in the other."""
@@ -128,30 +135,13 @@ class Market(Cells):
 
     def __init__(self) -> None:
         super().__init__(WINNER, AUCTION, SELLER)
-        money = events.Deposited(currency="USD", amount_minor=1_000, external_reference="ann")
-        self.worlds[WINNER].given(Kind.ACCOUNT, "ann", events.AccountOpened(home_epoch=1), money)
-        self.worlds[SELLER].given(Kind.ACCOUNT, "sue", events.AccountOpened(home_epoch=1))
-        auction = events.AuctionCreated(
-            asset_id=uid("lamp"),
-            seller_id=uid("sue"),
-            seller_cell=SELLER,
-            currency="USD",
-            opening_minor=100,
-            increment_minor=1,
-            end_time_ms=END_MS,
-            extension_ms=0,
-            settlement_timeout_ms=60_000,
-        )
-        registered = events.AssetRegistered(owner_id=uid("sue"), owner_cell=SELLER, description="lamp")
-        there = self.worlds[AUCTION]
-        there.given(Kind.ASSET, "lamp", registered, events.AssetLockTaken(auction_id=uid("sale")))
-        there.given(Kind.AUCTION, "sale", auction)
+        self.worlds[WINNER].given(Kind.ACCOUNT, "ann", OPENED, deposited(1_000))
+        self.worlds[SELLER].given(Kind.ACCOUNT, "sue", OPENED)
+        with_sale(self.worlds[AUCTION], created(seller_cell=SELLER, increment_minor=1, end_time_ms=END_MS))
 
     def bid(self, amount_minor: int) -> UUID:
         """Ann bids from home; the saga that submits the bid."""
-        command = commands.PlaceBid(
-            auction_id=uid("sale"), auction_cell=AUCTION, bidder_id=uid("ann"), amount=usd(amount_minor)
-        )
+        command = bid("ann", amount_minor, cell=AUCTION)
         return self.worlds[WINNER].decided(command).uncommitted[0].aggregate.id
 
     def close(self) -> UUID:
@@ -159,23 +149,30 @@ class Market(Cells):
         assert isinstance(decision.result, Sold)
         return decision.result.saga_id
 
-    def won(self) -> UUID:
-        """Ann has won; the settlement is about to begin."""
+    def won(self, next_leg: str = "pin") -> UUID:
+        """Ann has won; the settlement has come to this leg."""
         self.run(self.bid(PRICE))
-        return self.close()
+        saga_id = self.close()
+        self.run_until(saga_id, next_leg)
+        return saga_id
+
+    def logged(self, kind: type[S], cell: str = AUCTION) -> list[S]:
+        """The events of this kind in the cell's log."""
+        return [event for _, event in self.worlds[cell].log if isinstance(event, kind)]
+
+    def started(self, kind: type[object]) -> list[UUID]:
+        """The sagas of this kind that the auction's cell has started."""
+        log = self.worlds[AUCTION].log
+        return [ref.id for ref, event in log if isinstance(event, SagaStarted) and isinstance(event.facts, kind)]
 
     def buckets(self, cell: str, name: str) -> tuple[int, int, int]:
         return self.worlds[cell].money(name)
 
     def auction(self) -> Auction:
-        state = self.worlds[AUCTION].state(Kind.AUCTION, "sale")
-        assert isinstance(state, Auction)
-        return state
+        return self.worlds[AUCTION].the(Auction, "sale")
 
     def lamp(self) -> Asset:
-        state = self.worlds[AUCTION].state(Kind.ASSET, "lamp")
-        assert isinstance(state, Asset)
-        return state
+        return self.worlds[AUCTION].the(Asset, "lamp")
 
     def assert_nothing_happened(self) -> None:
         """As before the auction was won: the money is Ann's, the lamp is Sue's."""
@@ -186,13 +183,3 @@ class Market(Cells):
         assert self.auction().state is AuctionState.SETTLEMENT_FAILED
         assert self.auction().escrow_minor == 0
         assert self.in_transit() == {}
-
-
-def outbid_releases(market: Market) -> list[UUID]:
-    """The sagas that release outbid bids."""
-    log = market.worlds[AUCTION].log
-    return [
-        aggregate.id
-        for aggregate, event in log
-        if isinstance(event, SagaStarted) and isinstance(event.facts, ReleaseFacts)
-    ]

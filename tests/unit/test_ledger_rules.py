@@ -1,17 +1,18 @@
 """Deposits, withdrawals, transfers and holds: given events, when a command, then events or a refusal."""
 
+from collections.abc import Sequence
 from typing import get_args
+from uuid import UUID
 
 import pytest
 
 from cells.domain import commands, refusals
+from cells.domain.commands import Capture, Command, Deposit, Release, Reserve, Transfer, Withdraw
 from cells.domain.event import postings
 from cells.domain.events import (
     EVENT_TYPES,
-    AccountOpened,
-    Deposited,
+    AnyEvent,
     FundsReleased,
-    FundsReserved,
     HoldCaptured,
     HoldEvents,
     TransferReceived,
@@ -20,62 +21,119 @@ from cells.domain.events import (
 )
 from cells.domain.record import fields_of
 from cells.domain.values import BALANCE_MAX_MINOR, Kind
-from tests.unit.given import NOON_MS, World, uid, usd
+from tests.unit.given import NOON_MS, OPENED, World, deposited, reserved, uid, usd
 
-OPENED = AccountOpened(home_epoch=1)
+ANN, BEN, EVE, HOLD = map(uid, ("ann", "ben", "eve", "hold"))
+OPEN = commands.OpenAccount(user_id=ANN, home_epoch=1)
+EXPIRE = commands.ExpireHold(user_id=ANN, hold_id=HOLD)
+LASTING, EXPIRED = (reserved(80, expire_time_ms=NOON_MS + ms) for ms in (10, 0))
+RELEASED = FundsReleased(hold_id=HOLD, currency="USD", amount_minor=80)
+BACKS_BIDS = reserved(80, bid_id=uid("bid"), bid_minor=80)
+# Of what an account may hold 5 are left, although part of it is reserved.
+NEARLY_FULL = (deposited(BALANCE_MAX_MINOR - 105), reserved(1_000))
 
 
-def deposited(amount_minor: int, reference: str = "ref-0") -> Deposited:
-    return Deposited(currency="USD", amount_minor=amount_minor, external_reference=reference)
+def deposit(amount_minor: int, user_id: UUID = ANN) -> Deposit:
+    return Deposit(user_id=user_id, amount=usd(amount_minor), external_reference="bank-1")
 
 
-def rich(amount_minor: int = 10_000) -> World:
-    """Ann with money, and Ben without."""
-    return World().given(Kind.ACCOUNT, "ann", OPENED, deposited(amount_minor)).given(Kind.ACCOUNT, "ben", OPENED)
+def withdraw(amount_minor: int, user_id: UUID = ANN) -> Withdraw:
+    return Withdraw(user_id=user_id, amount=usd(amount_minor), external_reference="bank-1")
+
+
+def withdrawn(amount_minor: int) -> Withdrawn:
+    return Withdrawn(currency="USD", amount_minor=amount_minor, external_reference="bank-1")
+
+
+def transfer(amount_minor: int, payer: UUID = ANN, payee: UUID = BEN) -> Transfer:
+    return Transfer(from_user_id=payer, to_user_id=payee, amount=usd(amount_minor))
+
+
+def reserve(amount_minor: int, user_id: UUID = ANN, until_ms: int | None = None) -> Reserve:
+    return Reserve(user_id=user_id, amount=usd(amount_minor), expire_time_ms=until_ms)
+
+
+def capture(amount_minor: int | None, hold_id: UUID = HOLD) -> Capture:
+    return Capture(user_id=ANN, hold_id=hold_id, to_user_id=BEN, amount_minor=amount_minor)
+
+
+def rich(*events: AnyEvent) -> World:
+    """Ann with 100, to whom `events` have happened since, and Ben without money."""
+    world = World().given(Kind.ACCOUNT, "ben", OPENED)
+    return world.given(Kind.ACCOUNT, "ann", OPENED, deposited(100), *events)
 
 
 def test_an_account_is_opened_once() -> None:
     """A second opening of the same account is refused."""
     world = World()
-    assert world.when(commands.OpenAccount(user_id=uid("ann"), home_epoch=1)) == [OPENED]
-    with pytest.raises(refusals.AlreadyOpen):
-        world.when(commands.OpenAccount(user_id=uid("ann"), home_epoch=1))
+    assert world.when(OPEN) == [OPENED]
+    world.refuses(OPEN, refusals.AlreadyOpen)
 
 
-def test_a_deposit_raises_what_is_available() -> None:
-    """Money comes from outside into `available`."""
-    world = rich(500)
-    command = commands.Deposit(user_id=uid("ann"), amount=usd(250), external_reference="bank-1")
-    assert world.when(command) == [deposited(250, "bank-1")]
-    assert world.money("ann") == (750, 0, 0)
+@pytest.mark.parametrize(
+    ("given", "command", "then", "money"),
+    [
+        # Money comes from outside into `available`.
+        ([], deposit(250), [deposited(250, "bank-1")], (350, 0, 0)),
+        (NEARLY_FULL, deposit(5), [deposited(5, "bank-1")], (BALANCE_MAX_MINOR - 1_000, 1_000, 0)),
+        # A reference counts once per kind: a withdrawal may use that of a deposit.
+        ([deposited(250, "bank-1")], withdraw(9), [withdrawn(9)], (341, 0, 0)),
+        # All that is not reserved.
+        ([reserved(60)], withdraw(40), [withdrawn(40)], (0, 60, 0)),
+        # The timer's command does nothing early, and nothing the second time.
+        ([LASTING], EXPIRE, [], (20, 80, 0)),
+        ([EXPIRED], EXPIRE, [RELEASED], (100, 0, 0)),
+        ([EXPIRED, RELEASED], EXPIRE, [], (100, 0, 0)),
+    ],
+)
+def test_what_is_allowed_happens(
+    given: Sequence[AnyEvent], command: Command, then: list[AnyEvent], money: tuple[int, int, int]
+) -> None:
+    """By these events alone."""
+    world = rich(*given)
+    assert world.when(command) == then
+    assert world.money("ann") == money
 
 
-def test_an_external_reference_counts_once_per_kind() -> None:
-    """The same bank reference deposits once; a withdrawal may also use it."""
-    world = rich()
-    world.when(commands.Deposit(user_id=uid("ann"), amount=usd(250), external_reference="bank-1"))
-    with pytest.raises(refusals.ExternalReferenceUsed):
-        world.when(commands.Deposit(user_id=uid("ben"), amount=usd(9), external_reference="bank-1"))
-    assert world.when(commands.Withdraw(user_id=uid("ann"), amount=usd(9), external_reference="bank-1"))
+@pytest.mark.parametrize(
+    ("given", "command", "refusal"),
+    [
+        ([], deposit(1, EVE), refusals.UserNotFound),
+        ([], withdraw(1, EVE), refusals.UserNotFound),
+        ([], transfer(1, ANN, EVE), refusals.UserNotFound),
+        ([], transfer(1, ANN, ANN), refusals.SameAccount),
+        ([], transfer(1, BEN, ANN), refusals.InsufficientFunds),
+        ([], reserve(1, BEN), refusals.InsufficientFunds),
+        ([], reserve(1, until_ms=NOON_MS), refusals.ExpireTimeInPast),
+        ([], reserve(1, until_ms=NOON_MS + 366 * 86_400_000 + 1), refusals.TimeTooFar),
+        ([], Release(user_id=ANN, hold_id=uid("none")), refusals.HoldNotFound),
+        ([], capture(None, uid("none")), refusals.HoldNotFound),
+        ([deposited(250, "bank-1")], deposit(9, BEN), refusals.ExternalReferenceUsed),
+        (NEARLY_FULL, deposit(6), refusals.BalanceOverflow),
+        ([LASTING], capture(81), refusals.CaptureTooLarge),
+        # Whether or not the timer has fired.
+        ([EXPIRED], capture(81), refusals.HoldExpired),
+        # Only the auction resolves a hold that backs its bids.
+        ([BACKS_BIDS], Release(user_id=ANN, hold_id=HOLD), refusals.HoldBacksBids),
+    ],
+)
+def test_what_is_not_allowed_is_refused(
+    given: Sequence[AnyEvent], command: Command, refusal: type[refusals.Refused]
+) -> None:
+    """Each refusal is the named one, and nothing has happened."""
+    rich(*given).refuses(command, refusal)
 
 
 def test_a_withdrawal_is_bounded_by_what_is_available() -> None:
     """Reserved money cannot leave."""
-    world = rich(100)
-    world.when(commands.Reserve(user_id=uid("ann"), amount=usd(60), expire_time_ms=None))
-    with pytest.raises(refusals.InsufficientFunds) as refused:
-        world.when(commands.Withdraw(user_id=uid("ann"), amount=usd(41), external_reference="w"))
-    assert refused.value.facts == {"needed_minor": 41, "available_minor": 40, "currency": "USD"}
-    assert world.when(commands.Withdraw(user_id=uid("ann"), amount=usd(40), external_reference="w")) == [
-        Withdrawn(currency="USD", amount_minor=40, external_reference="w")
-    ]
+    facts = rich(reserved(60)).refuses(withdraw(41), refusals.InsufficientFunds)
+    assert facts == {"needed_minor": 41, "available_minor": 40, "currency": "USD"}
 
 
 def test_a_transfer_is_an_event_in_each_stream() -> None:
     """The payer's event and the payee's carry the same id, and the payer's causes the payee's."""
-    world = rich(100)
-    decision = world.decided(commands.Transfer(from_user_id=uid("ann"), to_user_id=uid("ben"), amount=usd(30)))
-    sent, received = decision.uncommitted
+    world = rich()
+    sent, received = world.decided(transfer(30)).uncommitted
     assert isinstance(sent.event, TransferSent)
     assert isinstance(received.event, TransferReceived)
     assert sent.event.transfer_id == received.event.transfer_id
@@ -83,105 +141,21 @@ def test_a_transfer_is_an_event_in_each_stream() -> None:
     assert (world.money("ann"), world.money("ben")) == ((70, 0, 0), (30, 0, 0))
 
 
-def test_no_balance_passes_half_of_what_64_bits_hold() -> None:
-    """A larger amount is refused, even if part of the money is reserved."""
-    world = rich(BALANCE_MAX_MINOR - 5)
-    world.when(commands.Reserve(user_id=uid("ann"), amount=usd(1_000), expire_time_ms=None))
-    with pytest.raises(refusals.BalanceOverflow):
-        world.when(commands.Deposit(user_id=uid("ann"), amount=usd(6), external_reference="six"))
-    world.when(commands.Deposit(user_id=uid("ann"), amount=usd(5), external_reference="five"))
-
-
-@pytest.mark.parametrize(
-    ("command", "refusal"),
-    [
-        (commands.Deposit(user_id=uid("eve"), amount=usd(1), external_reference="x"), refusals.UserNotFound),
-        (commands.Withdraw(user_id=uid("eve"), amount=usd(1), external_reference="x"), refusals.UserNotFound),
-        (commands.Transfer(from_user_id=uid("ann"), to_user_id=uid("eve"), amount=usd(1)), refusals.UserNotFound),
-        (commands.Transfer(from_user_id=uid("ann"), to_user_id=uid("ann"), amount=usd(1)), refusals.SameAccount),
-        (commands.Transfer(from_user_id=uid("ben"), to_user_id=uid("ann"), amount=usd(1)), refusals.InsufficientFunds),
-        (commands.Reserve(user_id=uid("ben"), amount=usd(1), expire_time_ms=None), refusals.InsufficientFunds),
-        (commands.Reserve(user_id=uid("ann"), amount=usd(1), expire_time_ms=NOON_MS), refusals.ExpireTimeInPast),
-        (
-            commands.Reserve(user_id=uid("ann"), amount=usd(1), expire_time_ms=NOON_MS + 366 * 86_400_000 + 1),
-            refusals.TimeTooFar,
-        ),
-        (commands.Release(user_id=uid("ann"), hold_id=uid("none")), refusals.HoldNotFound),
-        (
-            commands.Capture(user_id=uid("ann"), hold_id=uid("none"), to_user_id=uid("ben"), amount_minor=None),
-            refusals.HoldNotFound,
-        ),
-    ],
-)
-def test_what_is_not_allowed_is_refused(command: commands.Deposit, refusal: type[refusals.Refused]) -> None:
-    """Each refusal is the named one, and nothing has happened."""
-    world = rich(100)
-    before = len(world.log)
-    with pytest.raises(refusal):
-        world.when(command)
-    assert len(world.log) == before
-
-
 def test_a_capture_pays_a_part_and_frees_the_rest() -> None:
     """The remainder goes back to `available`; the hold is gone and cannot be captured again."""
-    world = rich(100)
-    hold_id = uid("hold")
-    world.given(Kind.ACCOUNT, "ann", FundsReserved(hold_id=hold_id, currency="USD", amount_minor=80))
-    events = world.when(commands.Capture(user_id=uid("ann"), hold_id=hold_id, to_user_id=uid("ben"), amount_minor=50))
-    assert events[0] == HoldCaptured(
-        hold_id=hold_id, to_user_id=uid("ben"), currency="USD", amount_minor=50, released_minor=30
+    world = rich(reserved(80))
+    assert world.when(capture(50))[0] == HoldCaptured(
+        hold_id=HOLD, to_user_id=BEN, currency="USD", amount_minor=50, released_minor=30
     )
     assert (world.money("ann"), world.money("ben")) == ((50, 0, 0), (50, 0, 0))
-    with pytest.raises(refusals.HoldNotFound):
-        world.when(commands.Capture(user_id=uid("ann"), hold_id=hold_id, to_user_id=uid("ben"), amount_minor=1))
-
-
-def test_a_capture_is_bounded_by_the_hold_and_its_time() -> None:
-    """More than the hold, or after its expiry, is refused, whether or not the timer has fired."""
-    world = rich(100)
-    reserved = FundsReserved(hold_id=uid("hold"), currency="USD", amount_minor=80, expire_time_ms=NOON_MS + 1_000)
-    world.given(Kind.ACCOUNT, "ann", reserved)
-    capture = commands.Capture(user_id=uid("ann"), hold_id=uid("hold"), to_user_id=uid("ben"), amount_minor=81)
-    with pytest.raises(refusals.CaptureTooLarge):
-        world.when(capture)
-    world.now_ms += 1_000
-    with pytest.raises(refusals.HoldExpired):
-        world.when(capture)
-
-
-def test_an_expired_hold_is_released_by_the_timer_and_no_sooner() -> None:
-    """The timer's command does nothing early, and nothing the second time."""
-    world = rich(100)
-    world.given(
-        Kind.ACCOUNT,
-        "ann",
-        FundsReserved(hold_id=uid("hold"), currency="USD", amount_minor=80, expire_time_ms=NOON_MS + 10),
-    )
-    expire = commands.ExpireHold(user_id=uid("ann"), hold_id=uid("hold"))
-    assert world.when(expire) == []
-    world.now_ms += 10
-    assert world.when(expire) == [FundsReleased(hold_id=uid("hold"), currency="USD", amount_minor=80)]
-    assert world.when(expire) == []
-    assert world.money("ann") == (100, 0, 0)
-
-
-def test_a_hold_behind_bids_is_not_the_owners_to_release() -> None:
-    """Only the auction resolves a hold that backs its bids."""
-    world = rich(100).given(
-        Kind.ACCOUNT,
-        "ann",
-        FundsReserved(hold_id=uid("auction"), currency="USD", amount_minor=80, bid_id=uid("bid"), bid_minor=80),
-    )
-    with pytest.raises(refusals.HoldBacksBids):
-        world.when(commands.Release(user_id=uid("ann"), hold_id=uid("auction")))
+    world.refuses(capture(1), refusals.HoldNotFound)
 
 
 def test_postings_of_every_event_sum_to_zero() -> None:
     """No movement creates or destroys money."""
-    world = rich(100)
-    world.when(commands.Transfer(from_user_id=uid("ann"), to_user_id=uid("ben"), amount=usd(30)))
-    world.when(commands.Reserve(user_id=uid("ann"), amount=usd(20), expire_time_ms=None))
-    world.when(commands.Withdraw(user_id=uid("ben"), amount=usd(30), external_reference="w"))
+    world = rich()
+    for command in (transfer(30), reserve(20), withdraw(30, BEN)):
+        world.when(command)
     lines = [postings(event, aggregate.id) for aggregate, event in world.log]
     assert sum(len(each) for each in lines) == 10
     assert all(sum(line.amount_minor for line in each) == 0 for each in lines)

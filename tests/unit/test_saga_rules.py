@@ -16,17 +16,11 @@ from cells.domain.sagas import saga_events
 from cells.domain.sagas.definition import DEFINITIONS, EFFECTS, SAGAS, Flow, SagaKind
 from cells.domain.sagas.leg import LegMark, LegResult
 from cells.domain.sagas.saga import TRANSITIONS, TRIGGERS, SagaState, Trigger
+from cells.domain.sagas.saga_events import NoticeFacts, ReleaseFacts
 from cells.domain.sagas.saga_rules import DEADLINE_EXCEEDED, leg_id_of
 from cells.domain.values import Direction, Kind, LegId
-from tests.unit.given import uid
-from tests.unit.saga_market import AUCTION, BEFORE_PIVOT, PRICE, SELLER, WINNER, Market, outbid_releases, record
-
-
-def notices(market: Market) -> dict[UUID, saga_events.NoticeFacts]:
-    """The sagas that send notices."""
-    log = market.worlds[AUCTION].log
-    started = {ref.id: event.facts for ref, event in log if isinstance(event, saga_events.SagaStarted)}
-    return {saga_id: facts for saga_id, facts in started.items() if isinstance(facts, saga_events.NoticeFacts)}
+from tests.unit.given import only, uid
+from tests.unit.saga_market import AUCTION, BEFORE_PIVOT, PRICE, SELLER, WINNER, Market, record
 
 
 def test_a_settlement_moves_money_and_asset() -> None:
@@ -57,12 +51,9 @@ def test_a_definite_refusal_before_the_pivot_undoes_everything(leg: str) -> None
     """Compensation runs in reverse from the refused leg on, and includes it."""
     market = Market()
     saga = market.run(market.won(), refuse=leg)
-    assert saga.state is SagaState.COMPENSATED
-    assert saga.failure_reason == "TEST_REFUSAL"
+    assert (saga.state, saga.failure_reason) == (SagaState.COMPENSATED, "TEST_REFUSAL")
     market.assert_nothing_happened()
-    there = market.worlds[AUCTION].log
-    assert sum(isinstance(event, SettlementFailed) for _, event in there) == 1
-    assert sum(isinstance(event, saga_events.SagaCompensated) for _, event in there) == 1
+    assert len(market.logged(SettlementFailed)) == len(market.logged(saga_events.SagaCompensated)) == 1
 
 
 @pytest.mark.parametrize("given_up", [False, True])
@@ -70,38 +61,34 @@ def test_both_parties_are_told_of_a_failed_settlement(*, given_up: bool) -> None
     """Each in their home cell, by a saga that can be given up; a successful settlement has none."""
     market = Market()
     market.run(market.won(), refuse="credit-in")
-    told = notices(market)
-    assert sorted((facts.notice, facts.user_id, facts.user_cell) for facts in told.values()) == [
+    notices = market.started(NoticeFacts)
+    facts = [only(NoticeFacts, [market.saga(saga_id)[1].facts]) for saga_id in notices]
+    assert sorted((each.notice, each.user_id, each.user_cell) for each in facts) == [
         ("SETTLEMENT_FAILED_FOR_SELLER", uid("sue"), SELLER),
         ("SETTLEMENT_FAILED_FOR_WINNER", uid("ann"), WINNER),
     ]
-    for saga_id in told:
+    for saga_id in notices:
         if given_up:
             home, saga = market.saga(saga_id)
             home.decided(SkipLeg(leg_id=leg_id_of(saga, saga_id), failure_reason="NOTICE_NOT_SENT"))
         assert market.run(saga_id, times=2).state is SagaState.COMPLETED
     for cell, user in ((WINNER, "ann"), (SELLER, "sue")):
-        heard = [
-            event for ref, event in market.worlds[cell].log if isinstance(event, PartyNotified) and ref.id == uid(user)
-        ]
-        assert len(heard) == (0 if given_up else 1)
+        notified = [ref.id for ref, event in market.worlds[cell].log if isinstance(event, PartyNotified)]
+        assert notified.count(uid(user)) == (0 if given_up else 1)
     market.assert_nothing_happened()
     happy = Market()
     happy.run(happy.won())
-    assert notices(happy) == {}
+    assert happy.started(NoticeFacts) == []
 
 
 @pytest.mark.parametrize("leg", BEFORE_PIVOT[:-1])
 def test_compensation_covers_a_leg_whose_reply_was_lost(leg: str) -> None:
     """The leg was applied, its reply was lost, and the deadline passed: it is undone all the same."""
     market = Market()
-    saga_id = market.won()
-    market.run_until(saga_id, leg)
-    cell, command = market.command(saga_id)
-    if cell != AUCTION:
-        market.worlds[cell].decided(command)
-    market.expire()
-    market.fail(saga_id, DEADLINE_EXCEEDED)
+    saga_id = market.won(leg)
+    if market.command(saga_id)[0] != AUCTION:
+        market.take(saga_id)
+    market.run_out(saga_id)
     assert market.run(saga_id).state is SagaState.COMPENSATED
     market.assert_nothing_happened()
 
@@ -110,14 +97,11 @@ def test_compensation_covers_a_leg_whose_reply_was_lost(leg: str) -> None:
 def test_an_action_after_its_compensation_is_refused(leg: str) -> None:
     """The tombstone stops a call that was in transit all the time."""
     market = Market()
-    saga_id = market.won()
-    market.run_until(saga_id, leg)
+    saga_id = market.won(leg)
     cell, late = market.command(saga_id)
     market.run(saga_id, refuse=leg)
-    tombstones = [event for _, event in market.worlds[cell].log if isinstance(event, saga_events.LegTombstoned)]
-    assert len(tombstones) == (0 if leg == "pin" else 1)
-    with pytest.raises(LegCancelled):
-        market.worlds[cell].decided(late)
+    assert len(market.logged(saga_events.LegTombstoned, cell)) == (0 if leg == "pin" else 1)
+    market.worlds[cell].refuses(late, LegCancelled)
     market.assert_nothing_happened()
 
 
@@ -127,18 +111,15 @@ def test_the_deadline_is_judged_by_the_deciding_batch() -> None:
     saga_id = market.won()
     market.fail(saga_id, DEADLINE_EXCEEDED)
     assert market.saga(saga_id)[1].state is SagaState.RUNNING
-    market.expire()
-    market.fail(saga_id, DEADLINE_EXCEEDED)
+    market.run_out(saga_id)
     assert market.saga(saga_id)[1].state is SagaState.COMPENSATING
 
 
 def test_after_the_pivot_there_is_only_forward() -> None:
     """Neither a deadline nor a refusal compensates a committed saga."""
     market = Market()
-    saga_id = market.won()
-    market.run_until(saga_id, "settle")
-    market.expire()
-    market.fail(saga_id, DEADLINE_EXCEEDED)
+    saga_id = market.won("settle")
+    market.run_out(saga_id)
     market.fail(saga_id, "TEST_REFUSAL")
     assert market.saga(saga_id)[1].state is SagaState.COMMITTED
     assert market.run(saga_id).state is SagaState.COMPLETED
@@ -147,10 +128,9 @@ def test_after_the_pivot_there_is_only_forward() -> None:
 def test_a_best_effort_leg_can_be_skipped() -> None:
     """A mail that cannot be sent does not delay the settlement."""
     market = Market()
-    saga_id = market.won()
-    market.run_until(saga_id, "notify-winner")
-    leg_id = LegId(saga_id, "notify-winner", 1)
-    market.worlds[AUCTION].decided(SkipLeg(leg_id=leg_id, failure_reason="no mail"))
+    saga_id = market.won("notify-winner")
+    skip = SkipLeg(leg_id=LegId(saga_id, "notify-winner", 1), failure_reason="no mail")
+    market.worlds[AUCTION].decided(skip)
     assert market.run(saga_id).state is SagaState.COMPLETED
 
 
@@ -158,10 +138,8 @@ def test_a_remote_bid_that_is_refused_frees_its_hold() -> None:
     """The refusal from the auction's cell is the command's answer."""
     market = Market()
     market.run(market.bid(PRICE))
-    saga_id = market.bid(PRICE)
-    saga = market.run(saga_id)
-    assert saga.state is SagaState.COMPENSATED
-    assert saga.failure_reason == BidTooLow.reason
+    saga = market.run(market.bid(PRICE))
+    assert (saga.state, saga.failure_reason) == (SagaState.COMPENSATED, BidTooLow.reason)
     assert market.buckets(WINNER, "ann") == (300, PRICE, 0)
 
 
@@ -169,10 +147,8 @@ def test_an_unknown_pivot_is_settled_by_asking_to_cancel() -> None:
     """Accepted, reply lost, time over: the cancellation is answered with done, and the bid stands."""
     market = Market()
     saga_id = market.bid(PRICE)
-    cell, command = market.command(saga_id)
-    market.worlds[cell].decided(command)
-    market.expire()
-    market.fail(saga_id, DEADLINE_EXCEEDED)
+    market.take(saga_id)
+    market.run_out(saga_id)
     assert market.run(saga_id).state is SagaState.COMPLETED
     assert market.buckets(WINNER, "ann") == (300, PRICE, 0)
 
@@ -182,11 +158,9 @@ def test_an_unsubmitted_bid_is_cancelled_for_good() -> None:
     market = Market()
     saga_id = market.bid(PRICE)
     cell, late = market.command(saga_id)
-    market.expire()
-    market.fail(saga_id, DEADLINE_EXCEEDED)
+    market.run_out(saga_id)
     assert market.run(saga_id).state is SagaState.COMPENSATED
-    with pytest.raises(LegCancelled):
-        market.worlds[cell].decided(late)
+    market.worlds[cell].refuses(late, LegCancelled)
     assert market.buckets(WINNER, "ann") == (1_000, 0, 0)
 
 
@@ -195,9 +169,8 @@ def test_an_outbid_remote_bidder_gets_the_hold_back_once() -> None:
     market = Market()
     market.run(market.bid(300))
     market.run(market.bid(500))
-    releases = outbid_releases(market)
-    assert len(releases) == 1
-    assert market.run(releases[0], times=2).state is SagaState.COMPLETED
+    [release] = market.started(ReleaseFacts)
+    assert market.run(release, times=2).state is SagaState.COMPLETED
     assert market.buckets(WINNER, "ann") == (500, 500, 0)
 
 
@@ -207,7 +180,7 @@ def test_another_bid_of_the_winner_that_comes_to_nothing_leaves_the_hold_pinned(
     market = Market()
     market.run(market.bid(300))
     saga_id = market.won()
-    freed = market.bid(800) if other == "too late" else outbid_releases(market)[0]
+    freed = market.bid(800) if other == "too late" else market.started(ReleaseFacts)[0]
     market.run_until(saga_id, "escrow-out")
     market.run(freed)
     assert market.run(saga_id).state is SagaState.COMPLETED
@@ -217,22 +190,18 @@ def test_another_bid_of_the_winner_that_comes_to_nothing_leaves_the_hold_pinned(
 def test_each_saga_has_one_terminal_event() -> None:
     """Progress after the end is ignored."""
     market = Market()
-    saga_id = market.won()
-    market.run_until(saga_id, "notify-seller")
+    saga_id = market.won("notify-seller")
     _, command = market.command(saga_id)
     market.run(saga_id)
-    effect = uid("late")
-    late = record(command, LegMark(LegResult.APPLIED, effect))
+    late = record(command, LegMark(LegResult.APPLIED, uid("late")))
     assert market.worlds[AUCTION].when(late) == []
-    ends = [event for _, event in market.worlds[AUCTION].log if isinstance(event, saga_events.SagaCompleted)]
-    assert len(ends) == 1
+    assert len(market.logged(saga_events.SagaCompleted)) == 1
 
 
 def test_the_barrier_is_what_stops_a_double_effect() -> None:
     """Ablation: with the leg's mark removed, the same call happens twice."""
     market = Market()
-    saga_id = market.won()
-    market.run_until(saga_id, "credit-in")
+    saga_id = market.won("credit-in")
     cell, command = market.command(saga_id)
     world = market.worlds[cell]
     world.decided(command)
@@ -246,11 +215,9 @@ def test_a_pair_that_the_table_lacks_raises() -> None:
     """The state machine never falls through."""
     market = Market()
     saga_id = market.won()
-    _, saga = market.saga(saga_id)
-    ended = replace(saga, state=SagaState.COMPLETED)
     with pytest.raises(KeyError):
         market.worlds[AUCTION].given(Kind.SAGA, saga_id, saga_events.SagaCompleted())
-    assert ended.ended
+    assert replace(market.saga(saga_id)[1], state=SagaState.COMPLETED).ended
     assert {state for state, _ in TRANSITIONS} == {SagaState.RUNNING, SagaState.COMMITTED, SagaState.COMPENSATING}
     assert {trigger for _, trigger in TRANSITIONS} == set(Trigger)
 
@@ -297,10 +264,11 @@ def test_a_cell_says_where_its_own_user_has_gone(user: str, believed: bool) -> N
     market = Market()
     saga_id = market.won()
     world, saga = market.saga(saga_id)
-    assert isinstance(saga.facts, saga_events.SettlementFacts)
-    assert (saga.facts.winner_cell, saga.facts.seller_cell) == (WINNER, SELLER)
+    facts = only(saga_events.SettlementFacts, [saga.facts])
+    assert (facts.winner_cell, facts.seller_cell) == (WINNER, SELLER)
     news = MoveParty(
         leg_id=leg_id_of(saga, saga_id), direction=Direction.ACTION, user_id=uid(user), cell="mallory", epoch=2
     )
-    events = world.when(news)
-    assert events == ([saga_events.SagaPartyMoved(user_id=uid(user), cell="mallory", epoch=2)] if believed else [])
+    assert world.when(news) == (
+        [saga_events.SagaPartyMoved(user_id=uid(user), cell="mallory", epoch=2)] if believed else []
+    )
