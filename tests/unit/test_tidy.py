@@ -1,286 +1,34 @@
-"""Style that no linter checks: import directions, no float near money, no SQL in Python, small files.
+"""The project keeps to its style; each rule finds offending lines, so that it is known to work, and no others."""
 
-A rule takes a source and yields its offences. Each rule is also tested on offending lines, so that it is known to
-work.
-"""
-
-import ast
-import re
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Iterable
+from graphlib import CycleError, TopologicalSorter
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("cells", "lab", "router", "server", "tests", "tools")
-FUNCTION_LINES_MAX = 60
-FILE_LINES_MAX = 400
-
-# The packages that each part may import besides itself; the part with the longest path counts.
-# protos <- cells <- server <- router, and inside cells domain <- everything else.
-MAY_IMPORT: dict[str, tuple[str, ...]] = {
-    "cells.domain": (),
-    # Auditors use the verifier on its own.
-    "cells.audit.verify": (),
-    "cells": (),
-    "server": ("cells", "cellbook"),
-    # A router is no ledger; it shares the words of the domain, and what any process needs.
-    "router": ("server.shell", "cells.domain", "cells.background", "cells.home_cache", "cells.sql", "cellbook"),
-    # The entry of the `cellbook` command has the commands of the lab, too.
-    "server.cli.main": ("server", "lab", "cells", "cellbook"),
-    # Its pages are open to those whom the router's policies, too, allow the calls.
-    "server.console": ("server", "cells", "router.policies", "cellbook"),
-    "lab": ("cells", "server", "router", "cellbook"),
-    "tools": (),
-}
-PARTS = ("cells", "cellbook", "lab", "server", "router", "tests", "tools")
-GRPC = re.compile(r"grpc(_\w+)?$")
-
-# The adapters behind the ports Clock and Ids: the only place below the composition roots that may read them.
-CLOCK_READERS = frozenset({"cells.time.clocks"})
-IMPURE = (
-    "datetime.date.today",
-    "datetime.datetime.now",
-    "datetime.datetime.today",
-    "datetime.datetime.utcnow",
-    "os.environ",
-    "os.getenv",
-    "os.urandom",
-    "random",
-    "secrets",
-    "time",
-    "uuid.uuid1",
-    "uuid.uuid4",
-    "uuid.uuid6",
-    "uuid.uuid7",
-)
-# A generator that is passed in is an ordinary argument; making one reads randomness.
-HANDED_IN = "random.Random"
-
-# The base of every value of the domain: docs/decisions/0010-values-are-structs.md.
-VALUES = "cells.domain.record"
-
-# The only access to a terminal.
-SCREEN = "server.cli.screen"
-
-# In capitals any statement, but no command tag ("UPDATE 1"); otherwise only text that is no English sentence.
-SQL_SHOUTED = re.compile(
-    r"\s*(SELECT\s+\S|(INSERT|UPDATE|DELETE|CREATE|ALTER|DROP|TRUNCATE|WITH|GRANT|REVOKE)\s+[a-zA-Z_\"])"
-)
-SQL_SPOKEN = re.compile(
-    r"""\s*(
-        select\s+(\*|\d|\w+\(|[\w.,\s"]+\sfrom\s)
-        | insert\s+into\s
-        | update\s+[\w."]+\s+set\s
-        | delete\s+from\s
-        | (create|alter|drop)\s+
-          (table|index|role|database|schema|trigger|view|type|function|user|sequence|system)\s
-        | truncate\s+table\s
-        | with\s+(recursive\s+)?\w+\s+as\s+(materialized\s+)?\(
-        | (grant|revoke)\s+[\w,\s]+\son\s
-    )""",
-    re.VERBOSE | re.IGNORECASE,
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Import:
-    line: int
-    # "cells.domain.values.Money", however it was imported; relative imports are made absolute.
-    name: str
-    # Its name in the file, and the name that this stands for: ("datetime", "datetime.datetime").
-    bound: str
-    stands_for: str
-
-
-@dataclass(frozen=True)
-class Source:
-    """One file: its dotted module name and its text."""
-
-    module: str
-    text: str
-    is_package: bool = False
-
-    @cached_property
-    def tree(self) -> ast.Module:
-        return ast.parse(self.text)
-
-    @cached_property
-    def imports(self) -> list[Import]:
-        return [
-            found
-            for node in ast.walk(self.tree)
-            if isinstance(node, ast.Import | ast.ImportFrom)
-            for found in self._imported(node)
-        ]
-
-    def _imported(self, node: ast.Import | ast.ImportFrom) -> Iterator[Import]:
-        for alias in node.names:
-            if isinstance(node, ast.Import):
-                top = alias.name.partition(".")[0]
-                name, bound = alias.name, alias.asname or top
-                stands_for = alias.name if alias.asname else top
-            else:
-                name = stands_for = f"{self._origin(node)}.{alias.name}"
-                bound = alias.asname or alias.name
-            yield Import(line=node.lineno, name=name, bound=bound, stands_for=stands_for)
-
-    def _origin(self, node: ast.ImportFrom) -> str:
-        if not node.level:
-            return node.module or ""
-        package = self.module.split(".")[: None if self.is_package else -1]
-        kept = package[: len(package) - (node.level - 1)]
-        return ".".join([*kept, *([node.module] if node.module else [])])
-
-
-Offences = Iterator[tuple[int, str]]
-Rule = Callable[[Source], Offences]
-
-
-def within(name: str, package: str) -> bool:
-    return name == package or name.startswith(f"{package}.")
-
-
-def imports_go_one_way(source: Source) -> Offences:
-    """Protos <- cells <- server <- router; the router is no ledger, and imports only what any process needs."""
-    part = max((part for part in MAY_IMPORT if within(source.module, part)), key=len, default=None)
-    if part is None:
-        return
-    allowed = (part, *MAY_IMPORT[part])
-    for found in source.imports:
-        ours = any(within(found.name, known) for known in PARTS)
-        if ours and not any(within(found.name, package) for package in allowed):
-            yield found.line, f"{part} does not import {found.name}"
-
-
-def cells_know_no_grpc(source: Source) -> Offences:
-    """A cell is independent of the wire."""
-    for found in source.imports:
-        if within(source.module, "cells") and GRPC.match(found.name.partition(".")[0]):
-            yield found.line, f"cells never imports {found.name}"
-
-
-def domain_is_standard_library_only(source: Source) -> Offences:
-    """The domain needs only Python, and the library for its values."""
-    if not within(source.module, "cells.domain"):
-        return
-    for found in source.imports:
-        top = found.name.partition(".")[0]
-        known = {"cells", "msgspec"} if source.module == VALUES else {"cells"}
-        if top not in known and top not in sys.stdlib_module_names:
-            yield found.line, f"cells.domain imports the standard library and itself, not {found.name}"
-
-
-def domain_has_no_float(source: Source) -> Offences:
-    """Money is counted in integers."""
-    if not within(source.module, "cells.domain"):
-        return
-    for node in ast.walk(source.tree):
-        if isinstance(node, ast.Name) and node.id == "float":
-            yield node.lineno, "float in the domain"
-        if isinstance(node, ast.Constant) and isinstance(node.value, float):
-            yield node.lineno, f"{node.value} in the domain"
-
-
-def cells_are_told_the_time(source: Source) -> Offences:
-    """Time, randomness and settings come through the ports; otherwise a simulation could not repeat itself."""
-    if not within(source.module, "cells") or source.module in CLOCK_READERS:
-        return
-    bound = {found.bound: found.stands_for for found in source.imports}
-    expressions = [node for node in ast.walk(source.tree) if isinstance(node, ast.expr)]
-    called = {id(node.func) for node in expressions if isinstance(node, ast.Call)}
-    for node in expressions:
-        name = dotted(node, bound)
-        if name == HANDED_IN and id(node) not in called:
-            continue
-        # A module's own name reads nothing yet.
-        if name and "." in name and any(within(name, impure) for impure in IMPURE):
-            yield node.lineno, f"{name} outside the composition root"
-
-
-def dotted(node: ast.expr, bound: dict[str, str]) -> str | None:
-    """The full name of a name or a chain of attributes, by the file's imports."""
-    match node:
-        case ast.Name(id=name, ctx=ast.Load()):
-            return bound.get(name)
-        case ast.Attribute(value=value, attr=attr):
-            base = dotted(value, bound)
-            return f"{base}.{attr}" if base else None
-        case _:
-            return None
-
-
-def python_has_no_sql(source: Source) -> Offences:
-    """SQL lives in .sql files; tests may query the database directly."""
-    if within(source.module, "tests"):
-        return
-    docs = set(docstrings(source.tree))
-    for node in ast.walk(source.tree):
-        if not isinstance(node, ast.Constant) or not isinstance(node.value, str) or id(node) in docs:
-            continue
-        if SQL_SHOUTED.match(node.value) or SQL_SPOKEN.match(node.value):
-            yield node.lineno, f"SQL in Python: {node.value.strip()[:40]!r}"
-
-
-def docstrings(tree: ast.Module) -> Iterator[int]:
-    """The identities of the strings that stand alone."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            yield id(node.value)
-
-
-def terminals_are_written_to_by_one_screen(source: Source) -> Offences:
-    """Text from other parties is escaped on its way to a terminal: docs/texts.md."""
-    if source.module == SCREEN or not any(within(source.module, part) for part in ("lab", "server")):
-        return
-    for node in ast.walk(source.tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Console":
-            yield node.lineno, "a Console is a Screen of server.cli.screen"
-    for found in source.imports:
-        if within(found.name, "rich.markup"):
-            yield found.line, "server.cli.screen.literal escapes, not rich.markup alone"
-
-
-def functions_fit_a_screen(source: Source) -> Offences:
-    """A longer function does too much."""
-    for node in ast.walk(source.tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            lines = (node.end_lineno or node.lineno) - node.lineno + 1
-            if lines > FUNCTION_LINES_MAX:
-                yield node.lineno, f"{node.name} has {lines} lines, more than {FUNCTION_LINES_MAX}"
-
-
-def files_stay_small(source: Source) -> Offences:
-    """A longer file holds two things."""
-    lines = len(source.text.splitlines())
-    if lines > FILE_LINES_MAX:
-        yield lines, f"{lines} lines, more than {FILE_LINES_MAX}"
-
-
-RULES: tuple[Rule, ...] = (
-    imports_go_one_way,
-    cells_know_no_grpc,
-    domain_is_standard_library_only,
-    domain_has_no_float,
+from tests.unit.tidy import (
+    FILE_LINES_MAX,
+    FUNCTION_LINES_MAX,
+    RULES,
+    TASK_OWNERS,
+    Rule,
+    Source,
+    background_work_is_supervised,
     cells_are_told_the_time,
-    python_has_no_sql,
-    terminals_are_written_to_by_one_screen,
-    functions_fit_a_screen,
+    cells_know_no_grpc,
+    domain_has_no_float,
+    domain_is_standard_library_only,
     files_stay_small,
+    functions_fit_a_screen,
+    imports_go_one_way,
+    names_are_the_words_of_the_field,
+    python_has_no_sql,
+    sentences_begin_with_their_subject,
+    sources,
+    terminals_are_written_to_by_one_screen,
+    within,
 )
 
-
-def sources() -> Iterator[tuple[Path, Source]]:
-    for folder in FOLDERS:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            relative = path.relative_to(ROOT)
-            parts = relative.with_suffix("").parts
-            is_package = parts[-1] == "__init__"
-            module = ".".join(parts[:-1] if is_package else parts)
-            yield relative, Source(module=module, text=path.read_text("utf-8"), is_package=is_package)
+SHELL = "server.shell"
 
 
 def named(rule: Rule) -> str:
@@ -340,6 +88,15 @@ OFFENDING: list[tuple[Rule, str, str]] = [
     (functions_fit_a_screen, "tests.unit.test_x", LONG_FUNCTION),
     (functions_fit_a_screen, "tests.unit.test_x", f"async {LONG_FUNCTION}"),
     (files_stay_small, "tests.unit.test_x", "x = 1\n" * (FILE_LINES_MAX + 1)),
+    (background_work_is_supervised, "cells.writer.timers", "import asyncio\nasyncio.create_task(run())"),
+    (background_work_is_supervised, "server.mail.sender", "import asyncio as a\na.ensure_future(run())"),
+    (background_work_is_supervised, "router.probes", "async def f(group):\n    group.create_task(run())"),
+    (sentences_begin_with_their_subject, "cells.cell", '"""Who would wait longer is turned away."""'),
+    (sentences_begin_with_their_subject, "cells.cell", '"""It ends. What is left is dropped."""'),
+    (sentences_begin_with_their_subject, "cells.cell", "# One line,\n# and another. Whoever asks is told.\nx = 1"),
+    (names_are_the_words_of_the_field, "cells.cell", "class Notary: ..."),
+    (names_are_the_words_of_the_field, "cells.cell", "memo = 1"),
+    (names_are_the_words_of_the_field, "cells.cell", "courier_of(exporter)"),
 ]
 
 
@@ -378,6 +135,13 @@ INNOCENT: list[tuple[Rule, str, str]] = [
     (terminals_are_written_to_by_one_screen, "lab.command", "from rich.console import Console\nx: Console"),
     (functions_fit_a_screen, "cells.cell", LONG_FUNCTION.removesuffix("    pass\n")),
     (files_stay_small, "cells.cell", "x = 1\n" * FILE_LINES_MAX),
+    (background_work_is_supervised, "cells.writer.writer", "import asyncio\nasyncio.create_task(commit())"),
+    (background_work_is_supervised, "lab.play", "import asyncio\nasyncio.create_task(bid())"),
+    (background_work_is_supervised, "tests.unit.test_x", "import asyncio\nasyncio.create_task(run())"),
+    (sentences_begin_with_their_subject, "cells.cell", '"""Whether it is there."""'),
+    (sentences_begin_with_their_subject, "cells.cell", '"""What is it? A log."""'),
+    (sentences_begin_with_their_subject, "cells.cell", "x = 'Who is a string'"),
+    (names_are_the_words_of_the_field, "cells.cell", "supporters = exporter"),
 ]
 
 
@@ -385,3 +149,37 @@ INNOCENT: list[tuple[Rule, str, str]] = [
 def test_no_rule_bites_the_innocent(rule: Rule, module: str, text: str) -> None:
     """A rule does not complain about correct code."""
     assert not list(rule(Source(module=module, text=text)))
+
+
+def test_the_owners_of_tasks_are_there() -> None:
+    """No module is on the list that no longer starts a task."""
+    starting = {
+        source.module
+        for _, source in sources()
+        if list(background_work_is_supervised(Source(module=f"cells.{source.module}", text=source.text)))
+    }
+    assert TASK_OWNERS - starting == set()
+
+
+def imported(found: Iterable[Source]) -> dict[str, set[str]]:
+    """Package of the shell -> the others that it imports."""
+    graph: dict[str, set[str]] = {}
+    for source in found:
+        package = source.module.split(".")[:3]
+        if within(source.module, SHELL) and len(source.module.split(".")) > 3:
+            names = {tuple(each.name.split(".")[:3]) for each in source.imports if within(each.name, SHELL)}
+            graph.setdefault(".".join(package), set()).update(".".join(name) for name in names - {tuple(package)})
+    return graph
+
+
+def test_no_circle_of_packages() -> None:
+    """A package can be understood before those that use it."""
+    TopologicalSorter(imported(source for _, source in sources())).prepare()
+
+
+def test_a_circle_is_found() -> None:
+    """Each of two packages imports the other."""
+    here = Source(module="server.shell.calls.guard", text="from server.shell.hosting import host")
+    there = Source(module="server.shell.hosting.host", text="from server.shell.calls import guard")
+    with pytest.raises(CycleError):
+        TopologicalSorter(imported([here, there])).prepare()
