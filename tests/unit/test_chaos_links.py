@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from lab.chaos import netns
 from lab.chaos.links import FAR, NEAR, LinkKind, ProxyLink, Way
 from lab.chaos.netns import CABLES, NetnsLink
 from lab.command import NoSuchLink, chosen
+from lab.listener import Listener
 
 # How long the test listens for silence.
 SILENCE_S = 0.2
@@ -190,3 +192,28 @@ def test_the_machines_own_network_is_never_entered() -> None:
     assert not netns.has_entered("")
     assert not netns.has_entered(netns._namespace())
     assert netns.has_entered("net:[1]")
+
+
+# --- what a TCP server of ours leaves when it is closed ---------------------------------------------------------------
+
+
+TIMEOUT_S = 5.0
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_no_connection_outlives_the_server(turns: int) -> None:
+    """Whether it is in its queue, being accepted or served when the server closes, so many turns of the loop later."""
+
+    async def idle(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with Listener(idle) as listener:
+        host, _, port = listener.address.rpartition(":")
+        client = socket.create_connection((host, int(port)))
+        for _turn in range(turns):
+            await asyncio.sleep(0)
+    with client:
+        client.settimeout(0)
+        async with asyncio.timeout(TIMEOUT_S):
+            with suppress(ConnectionResetError):
+                assert await asyncio.get_running_loop().sock_recv(client, 1) == b""

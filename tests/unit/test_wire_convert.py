@@ -1,19 +1,32 @@
-"""Messages and values are converted by the names of their fields; a field that has no counterpart is found."""
+"""Messages and values: converted by the names of their fields, which are all there; and those of their own kind."""
 
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from cellbook.v1 import auction_pb2, audit_pb2, ledger_pb2, settlement_pb2, types_pb2
+from cells.audit.history.moments import BEGINNING
+from cells.audit.reconcile.trial import TrialBalance
 from cells.domain.account.account import Hold
 from cells.domain.auction.auction import AuctionState
+from cells.domain.audit.refusals import SumTooLarge
 from cells.domain.commands import Capture, CreateAuction, SubmitBid
+from cells.domain.events import Deposited
 from cells.domain.refusals import FieldInvalid
 from cells.domain.results import NewHold
 from cells.domain.time.hlc import Stamp
-from cells.domain.values import LegId, Money
+from cells.domain.values import AMOUNT_MAX_MINOR, LegId, Money
+from cells.encoding import codec
+from cells.moves.user_bundle import MovedEvent, UserBundle
 from cells.requests import Outcome
+from cells.store.ports import EventRow, OutcomeRow
 from server.wire.convert import answered, members, parse, to_proto
+from server.wire.history import trial_to_proto
+from server.wire.moves import baggage_to_proto, parse_bundle
+from tests.integration.rows import NOW, event_row
+from tests.strategies import PATIENT, TEXT
 
 U1, U2, U3 = (UUID(int=n) for n in range(1, 4))
 
@@ -93,3 +106,73 @@ def test_members_of_an_enum_go_by_their_names() -> None:
     assert set(members(auction_pb2.AuctionState.DESCRIPTOR, AuctionState).values()) == set(AuctionState)
     with pytest.raises(KeyError):
         members(audit_pb2.TraceRole.DESCRIPTOR, AuctionState)
+
+
+# --- events and outcomes that move with a user arrive as they were stored, with any text in them ----------------------
+
+
+USER = uuid4()
+# Plain characters without a special meaning.
+BACKSLASHES = "invoice \\u0000 4711"
+
+
+def deposited(reference: str) -> EventRow:
+    return event_row(1, Deposited(currency="USD", amount_minor=5, external_reference=reference), aggregate_id=USER)
+
+
+def moved(row: EventRow, outcome: str) -> UserBundle:
+    """The same as the new home reads it."""
+    stored = OutcomeRow(uuid4(), bytes(32), outcome, 1, 1, 1, NOW, USER, "service/shop")
+    sent = UserBundle(saga_id=uuid4(), user_id=USER, events=[MovedEvent("us-east", row)], outcomes=[stored])
+    return parse_bundle(baggage_to_proto(sent), "us-east", NOW)
+
+
+@PATIENT
+@given(st.lists(st.sampled_from(["\\", "u0000", "\\u0000", "\\n", '"', "é"]), max_size=8).map("".join) | TEXT)
+@example(BACKSLASHES)
+@example("\\\\u0000")
+def test_any_stored_text_moves(reference: str) -> None:
+    """A backslash and four digits are five characters, not an escape."""
+    row, outcome = deposited(reference), codec.canonical({"refused": {"reason": reference}})
+    arrived = moved(row, outcome)
+    assert [event.row for event in arrived.events] == [row]
+    assert [each.outcome for each in arrived.outcomes] == [outcome]
+
+
+@pytest.mark.parametrize("content", [{"a": "x\x00"}, {"a\x00": 1}, {"a": [{"b": ["\x00"]}]}])
+def test_what_no_database_stores_is_refused_by_name(content: object) -> None:
+    """A NUL, anywhere in a peer's JSON."""
+    with pytest.raises(FieldInvalid) as refused:
+        moved(deposited("r"), codec.canonical(content))
+    assert refused.value.facts["field"] == "outcomes.outcome_json"
+    assert "NUL" in str(refused.value)
+
+
+def test_json_of_a_thousand_brackets_is_refused() -> None:
+    """It is not an internal error."""
+    sent = UserBundle(saga_id=uuid4(), user_id=USER, events=[MovedEvent("us-east", deposited("r"))], outcomes=[])
+    request = baggage_to_proto(sent)
+    request.events[0].payload_json = "[" * 100_000
+    with pytest.raises(FieldInvalid, match="is no JSON"):
+        parse_bundle(request, "us-east", NOW)
+
+
+# --- sums of the past on the wire -------------------------------------------------------------------------------------
+
+
+def trial(amount_minor: int) -> TrialBalance:
+    return TrialBalance({("users/available", "JPY"): amount_minor}, BEGINNING)
+
+
+@pytest.mark.parametrize("amount_minor", [AMOUNT_MAX_MINOR, -AMOUNT_MAX_MINOR])
+def test_a_sum_that_fits_is_told(amount_minor: int) -> None:
+    """To the last bit."""
+    [line] = trial_to_proto(trial(amount_minor), "us-east").accounts
+    assert line.amount_minor == amount_minor
+
+
+@pytest.mark.parametrize("amount_minor", [AMOUNT_MAX_MINOR + 1, -(2**70)])
+def test_a_sum_that_does_not_fit_is_refused(amount_minor: int) -> None:
+    """It is neither wrong nor an internal error: the sum of all users may exceed one user's maximum."""
+    with pytest.raises(SumTooLarge, match=f"users/available is {amount_minor} JPY"):
+        trial_to_proto(trial(amount_minor), "us-east")
