@@ -15,7 +15,6 @@ from lab.market import Market, whole
 from lab.play import side_by_side
 from server.cli.texts import enum_text
 
-STATES = saga_pb2.SagaState
 RECOVERY_MAX_S = 30.0
 RATE_RATIO_LEAST = 0.9
 # Events that a command may leave in the log at most once under its id.
@@ -68,9 +67,9 @@ class Verdict:
         sagas = await side_by_side(settlements, lambda each: market.saga(each.won.auction.cell, each.saga_id))
         self.states = Counter(saga.state for saga in sagas)
         wrong = [
-            f"saga {saga.saga_id} is {enum_text(STATES, saga.state)}, not {enum_text(STATES, _due_state(each))}"
+            f"saga {saga.saga_id} is {enum_text(saga, 'state')}, not {_due_state(each)}"
             for each, saga in zip(settlements, sagas, strict=True)
-            if saga.state != _due_state(each)
+            if enum_text(saga, "state") != _due_state(each)
         ]
         name = f"{TOTAL - DOOMED} completed, and the {DOOMED} whose deadline passed compensated"
         return found(name, wrong, f"{TOTAL} sagas")
@@ -102,9 +101,8 @@ class Verdict:
         return during.answered_per_s / before.answered_per_s if before.answered_per_s else 0.0
 
 
-def _due_state(settlement: Settlement) -> "saga_pb2.SagaState.ValueType":
-    doomed = settlement.shape.doomed
-    return saga_pb2.SAGA_STATE_COMPENSATED if doomed else saga_pb2.SAGA_STATE_COMPLETED
+def _due_state(settlement: Settlement) -> str:
+    return "compensated" if settlement.shape.doomed else "completed"
 
 
 async def _wrong_end(market: Market, settlement: Settlement) -> list[str]:

@@ -218,7 +218,7 @@ def home_line(answer: pb.ResolveUserResponse) -> str:
 def move_json(found: pb.Move) -> dict[str, Any]:
     names = ("user_id", "from_cell", "to_cell", "state", "saga_id", "leg", "epoch", "problem")
     content = {name: getattr(found, name) for name in names}
-    return {**content, "state": enum_text(pb.MoveState, found.state), **_copied_json(found)}
+    return {**content, "state": enum_text(found, "state"), **_copied_json(found)}
 
 
 def move_line(found: pb.Move) -> str:
@@ -227,14 +227,14 @@ def move_line(found: pb.Move) -> str:
         at += f", {found.copied_events:,} of {found.total_events:,} events copied, {found.copied_bytes / 1e6:,.1f} MB"
     saga = f", saga {found.saga_id} of {found.from_cell}" if found.saga_id else ""
     problem = f": {found.problem}" if found.problem else ""
-    state = enum_text(pb.MoveState, found.state)
+    state = enum_text(found, "state")
     return literal(
         f"{found.user_id}: {found.from_cell} to {found.to_cell}, {state}{at}, epoch {found.epoch}{saga}{problem}"
     )
 
 
 def _copied_json(found: pb.Move) -> dict[str, Any]:
-    phase = enum_text(pb.MovePhase, found.phase).replace(" ", "_") if found.phase else ""
+    phase = enum_text(found, "phase").replace(" ", "_") if found.phase else ""
     names = ("copied_events", "total_events", "copied_bytes")
     return {"phase": phase, **{name: getattr(found, name) for name in names}}
 
@@ -254,7 +254,7 @@ def cell_json(cell: pb.Cell) -> dict[str, Any]:
     content: dict[str, Any] = {
         "name": cell.name,
         "region": cell.region,
-        "state": enum_text(pb.CellState, cell.state),
+        "state": enum_text(cell, "state"),
         "health": health_text(cell),
         "weight": cell.weight,
         "endpoints": list(cell.endpoints),
@@ -277,7 +277,7 @@ def cells_table(cells: Iterable[pb.Cell]) -> Table:
     one_line = ("cell", "region", "state", "health", "weight", *users)
     made = report.table(*one_line, "endpoints", right={"weight", "users"}, no_wrap=one_line)
     for cell in cells:
-        state = f"[{_COLOURS[cell.state]}]{enum_text(pb.CellState, cell.state)}[/]"
+        state = f"[{_COLOURS[cell.state]}]{enum_text(cell, 'state')}[/]"
         health = f"[{_HEALTH_COLOURS[cell.health]}]{health_text(cell)}[/]"
         counts = [f"{cell.weight:,}", *([f"{cell.users:,}"] if users else [])]
         endpoints = literal(", ".join(cell.endpoints))
@@ -301,4 +301,4 @@ _HEALTH_COLOURS = {
 def health_text(cell: pb.Cell) -> str:
     """The result of the probes, or that the cell has not been probed yet."""
     probed = cell.health != pb.CELL_HEALTH_UNSPECIFIED
-    return enum_text(pb.CellHealth, cell.health) if probed else "unknown"
+    return enum_text(cell, "health") if probed else "unknown"

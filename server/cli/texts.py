@@ -4,7 +4,10 @@ import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
+
+from google.protobuf.message import Message
 
 from cellbook.v1 import types_pb2
 from cells.domain.time.hlc import Stamp
@@ -130,7 +133,21 @@ def amount(amount_minor: int, currency: str, *, signed: bool = False) -> str:
     return f"{sign}{units:,}{cents}"
 
 
-def enum_text(kind: Any, value: int) -> str:  # noqa: ANN401 - the class of an enumeration of the wire
-    """SAGA_STATE_RUNNING of SagaState as "running"."""
-    prefix = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.DESCRIPTOR.name).upper()
-    return str(kind.Name(value)).removeprefix(f"{prefix}_").replace("_", " ").lower()
+def enum_text(message: Message, field: str) -> str:
+    """SAGA_STATE_RUNNING in a field as "running"."""
+    return _texts_of(message.DESCRIPTOR.fields_by_name[field].enum_type)[getattr(message, field)]
+
+
+def enum_choices(message: type[Message], field: str) -> dict[str, Any]:
+    """The values that the field may have, by their texts, but for the unspecified one."""
+    texts = _texts_of(message.DESCRIPTOR.fields_by_name[field].enum_type)
+    return {text: number for number, text in texts.items() if number}
+
+
+@cache
+def _texts_of(declared: Any) -> dict[int, str]:  # noqa: ANN401 - there are descriptors for each implementation
+    prefix = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", declared.name).upper()
+    return {
+        number: value.name.removeprefix(f"{prefix}_").replace("_", " ").lower()
+        for number, value in declared.values_by_number.items()
+    }

@@ -13,9 +13,10 @@ from starlette.responses import HTMLResponse
 
 from cellbook.v1 import router_pb2
 from server.cli.access import Access
+from server.cli.audit.statement import BUCKETS, amounts, changes
 from server.cli.client import CellStubs, Client
 from server.cli.reach import Reach, reach_of
-from server.cli.texts import enum_text, now_ms, span_text
+from server.cli.texts import amount, enum_text, now_ms, point_text, span_text
 from server.console import formats
 from server.console.pages import Page, may_call
 from server.console.sessions import Sessions
@@ -46,7 +47,17 @@ def make_templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals.update(money=formats.money, short=formats.short, span=span_text, enum=enum_text)
+    made.globals.update(
+        money=formats.money,
+        short=formats.short,
+        span=span_text,
+        enum=enum_text,
+        point_text=point_text,
+        amount=amount,
+        amounts=amounts,
+        buckets=BUCKETS,
+        changes=changes,
+    )
     return made
 
 

@@ -45,18 +45,18 @@ class AccountAt(NamedTuple):
 
     cell: CellStubs
     account: ledger_pb2.GetAccountResponse
-    # The index of entries and the events do not say the same.
-    differs: bool
+    # Empty: the index of entries and the events say the same.
+    problem: str
 
 
 async def run_balance(reach: Reach, user_id: User, at: At = "") -> None:
     """Show a user's balance and the holds behind it."""
     moment, home = parse_moment(at), await reach.home_of(user_id)
-    cell, account, differs = await account_at(reach, home, user_id, moment)
+    cell, account, problem = await account_at(reach, home, user_id, moment)
     show(
         lambda: {"cell": cell.name, **plain(account)},
         lambda console: tell_account(console, cell.name, user_id, account, at),
-        [DIFFERS] * differs,
+        [problem] * bool(problem),
     )
 
 
@@ -79,7 +79,7 @@ async def account_at(reach: Reach, cell: CellStubs, user_id: str, moment: types_
     same = parse_moment(f"@{balance.as_of.position}") if moment is not None else None
     account = await cell.ask(cell.ledger.GetAccount, ledger_pb2.GetAccountRequest(user_id=user_id, as_of=same))
     differs = moment is not None and list(balance.balances) != list(account.balances)
-    return AccountAt(cell, account, differs)
+    return AccountAt(cell, account, DIFFERS if differs else "")
 
 
 async def run_auction(reach: Reach, name: Auction, at: At = "") -> None:
@@ -188,7 +188,7 @@ def tell_auction(console: Console, name: str, reply: auction_pb2.GetAuctionRespo
         console,
         f"[bold]{literal(name)}[/bold], {_when(reply, at)}",
         [
-            ("state", enum_text(auction_pb2.AuctionState, auction.state)),
+            ("state", enum_text(auction, "state")),
             ("asset", auction.asset),
             ("seller", f"{auction.seller_user_id} ({auction.seller_cell})"),
             ("ends", time_text(auction.end_time_ms)),

@@ -132,6 +132,12 @@ def buckets(balance: ledger_pb2.Balance) -> tuple[int, ...]:
     return balance.available_minor, balance.reserved_minor, balance.pending_minor
 
 
+def changes(movement: audit_pb2.Movement) -> list[tuple[str, int]]:
+    """The buckets that it changes, and by how much."""
+    moved = zip(BUCKETS, buckets(movement.change), strict=True)
+    return [(bucket, amount_minor) for bucket, amount_minor in moved if amount_minor]
+
+
 def amounts(balance: ledger_pb2.Balance) -> list[str]:
     """The buckets without the currency."""
     return [amount(each, balance.currency) for each in buckets(balance)]
@@ -231,11 +237,7 @@ def _table(total: audit_pb2.StatementTotal, movements: Sequence[audit_pb2.Moveme
             literal(f"{account_text(line.account, {})} {amount(line.amount_minor, currency, signed=True)}")
             for line in each.counter_postings
         )
-        change = "\n".join(
-            f"{bucket} {amount(changed, currency, signed=True)}"
-            for bucket, changed in zip(BUCKETS, buckets(each.change), strict=True)
-            if changed
-        )
+        change = "\n".join(f"{bucket} {amount(changed, currency, signed=True)}" for bucket, changed in changes(each))
         what = f"{literal(each.event_type)}{cause}"
         made.add_row(str(each.position), stamp_text(each.hlc), what, against, change, *amounts(each.after))
     made.add_row("", "", f"[bold]closing, {literal(currency)}[/bold]", "", "", *amounts(total.closing))

@@ -17,7 +17,7 @@ from server.cli.command import for_cells
 from server.cli.reach import Reach
 from server.cli.saga import show
 from server.cli.screen import literal
-from server.cli.texts import enum_text, now_ms, parse_span_ms
+from server.cli.texts import enum_choices, now_ms, parse_span_ms
 
 NOT_FOUND = "SAGA_NOT_FOUND"
 PAGE = 1_000
@@ -26,8 +26,8 @@ ORDERS: dict[str, tuple[Callable[[CellStubs], Callable[..., Awaitable[Message]]]
     "resume": (lambda cell: cell.sagas.ResumeSaga, saga_pb2.ResumeSagaRequest),
     "compensate": (lambda cell: cell.sagas.CompensateSaga, saga_pb2.CompensateSagaRequest),
 }
-STATES = {enum_text(saga_pb2.SagaState, each): each for each in saga_pb2.SagaState.values() if each}
-KINDS = {enum_text(saga_pb2.SagaKind, each).replace(" ", "-"): each for each in saga_pb2.SagaKind.values() if each}
+STATES = enum_choices(saga_pb2.Saga, "state")
+KINDS = {text.replace(" ", "-"): number for text, number in enum_choices(saga_pb2.Saga, "kind").items()}
 # States of sagas that have not ended, which concern an operator.
 OPEN_STATES = ("running", "committed", "compensating")
 

@@ -41,12 +41,12 @@ def event_json(event: event_pb2.Event) -> dict[str, Any]:
 
 
 def kind_text(saga: saga_pb2.Saga) -> str:
-    return enum_text(saga_pb2.SagaKind, saga.kind)
+    return enum_text(saga, "kind")
 
 
 def state_text(saga: saga_pb2.Saga) -> str:
     """With everything that an operator must notice."""
-    name = enum_text(_STATE, saga.state)
+    name = enum_text(saga, "state")
     text = f"[{_COLOURS[saga.state]}]{name}[/]" if saga.state in _COLOURS else name
     marks = ["[red bold]STUCK[/]"] * saga.stuck + ["[yellow bold]paused[/]"] * saga.paused
     return ", ".join([text, *marks])
@@ -88,7 +88,7 @@ def tell_saga(console: Console, cell: str, saga: saga_pb2.Saga, now_ms: int) -> 
     legs = table("leg", "cell", "state", "leg id, as in its cell", "effect (event)")
     for leg in saga.legs:
         name = f"{leg.leg} (pivot)" if leg.pivot else leg.leg
-        state = enum_text(_LEG, leg.state)
+        state = enum_text(leg, "state")
         legs.add_row(literal(name), literal(leg.cell), state, literal(leg.leg_id), literal(leg.event_id or "-"))
     console.print(legs)
 

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cellbook.v1 import auction_pb2
-from server.cli.texts import enum_text
+from server.cli.texts import enum_choices
 from server.console.auctions.lot import path_of
 from server.console.console import ledger_of, render
 from server.console.serving import BadInput, field
@@ -14,7 +14,7 @@ from server.console.serving import BadInput, field
 ROWS = 50
 # The list begins with this state; "any": all of them.
 ACTIVE, ANY = "active", "any"
-STATES = {enum_text(auction_pb2.AuctionState, number): number for number in auction_pb2.AuctionState.values() if number}
+STATES = enum_choices(auction_pb2.Auction, "state")
 
 
 class Listed(NamedTuple):
@@ -30,7 +30,7 @@ async def listing(request: Request) -> Response:
         raise BadInput(f"{wanted!r} is no state of an auction: expected {ANY}, {', '.join(STATES)}")
     reach = await ledger_of(request).reach(cell)
     token = await field(request, "page_token") if cell else ""
-    page = auction_pb2.ListAuctionsRequest(state=STATES.get(wanted, 0), page_size=ROWS, page_token=token)  # type: ignore[arg-type]
+    page = auction_pb2.ListAuctionsRequest(state=STATES.get(wanted, 0), page_size=ROWS, page_token=token)
     answers = await reach.ask_all(lambda each: each.auctions.ListAuctions, page)
     return render(
         request,
@@ -43,5 +43,4 @@ async def listing(request: Request) -> Response:
         states=(ANY, *STATES),
         state=wanted,
         path_of=path_of,
-        auction_state=auction_pb2.AuctionState,
     )

@@ -58,8 +58,6 @@ def _part(request: Request, template: str, **context: object) -> str:
     page = render(
         request,
         f"auctions/{template}",
-        auction_state=auction_pb2.AuctionState,
-        kinds=auction_pb2.AuctionChangeKind,
         least_minor=least_minor,
         **context,  # type: ignore[arg-type]
     )

@@ -99,7 +99,6 @@ async def lot_page(request: Request, lot: Lot, bid: Bid, *, status: int = 200) -
         lot=lot,
         auction=lot.auction,
         active=lot.auction.state == auction_pb2.AUCTION_STATE_ACTIVE,
-        auction_state=auction_pb2.AuctionState,
         least_minor=least_minor,
         standing=await Follower(request, has_bid=bool(bid.success)).standing(lot.auction),
         bid=bid,

@@ -8,21 +8,11 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from cellbook.v1 import audit_pb2, types_pb2
-from server.cli.audit.past import DIFFERS, account_at
-from server.cli.audit.statement import (
-    BUCKETS,
-    PAGE,
-    Statement,
-    amounts,
-    buckets,
-    fetched,
-    pages,
-    proof_text,
-    write_csv,
-)
+from server.cli.audit.past import AccountAt, account_at
+from server.cli.audit.statement import PAGE, Statement, fetched, pages, proof_text, write_csv
 from server.cli.client import CellStubs, ClientError
 from server.cli.reach import Reach
-from server.cli.texts import parse_moment, point_text
+from server.cli.texts import parse_moment
 from server.console.auditor.balance_chart import Chart, chart_of
 from server.console.auditor.search import account_path
 from server.console.auditor.traces import id_in
@@ -53,41 +43,31 @@ async def cell_of(request: Request, reach: Reach, user_id: str) -> CellStubs:
 
 
 async def account(request: Request) -> Response:
-    user_id, reach = id_in(request, "user_id"), await ledger_of(request).reach()
-    cell, moment = await cell_of(request, reach, user_id), await _moment(request)
-    found = await account_at(reach, cell, user_id, moment)
-    timeline = await _timeline(found.cell, user_id, _mark_ms(found.account.as_of, moment))
+    user_id, moment = id_in(request, "user_id"), await _moment(request)
+    found = await _account_at(request, user_id, moment)
     return render(
         request,
         "auditor/account.html",
         user_id=user_id,
         found=found,
         at=await field(request, "at"),
-        differs=DIFFERS if found.differs else "",
-        timeline=timeline,
+        timeline=await _timeline(found.cell, user_id, _mark_ms(found.account.as_of, moment)),
         chart_max=CHART_MAX,
-        buckets=BUCKETS,
-        amounts=amounts,
-        point_text=point_text,
     )
 
 
 async def balance(request: Request) -> Response:
     """The part of the page that follows the slider."""
-    user_id, reach = id_in(request, "user_id"), await ledger_of(request).reach()
+    user_id = id_in(request, "user_id")
     if "hx-request" not in request.headers:
         return RedirectResponse(f"{account_path(user_id)}?{request.url.query}")
-    found = await account_at(reach, await cell_of(request, reach, user_id), user_id, await _moment(request))
-    return render(
-        request,
-        "auditor/_balance.html",
-        user_id=user_id,
-        found=found,
-        differs=DIFFERS if found.differs else "",
-        buckets=BUCKETS,
-        amounts=amounts,
-        point_text=point_text,
-    )
+    found = await _account_at(request, user_id, await _moment(request))
+    return render(request, "auditor/_balance.html", found=found)
+
+
+async def _account_at(request: Request, user_id: str, moment: types_pb2.AsOf | None) -> AccountAt:
+    reach = await ledger_of(request).reach()
+    return await account_at(reach, await cell_of(request, reach, user_id), user_id, moment)
 
 
 async def _moment(request: Request) -> types_pb2.AsOf | None:
@@ -170,10 +150,6 @@ async def _statement(request: Request, *, check: bool) -> Response:
         proofs=[proof_text(total) for total in page.totals],
         query={name: await field(request, name) for name in ("from", "to", "currency", "cell")},
         is_first=not wanted.page_token,
-        buckets=BUCKETS,
-        amounts=amounts,
-        point_text=point_text,
-        changes_of=lambda movement: list(zip(BUCKETS, buckets(movement.change), strict=True)),
     )
 
 

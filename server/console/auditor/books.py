@@ -18,7 +18,6 @@ from server.cli.audit.trial import is_eliminated, trial_of_all
 from server.cli.client import CellStubs, ClientError, LedgerRefusal
 from server.cli.reach import Reach
 from server.cli.report import Stage
-from server.cli.texts import amount, point_text
 from server.console.auditor.accounts import moment_in
 from server.console.console import console_of, ledger_of, render
 from server.console.serving import field, require_session
@@ -43,8 +42,6 @@ async def trial_balance(request: Request) -> Response:
         "at": at,
         "cells": reach.listed,
         "all": None,
-        "point_text": point_text,
-        "amount": amount,
     }
     if cell:
         found = (await ledger.reach(cell)).only

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cellbook.v1 import operations_pb2, router_pb2
+from cellbook.v1 import router_pb2
 from server.cli.client import CellNotListed, ClientError, LedgerRefusal, new_command_id
 from server.console.console import console_of, ledger_of, render
 from server.console.operator.charts import HEIGHT, WIDTH, Chart, chart
@@ -84,7 +84,6 @@ async def _overview(request: Request) -> dict[str, Any]:
         "links": list(links_of(found)),
         "charts": {cell.name: _charts(courses, cell) for cell in found},
         "box": (WIDTH, HEIGHT),
-        "kinds": router_pb2,
     }
 
 
@@ -107,8 +106,6 @@ async def cell(request: Request) -> Response:
         orders=ORDERS,
         done=await field(request, "done"),
         command_id=new_command_id(),
-        kinds=router_pb2,
-        roles=operations_pb2.ProcessRole,
     )
 
 

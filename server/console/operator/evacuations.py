@@ -41,14 +41,7 @@ class Evacuation(Job[router_pb2.EvacuateCellResponse]):
 async def evacuation(request: Request) -> Response:
     cell = await _listed(request, count_users=True)
     job = console_of(request).evacuations.by_cell.get(cell.name)
-    return render(
-        request,
-        "operator/evacuation.html",
-        cell=cell,
-        job=job,
-        rate_max=RATE_MAX,
-        kinds=router_pb2,
-    )
+    return render(request, "operator/evacuation.html", cell=cell, job=job, rate_max=RATE_MAX)
 
 
 async def live(request: Request) -> Response:

@@ -31,8 +31,6 @@ async def moves(request: Request) -> Response:
         move=move,
         cells=[each.name for each in (await ledger.listed()).cells],
         command_id=new_command_id(),
-        states=router_pb2.MoveState,
-        phases=router_pb2.MovePhase,
     )
 
 

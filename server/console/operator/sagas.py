@@ -68,7 +68,6 @@ async def sagas(request: Request) -> Response:
         cells=["", *reach.listed],
         current_leg=current_leg,
         kind_text=kind_text,
-        state_enum=saga_pb2.SagaState,
     )
 
 
@@ -124,8 +123,7 @@ async def _saga(request: Request, cell: CellStubs) -> dict[str, Any]:
         "history": [(event, event_texts(event)[2]) for event in reply.history],
         "ended": reply.saga.state in ENDED,
         "kind": kind_text(reply.saga),
-        "state": enum_text(saga_pb2.SagaState, reply.saga.state),
-        "leg_states": saga_pb2.LegState,
+        "state": enum_text(reply.saga, "state"),
     }
 
 

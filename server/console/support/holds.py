@@ -32,7 +32,7 @@ def reason_of(hold: ledger_pb2.Hold, auction: auction_pb2.Auction | None, user_i
         return Reason(why, ends, auction=hold.auction, saga_id=hold.saga_id, saga_cell=cell)
     if hold.saga_id:
         return Reason(
-            f"It pays for what was won: the auction's settlement is under way ({enum_text(_STATE, auction.state)}).",
+            f"It pays for what was won: the auction's settlement is under way ({enum_text(auction, 'state')}).",
             "The settlement takes it, or sets it free if the sale is undone.",
             auction=hold.auction,
             saga_id=hold.saga_id,
@@ -56,7 +56,7 @@ def _of_bid(hold: ledger_pb2.Hold, auction: auction_pb2.Auction, user_id: str) -
     leads = bid.bidder_user_id == user_id
     offered = amount_text(bid.amount.amount_minor, bid.amount.currency) if bid.bid_id else ""
     if auction.state != _STATE.AUCTION_STATE_ACTIVE:
-        state = enum_text(_STATE, auction.state)
+        state = enum_text(auction, "state")
         why = f"It backed {'the winning' if leads else 'a'} bid in an auction that has ended ({state})."
         ends = "It is about to be paid or released."
         return Reason(why, ends, auction=hold.auction, saga_id=auction.saga_id, saga_cell=hold.auction.split("/")[1])

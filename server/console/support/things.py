@@ -14,7 +14,7 @@ async def auction(request: Request) -> Response:
     cell, wanted = await _asked(request)
     name = f"cells/{cell.name}/auctions/{wanted}"
     found = (await cell.ask(cell.auctions.GetAuction, auction_pb2.GetAuctionRequest(name=name))).auction
-    return render(request, "support/auction.html", name=name, auction=found, states=auction_pb2.AuctionState)
+    return render(request, "support/auction.html", name=name, auction=found)
 
 
 async def asset(request: Request) -> Response:
@@ -32,7 +32,7 @@ async def command(request: Request) -> Response:
         "support/command.html",
         cell=cell.name,
         command=found,
-        state=enum_text(ledger_pb2.CommandState, found.state),
+        state=enum_text(found, "state"),
         result=sorted(found.result.items()),
     )
 

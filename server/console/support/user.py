@@ -95,7 +95,6 @@ async def _user(request: Request, cell: CellStubs, user_id: str) -> dict[str, An
         "events": [(event, words_of(event)) for event in events.events],
         "next_page": events.next_page_token,
         "first_page": not token,
-        "states": auction_pb2.AuctionState,
     }
 
 
