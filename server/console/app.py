@@ -15,27 +15,29 @@ from starlette.types import ASGIApp
 from server.cli.access import Access
 from server.cli.client import Client
 from server.console import oidc, sign_in
-from server.console.auctions.pages import PAGES as AUCTIONS
-from server.console.auditor.pages import PAGES as AUDITOR
+from server.console.auctions import bids, listing, live, lot
+from server.console.auditor import accounts, books, proofs, search, traces
 from server.console.console import ConsoleApp, Ledger, Navigation, render
+from server.console.operator import cells, doctor, evacuations, moves, rebuild, sagas
 from server.console.operator.jobs import Jobs
-from server.console.operator.pages import PAGES as OPERATOR
 from server.console.operator.status import Courses
-from server.console.pages import Page
+from server.console.pages import get, pages_in
 from server.console.serving import Headers, not_found, open_route, route
 from server.console.settings import ConsoleSettings
-from server.console.support.pages import PAGES as SUPPORT
+from server.console.support import find, things, user
 from server.shell.settings.addresses import parse_address
 
 STATIC = Path(__file__).with_name("static")
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 
 
+@get("/")
 async def home(request: Request) -> Response:
     """The pages that the visitor's role may open."""
     return render(request, "home.html")
 
 
+@get("/livez")
 async def alive(_request: Request) -> Response:
     """For probes: the console serves. Whether router and cells do, its pages say."""
     return PlainTextResponse("ok\n")
@@ -46,11 +48,15 @@ async def broken(_request: Request, _error: Exception) -> Response:
     return PlainTextResponse("An error of the console, which is in its log. Go back, and try again.\n", 500)
 
 
-NAVIGATION: Navigation = {"Audit": AUDITOR, "Operations": OPERATOR, "Support": SUPPORT, "Market": AUCTIONS}
-HOME = Page(path="/", view=home, needs=())
+NAVIGATION: Navigation = {
+    "Audit": pages_in(search, traces, proofs, accounts, books),
+    "Operations": pages_in(cells, evacuations, sagas, rebuild, moves, doctor),
+    "Support": pages_in(find, user, things),
+    "Market": pages_in(listing, lot, live, bids),
+}
 # Without a visitor.
-OPEN = (*sign_in.PAGES, *oidc.PAGES, Page(path="/livez", view=alive, needs=()))
-PAGES = (HOME, *(page for pages in NAVIGATION.values() for page in pages))
+OPEN = (*pages_in(sign_in, oidc), alive)
+PAGES = (home, *(page for pages in NAVIGATION.values() for page in pages))
 
 
 class App(Starlette):

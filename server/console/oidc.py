@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from server.console.console import console_of
-from server.console.pages import Page
+from server.console.pages import get
 from server.console.serving import SEE_OTHER, SIGN_IN, BadInput, cookie_in, set_cookie
 from server.console.settings import ConsoleSettings
 from server.console.sign_in import signed_in, visitor_of
@@ -128,12 +128,14 @@ def _token(tokens: dict[str, Any], kind: str, nonce: str) -> str:
 # --- pages ----------------------------------------------------------------------------------------------------------
 
 
+@get(f"{SIGN_IN}/provider")
 async def begin(request: Request) -> Response:
     response = RedirectResponse(await _provider(request).begin(request, _redirect_uri(request)), SEE_OTHER)
     set_cookie(request, response, NEXT_COOKIE, quote(request.query_params.get("next", "/")))
     return response
 
 
+@get(CALLBACK)
 async def callback(request: Request) -> Response:
     token = await _provider(request).finish(request, _redirect_uri(request))
     next_path = unquote(cookie_in(request, NEXT_COOKIE))
@@ -150,9 +152,3 @@ def _provider(request: Request) -> Provider:
 def _redirect_uri(request: Request) -> str:
     base = console_of(request).settings.public_url or str(request.base_url)
     return f"{base.rstrip('/')}{CALLBACK}"
-
-
-PAGES = (
-    Page(path=f"{SIGN_IN}/provider", view=begin, needs=()),
-    Page(path=CALLBACK, view=callback, needs=()),
-)

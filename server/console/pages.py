@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Literal
 
 from starlette.requests import Request
@@ -30,6 +31,21 @@ class Page:
 
     def is_open_to(self, role: Role) -> bool:
         return all(may_call(role, need) for need in self.needs)
+
+
+def get(path: str, *needs: str, title: str = "") -> Callable[[View], Page]:
+    """Makes a view a page."""
+    return lambda view: Page(path=path, view=view, needs=needs, title=title)
+
+
+def post(path: str, *needs: str) -> Callable[[View], Page]:
+    """Makes a view a button, which a form sends."""
+    return lambda view: Page(path=path, view=view, needs=needs, method="POST")
+
+
+def pages_in(*modules: ModuleType) -> tuple[Page, ...]:
+    """All pages of the modules, in the order in which they stand there."""
+    return tuple(each for module in modules for each in vars(module).values() if isinstance(each, Page))
 
 
 def may_call(role: Role, rpc: str) -> bool:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from cells.domain.refusals import PrincipalInvalid
 from server.cli.client import CallDenied, NoAnswer
 from server.console.console import COOKIE, console_of, ledger_of, render
-from server.console.pages import Page
+from server.console.pages import get, post
 from server.console.serving import SIGN_IN, BadInput, field, see, set_cookie
 from server.console.sessions import LIFETIME_S
 from server.console.visitor import VISITOR, Visitor
@@ -21,6 +21,7 @@ from server.shell.identity.tokens import TOKEN_BYTES_MAX, TOKEN_ROLES
 DEVELOPMENT_ROLES = [role for role in Role if role in TOKEN_ROLES and role is not Role.DELEGATE]
 
 
+@get(SIGN_IN)
 async def form(request: Request) -> Response:
     console = console_of(request)
     return render(
@@ -33,6 +34,7 @@ async def form(request: Request) -> Response:
     )
 
 
+@post(SIGN_IN)
 async def by_role(request: Request) -> Response:
     """In development."""
     console = console_of(request)
@@ -52,6 +54,7 @@ async def by_role(request: Request) -> Response:
     return await signed_in(request, visitor, await field(request, "next"))
 
 
+@post(f"{SIGN_IN}/token")
 async def by_token(request: Request) -> Response:
     if console_of(request).access.tls is None:
         raise BadInput("this cluster runs without TLS, where a token would be anybody's: sign in by naming a role")
@@ -96,6 +99,7 @@ async def signed_in(request: Request, visitor: Visitor, next_path: str) -> Respo
     return response
 
 
+@post("/sign-out")
 async def out(request: Request) -> Response:
     console_of(request).sessions.end(request.state.session_id)
     response = see(SIGN_IN)
@@ -107,11 +111,3 @@ def safe_path(path: str) -> str:
     """A path of this console; anything else, such as an address elsewhere, becomes the first page."""
     is_ours = path.startswith("/") and not path.startswith("//") and path.isprintable() and "\\" not in path
     return path if is_ours else "/"
-
-
-PAGES = (
-    Page(path=SIGN_IN, view=form, needs=()),
-    Page(path=SIGN_IN, view=by_role, needs=(), method="POST"),
-    Page(path=f"{SIGN_IN}/token", view=by_token, needs=(), method="POST"),
-    Page(path="/sign-out", view=out, needs=(), method="POST"),
-)

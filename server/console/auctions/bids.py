@@ -8,14 +8,16 @@ from starlette.responses import Response
 from cellbook.v1 import auction_pb2, types_pb2
 from cells.domain.values import CURRENCY_EXPONENTS
 from server.cli.client import LedgerRefusal, NoAnswer
-from server.console.auctions.lot import Bid, Lot, lot_of, lot_page, new_bid, seen_path
+from server.console.auctions.lot import AUCTION, SEEN, Bid, Lot, lot_of, lot_page, new_bid, seen_path
 from server.console.auctions.standing import own_id
 from server.console.console import ledger_of
+from server.console.pages import post
 from server.console.serving import UNPROCESSABLE, BadInput, field, see
 
 _AMOUNT = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,4}))?")
 
 
+@post(f"{AUCTION}/bids", *SEEN, "AuctionService.PlaceBid", "RouterService.ResolveUser")
 async def bid(request: Request) -> Response:
     """Places the bid at the bidder's home; the page that follows says what became of it."""
     lot = await lot_of(request)

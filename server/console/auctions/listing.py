@@ -9,6 +9,7 @@ from cellbook.v1 import auction_pb2
 from server.cli.texts import enum_choices
 from server.console.auctions.lot import path_of
 from server.console.console import ledger_of, render
+from server.console.pages import get
 from server.console.serving import BadInput, field
 
 ROWS = 50
@@ -24,6 +25,7 @@ class Listed(NamedTuple):
     page_token: str
 
 
+@get("/auctions", "AuctionService.ListAuctions", title="Auctions")
 async def listing(request: Request) -> Response:
     cell, wanted = await field(request, "cell"), await field(request, "state") or ACTIVE
     if wanted not in {ANY, *STATES}:

@@ -8,9 +8,10 @@ from starlette.responses import Response
 
 from cellbook.v1 import auction_pb2
 from server.cli.client import CellStubs, ClientError, LedgerRefusal
-from server.console.auctions.lot import cell_in, least_minor, least_text, name_in
+from server.console.auctions.lot import AUCTION, cell_in, least_minor, least_text, name_in
 from server.console.auctions.standing import Follower
 from server.console.console import render
+from server.console.pages import get
 from server.console.serving import event_stream, field, whole_number
 
 ENDED = frozenset(
@@ -23,6 +24,7 @@ ENDED = frozenset(
 )
 
 
+@get(f"{AUCTION}/live", "AuctionService.WatchAuction")
 async def live(request: Request) -> Response:
     """From the position in the query on. The browser comes again with the next one if the stream ends too soon."""
     position = whole_number(await field(request, "from") or "0", "position of a log")

@@ -12,10 +12,12 @@ from server.cli.client import CellStubs, LedgerRefusal, NoAnswer, new_command_id
 from server.cli.texts import amount
 from server.console.auctions.standing import Follower, own_id
 from server.console.console import console_of, ledger_of, render
+from server.console.pages import get
 from server.console.serving import field
 from server.console.visitor import current_visitor
 
 AUCTION = "/auctions/{cell}/{auction_id}"
+SEEN = ("AuctionService.GetAuction", "AuctionService.GetAsset")
 NOT_ARRIVED = "COMMAND_NOT_FOUND"
 
 
@@ -86,6 +88,7 @@ async def lot_of(request: Request) -> Lot:
     return Lot(cell=cell, auction=got.auction, asset=asset.asset, position=got.token.position)
 
 
+@get(AUCTION, *SEEN)
 async def auction(request: Request) -> Response:
     lot, bid = await asyncio.gather(lot_of(request), sent_bid(request))
     return await lot_page(request, lot, bid)

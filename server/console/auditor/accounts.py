@@ -17,12 +17,16 @@ from server.console.auditor.balance_chart import Chart, chart_of
 from server.console.auditor.search import account_path
 from server.console.auditor.traces import id_in
 from server.console.console import console_of, ledger_of, render
+from server.console.pages import get
 from server.console.serving import BadInput, field, require_session, whole_number
 
 # Movements in a chart, and in a statement that is added up here.
 CHART_MAX, ADDED_UP_MAX = 5_000, 100_000
 ROWS = 100
 SLIDER_STEPS = 500
+ACCOUNT = "/auditor/accounts/{user_id}"
+HOME, STATEMENT = "RouterService.ResolveUser", "AuditService.GetStatement"
+BALANCE = (HOME, "LedgerService.GetBalance", "LedgerService.GetAccount")
 
 
 async def moment_in(request: Request, name: str) -> types_pb2.AsOf | None:
@@ -42,6 +46,7 @@ async def cell_of(request: Request, reach: Reach, user_id: str) -> CellStubs:
 # --- a balance --------------------------------------------------------------------------------------------------------
 
 
+@get(ACCOUNT, *BALANCE, STATEMENT)
 async def account(request: Request) -> Response:
     user_id, moment = id_in(request, "user_id"), await _moment(request)
     found = await _account_at(request, user_id, moment)
@@ -56,6 +61,7 @@ async def account(request: Request) -> Response:
     )
 
 
+@get(f"{ACCOUNT}/balance", *BALANCE)
 async def balance(request: Request) -> Response:
     """The part of the page that follows the slider."""
     user_id = id_in(request, "user_id")
@@ -120,6 +126,7 @@ async def _timeline(cell: CellStubs, user_id: str, mark_ms: int | None) -> Timel
 # --- a statement ------------------------------------------------------------------------------------------------------
 
 
+@get(f"{ACCOUNT}/statement", HOME, STATEMENT)
 async def statement(request: Request) -> Response:
     """A page of it. With `check` all of it is read and added up, for so many visitors at once as memory allows."""
     if not await field(request, "check"):
@@ -162,6 +169,7 @@ async def _wanted(request: Request, user_id: str) -> audit_pb2.GetStatementReque
     return wanted
 
 
+@get(f"{ACCOUNT}/statement.csv", HOME, STATEMENT)
 async def statement_csv(request: Request) -> Response:
     """All pages, one after the other. If one cannot be had, the download breaks off."""
     user_id, reach = id_in(request, "user_id"), await ledger_of(request).reach()

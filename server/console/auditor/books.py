@@ -20,12 +20,16 @@ from server.cli.reach import Reach
 from server.cli.report import Stage
 from server.console.auditor.accounts import moment_in
 from server.console.console import console_of, ledger_of, render
+from server.console.pages import get, post
 from server.console.serving import field, require_session
 
 # The end of each log that is searched for earlier findings.
 EVENTS_SEARCHED = 100_000
 FAILED, REBUILT = "RECONCILIATION_FAILED", "PROJECTIONS_REBUILT"
 PROGRESS_EVERY_S = 1.0
+# Of all cells as one ledger.
+TRIAL = ("AuditService.GetTrialBalance", "AuditService.ListClearing", "AuditService.ListBalances")
+RECONCILE = "AuditService.Reconcile"
 # Between the two parts of a page that is sent while its content comes in.
 SEAM = "<!-- content -->"
 
@@ -33,6 +37,7 @@ SEAM = "<!-- content -->"
 # --- the trial balance ------------------------------------------------------------------------------------------------
 
 
+@get("/auditor/trial-balance", *TRIAL, title="Trial balance")
 async def trial_balance(request: Request) -> Response:
     cell, at = await field(request, "cell"), await field(request, "at")
     moment, ledger = await moment_in(request, "at"), ledger_of(request)
@@ -75,6 +80,7 @@ class Signed:
     signed_by: Sequence[str]
 
 
+@get("/auditor/checkpoints", "AuditService.GetCheckpoint", "AuditService.GetConsistencyProof", title="Checkpoints")
 async def checkpoints(request: Request) -> Response:
     reach = await ledger_of(request).reach()
     answers = await reach.ask_all(lambda cell: cell.audit.GetCheckpoint, audit_pb2.GetCheckpointRequest())
@@ -102,6 +108,7 @@ def _signed_by(note: str) -> Sequence[str]:
 # --- reconciliation ---------------------------------------------------------------------------------------------------
 
 
+@get("/auditor/reconciliation", RECONCILE, "EventService.Subscribe", title="Reconciliation")
 async def reconciliation(request: Request) -> Response:
     """The form to start one; with `earlier`, what passes before have recorded in the logs."""
     reach = await ledger_of(request).reach()
@@ -136,6 +143,7 @@ async def _earlier(reach: Reach) -> tuple[list[dict[str, Any]], dict[str, str]]:
     return found, silent
 
 
+@post("/auditor/reconciliation", RECONCILE)
 async def reconcile(request: Request) -> Response:
     """Sends the page while the cells work. A visitor who leaves it ends the pass."""
     name, is_full = await field(request, "cell"), bool(await field(request, "full"))

@@ -10,17 +10,20 @@ from starlette.responses import JSONResponse, Response
 from cellbook.v1 import audit_pb2
 from server.cli.client import CellStubs, LedgerRefusal, NoAnswer
 from server.console.console import ledger_of
+from server.console.pages import get
 from server.console.serving import whole_number
 
 # Refusals that say that the log is not what it was, or what it was said to be.
 TAMPERED = frozenset({"LOG_TAMPERED", "EVENT_NOT_FOUND", "CHECKPOINT_NOT_FOUND"})
 
 
+@get("/auditor/proofs/{cell}/{position}", "AuditService.GetInclusionProof", "AuditService.GetCheckpoint")
 async def inclusion(request: Request) -> Response:
     """Of an event, with the keys that the cell names."""
     return await _answer(_inclusion(await _cell(request), _number(request, "position")))
 
 
+@get("/auditor/consistency/{cell}/{old_size}/{new_size}", "AuditService.GetConsistencyProof")
 async def consistency(request: Request) -> Response:
     """Between two checkpoints."""
     return await _answer(_consistency(await _cell(request), _number(request, "old_size"), _number(request, "new_size")))

@@ -16,6 +16,7 @@ from cells.domain.refusals import FieldInvalid
 from cells.domain.values import Kind
 from server.cli.reach import Reach
 from server.console.console import ledger_of, render
+from server.console.pages import get
 from server.console.serving import BadInput, field, see
 from server.wire.trace import REFERENCED, parse_subject
 
@@ -47,6 +48,7 @@ class Answer:
         return paths.pop() if len(paths) == 1 and not self.silent else ""
 
 
+@get("/auditor", "AuditService.Trace", title="Search")
 async def search(request: Request) -> Response:
     query = await field(request, "q")
     if not query:

@@ -13,6 +13,7 @@ from server.cli.client import LedgerRefusal
 from server.cli.texts import amount_text, stamp_text, utc
 from server.console.auditor.trace_picture import picture_of
 from server.console.console import console_of, ledger_of, render
+from server.console.pages import get
 from server.console.serving import BadInput, field, whole_number
 from server.shell.fields.texts import shown_json
 
@@ -28,6 +29,7 @@ def id_in(request: Request, name: str) -> str:
         raise BadInput(f"{text[:60]!r} is no id: expected a UUID") from None
 
 
+@get("/auditor/trace", "AuditService.Trace")
 async def trace(request: Request) -> Response:
     subject, limit = await field(request, "subject"), await field(request, "limit")
     event_max = whole_number(limit, "limit") if limit else EVENTS_DEFAULT
@@ -59,6 +61,7 @@ async def _home_of(request: Request, subject: str) -> str:
         return ""
 
 
+@get("/auditor/events/{event_id}", "AuditService.Trace", "AuditService.GetInclusionProof")
 async def event(request: Request) -> Response:
     event_id = id_in(request, "event_id")
     _, reply = await first_answer(

@@ -14,7 +14,7 @@ from server.cli.client import CellNotListed, ClientError, LedgerRefusal, new_com
 from server.console.console import console_of, ledger_of, render
 from server.console.operator.charts import HEIGHT, WIDTH, Chart, chart
 from server.console.operator.status import KEPT_S, CellState, Courses, links_of, look
-from server.console.pages import Page
+from server.console.pages import get, post
 from server.console.serving import BadInput, event_stream, field, require_confirmed, see, whole_number
 
 LIVE_EVERY_S = 2.0
@@ -57,10 +57,12 @@ ORDERS = {
 }
 
 
+@get("/operator/cells", STATUS, title="Cells")
 async def cells(request: Request) -> Response:
     return render(request, "operator/cells.html", **await _overview(request))
 
 
+@get("/operator/live", STATUS)
 async def live(request: Request) -> Response:
     """The same, again and again. If the router does not answer any longer, the browser connects again."""
     overview = await _overview(request)
@@ -94,6 +96,7 @@ def _charts(courses: Courses, cell: CellState) -> tuple[Chart, Chart]:
     )
 
 
+@get("/operator/cells/{cell}", STATUS)
 async def cell(request: Request) -> Response:
     name = request.path_params["cell"]
     found = await look(ledger_of(request), cell=name)
@@ -109,6 +112,16 @@ async def cell(request: Request) -> Response:
     )
 
 
+@post("/operator/cells/{cell}/weight", "RouterService.SetCellWeight")
+async def set_weight(request: Request) -> Response:
+    name, text = request.path_params["cell"], await field(request, "weight")
+    weight = whole_number(text, "weight", digits_max=WEIGHT_DIGITS_MAX)
+    return await _told(
+        request, "SetCellWeight", router_pb2.SetCellWeightRequest(name=name, weight=weight), name, "weight"
+    )
+
+
+@post("/operator/cells/{cell}/{order}", *(f"RouterService.{order.rpc}" for order in ORDERS.values()))
 async def tell(request: Request) -> Response:
     """Drain, undrain, down."""
     order, name = request.path_params["order"], request.path_params["cell"]
@@ -116,14 +129,6 @@ async def tell(request: Request) -> Response:
         raise BadInput(f"{order!r} is no order: expected one of {', '.join(ORDERS)}")
     rpc, kind = ORDERS[order].rpc, ORDERS[order].request
     return await _told(request, rpc, kind(name=name), name, order)
-
-
-async def set_weight(request: Request) -> Response:
-    name, text = request.path_params["cell"], await field(request, "weight")
-    weight = whole_number(text, "weight", digits_max=WEIGHT_DIGITS_MAX)
-    return await _told(
-        request, "SetCellWeight", router_pb2.SetCellWeightRequest(name=name, weight=weight), name, "weight"
-    )
 
 
 async def _told(request: Request, rpc: str, order: Message, name: str, done: str) -> Response:
@@ -134,17 +139,3 @@ async def _told(request: Request, rpc: str, order: Message, name: str, done: str
     method: Callable[..., Awaitable[Message]] = getattr(client.router, rpc)
     await client.ask_router(method, order)
     return see(f"/operator/cells/{name}?done={done}")
-
-
-PAGES = (
-    Page(path="/operator/cells", view=cells, needs=(STATUS,), title="Cells"),
-    Page(path="/operator/live", view=live, needs=(STATUS,)),
-    Page(path="/operator/cells/{cell}", view=cell, needs=(STATUS,)),
-    Page(path="/operator/cells/{cell}/weight", view=set_weight, needs=("RouterService.SetCellWeight",), method="POST"),
-    Page(
-        path="/operator/cells/{cell}/{order}",
-        view=tell,
-        needs=tuple(f"RouterService.{order.rpc}" for order in ORDERS.values()),
-        method="POST",
-    ),
-)

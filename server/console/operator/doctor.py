@@ -9,9 +9,11 @@ from server.cli.doctor.findings import State
 from server.cli.doctor.processes import examine
 from server.console.console import console_of, ledger_of, render
 from server.console.operator.cells import STATUS
-from server.console.pages import Page
+from server.console.pages import get
 
 
+# For operators alone, as the command is.
+@get("/operator/doctor", STATUS, "RouterService.DrainCell", title="Doctor")
 async def doctor(request: Request) -> Response:
     """Without the users' homes, all of which it would read: `cellbook doctor` compares them."""
     client = ledger_of(request).client
@@ -24,14 +26,3 @@ async def doctor(request: Request) -> Response:
         counts={state: counts[state] for state in State},
         classes={State.OK: "good", State.NOTE: "faint", State.WARN: "warn", State.FAIL: "bad"},
     )
-
-
-PAGES = (
-    Page(
-        path="/operator/doctor",
-        view=doctor,
-        # For operators alone, as the command is.
-        needs=(STATUS, "RouterService.DrainCell"),
-        title="Doctor",
-    ),
-)

@@ -13,7 +13,7 @@ from server.cli.client import CellNotListed, Client
 from server.console.console import console_of, ledger_of, render
 from server.console.operator.cells import LIVE_EVERY_S
 from server.console.operator.jobs import Job
-from server.console.pages import Page
+from server.console.pages import get, post
 from server.console.serving import NO_CONTENT, BadInput, event_stream, require_confirmed, see, whole_number
 from server.console.serving import field as form_field
 from server.console.visitor import current_visitor
@@ -38,12 +38,14 @@ class Evacuation(Job[router_pb2.EvacuateCellResponse]):
         self.last = told
 
 
+@get(PATH, EVACUATE)
 async def evacuation(request: Request) -> Response:
     cell = await _listed(request, count_users=True)
     job = console_of(request).evacuations.by_cell.get(cell.name)
     return render(request, "operator/evacuation.html", cell=cell, job=job, rate_max=RATE_MAX)
 
 
+@get(f"{PATH}/live", EVACUATE)
 async def live(request: Request) -> Response:
     """How far the evacuation is, until it ends."""
     job = console_of(request).evacuations.by_cell.get(request.path_params["cell"])
@@ -61,6 +63,7 @@ async def live(request: Request) -> Response:
     return event_stream(request, states())
 
 
+@post(PATH, EVACUATE)
 async def begin(request: Request) -> Response:
     await require_confirmed(request)
     rate = whole_number(await form_field(request, "rate"), "number of moves a second")
@@ -72,6 +75,7 @@ async def begin(request: Request) -> Response:
     return see(_path(cell.name))
 
 
+@post(f"{PATH}/stop", EVACUATE)
 async def stop(request: Request) -> Response:
     """Moves that are under way go on to their end."""
     cell = request.path_params["cell"]
@@ -92,11 +96,3 @@ async def _listed(request: Request, *, count_users: bool = False) -> router_pb2.
 
 def _path(cell: str) -> str:
     return PATH.format(cell=cell)
-
-
-PAGES = (
-    Page(path=PATH, view=evacuation, needs=(EVACUATE,)),
-    Page(path=f"{PATH}/live", view=live, needs=(EVACUATE,)),
-    Page(path=PATH, view=begin, needs=(EVACUATE,), method="POST"),
-    Page(path=f"{PATH}/stop", view=stop, needs=(EVACUATE,), method="POST"),
-)

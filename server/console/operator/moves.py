@@ -9,7 +9,7 @@ from starlette.responses import Response
 from cellbook.v1 import router_pb2
 from server.cli.client import Client, LedgerRefusal, NoAnswer, new_command_id
 from server.console.console import ledger_of, render
-from server.console.pages import Page
+from server.console.pages import get, post
 from server.console.serving import field, require_confirmed, see
 
 # The page then shows how far the move is.
@@ -17,6 +17,7 @@ MOVE_WAIT_S = 3.0
 NEVER_MOVED = "MOVE_NOT_FOUND"
 
 
+@get("/operator/moves", "RouterService.MoveUser", "RouterService.GetMove", "RouterService.ResolveUser", title="Moves")
 async def moves(request: Request) -> Response:
     ledger, user_id = ledger_of(request), await field(request, "user")
     move, home, client = None, None, ledger.client
@@ -43,6 +44,7 @@ async def _last_move(client: Client, user_id: str) -> router_pb2.Move | None:
         return None
 
 
+@post("/operator/moves", "RouterService.MoveUser")
 async def begin(request: Request) -> Response:
     """A form that is sent twice is one move, by the id in it."""
     await require_confirmed(request)
@@ -57,14 +59,3 @@ async def begin(request: Request) -> Response:
     with suppress(NoAnswer):
         await client.ask_router(client.router.MoveUser, order, timeout_s=MOVE_WAIT_S)
     return see(f"/operator/moves?user={quote(user_id)}")
-
-
-PAGES = (
-    Page(
-        path="/operator/moves",
-        view=moves,
-        needs=("RouterService.MoveUser", "RouterService.GetMove", "RouterService.ResolveUser"),
-        title="Moves",
-    ),
-    Page(path="/operator/moves", view=begin, needs=("RouterService.MoveUser",), method="POST"),
-)

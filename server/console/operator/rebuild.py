@@ -13,7 +13,7 @@ from server.console.console import console_of, ledger_of, render
 from server.console.operator.cells import STATUS
 from server.console.operator.jobs import Job
 from server.console.operator.status import look
-from server.console.pages import Page
+from server.console.pages import get, post
 from server.console.serving import require_confirmed, require_reason, see
 from server.console.visitor import current_visitor
 
@@ -41,11 +41,13 @@ class Rebuild(Job[audit_pb2.RebuildResponse]):
             self.summary = told.summary
 
 
+@get("/operator/tables", STATUS, REBUILD, title="Rebuild")
 async def tables(request: Request) -> Response:
     cells = await look(ledger_of(request))
     return render(request, "operator/rebuild.html", cells=cells, rebuilds=console_of(request).rebuilds.by_cell)
 
 
+@post("/operator/tables/{cell}/rebuild", REBUILD)
 async def rebuild(request: Request) -> Response:
     await require_confirmed(request)
     note = await require_reason(request)
@@ -53,9 +55,3 @@ async def rebuild(request: Request) -> Response:
     by = str(current_visitor().principal)
     console_of(request).rebuilds.start(Rebuild(cell=cell.name, by=by, stubs=cell, note=note))
     return see("/operator/tables")
-
-
-PAGES = (
-    Page(path="/operator/tables", view=tables, needs=(STATUS, REBUILD), title="Rebuild"),
-    Page(path="/operator/tables/{cell}/rebuild", view=rebuild, needs=(REBUILD,), method="POST"),
-)

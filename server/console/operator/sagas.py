@@ -13,7 +13,7 @@ from server.cli.saga.command import KINDS, OPEN_STATES, ORDERS, STATES, found_sa
 from server.cli.saga.show import ENDED, current_leg, event_texts, facts, kind_text
 from server.cli.texts import enum_text, now_ms
 from server.console.console import ledger_of, render
-from server.console.pages import Page
+from server.console.pages import get, post
 from server.console.serving import NO_CONTENT, BadInput, event_stream, field, require_reason, see, whole_number
 
 SHOWN = 50
@@ -21,6 +21,7 @@ SHOWN = 50
 READ = 500
 RETRY = "retry"
 GET_SAGA = "SagaService.GetSaga"
+ORDERED_BY = ("Retry", "Pause", "Resume", "Compensate")
 
 
 class Place(NamedTuple):
@@ -39,6 +40,7 @@ def place_in(text: str) -> Place:
     return Place(whole_number(start, "place in the list") if text else 0, saga_id)
 
 
+@get("/sagas", "SagaService.ListSagas", title="Sagas")
 async def sagas(request: Request) -> Response:
     state, kind = await field(request, "state") or "open", await field(request, "kind")
     cell, marked = await field(request, "cell"), await field(request, "marked")
@@ -71,6 +73,7 @@ async def sagas(request: Request) -> Response:
     )
 
 
+@get("/sagas/{saga_id}", GET_SAGA)
 async def found(request: Request) -> Response:
     """Wherever the saga is driven."""
     saga_id = saga_id_in(request.path_params["saga_id"])
@@ -78,6 +81,7 @@ async def found(request: Request) -> Response:
     return see(f"/sagas/{cell.name}/{saga_id}")
 
 
+@get("/sagas/{cell}/{saga_id}", GET_SAGA)
 async def saga(request: Request) -> Response:
     cell = await _cell(request)
     return render(
@@ -89,6 +93,7 @@ async def saga(request: Request) -> Response:
     )
 
 
+@get("/sagas/{cell}/{saga_id}/live", GET_SAGA, "SagaService.WatchSaga")
 async def live(request: Request) -> Response:
     """The saga after each of its events and failed attempts, until it ends."""
     cell, saga_id = await _cell(request), _saga_id(request)
@@ -127,6 +132,7 @@ async def _saga(request: Request, cell: CellStubs) -> dict[str, Any]:
     }
 
 
+@post("/sagas/{cell}/{saga_id}/{order}", *(f"SagaService.{rpc}Saga" for rpc in ORDERED_BY))
 async def order(request: Request) -> Response:
     """Retry, pause, resume, compensate. A form that is sent twice is one command, by the id in it."""
     what = request.path_params["order"]
@@ -150,17 +156,3 @@ async def _cell(request: Request) -> CellStubs:
 
 def _saga_id(request: Request) -> str:
     return saga_id_in(request.path_params["saga_id"])
-
-
-PAGES = (
-    Page(path="/sagas", view=sagas, needs=("SagaService.ListSagas",), title="Sagas"),
-    Page(path="/sagas/{saga_id}", view=found, needs=(GET_SAGA,)),
-    Page(path="/sagas/{cell}/{saga_id}", view=saga, needs=(GET_SAGA,)),
-    Page(path="/sagas/{cell}/{saga_id}/live", view=live, needs=(GET_SAGA, "SagaService.WatchSaga")),
-    Page(
-        path="/sagas/{cell}/{saga_id}/{order}",
-        view=order,
-        needs=tuple(f"SagaService.{rpc}Saga" for rpc in ("Retry", "Pause", "Resume", "Compensate")),
-        method="POST",
-    ),
-)

@@ -14,7 +14,7 @@ from cellbook.v1 import auction_pb2, ledger_pb2, saga_pb2
 from server.cli.client import CellStubs, ClientError, LedgerRefusal
 from server.cli.reach import Reach
 from server.console.console import ledger_of, render
-from server.console.pages import Page
+from server.console.pages import get
 from server.console.serving import BadInput, field, see
 
 # Without these an id leads nowhere.
@@ -51,6 +51,7 @@ LOOKUPS = (
 )
 
 
+@get("/support", *NEEDS, title="Find")
 async def find(request: Request) -> Response:
     wanted = await field(request, "q")
     if not wanted:
@@ -104,6 +105,3 @@ async def _in_cells(reach: Reach, lookup: Lookup, wanted: str) -> str:
         if isinstance(answer, BaseException):
             raise answer
     return ""
-
-
-PAGES = (Page(path="/support", view=find, needs=NEEDS, title="Find"),)

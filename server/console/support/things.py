@@ -7,9 +7,10 @@ from cellbook.v1 import auction_pb2, ledger_pb2
 from server.cli.client import CellStubs
 from server.cli.texts import enum_text
 from server.console.console import ledger_of, render
-from server.console.pages import Page
+from server.console.pages import get
 
 
+@get("/support/auctions/{cell}/{id}", "AuctionService.GetAuction")
 async def auction(request: Request) -> Response:
     cell, wanted = await _asked(request)
     name = f"cells/{cell.name}/auctions/{wanted}"
@@ -17,6 +18,7 @@ async def auction(request: Request) -> Response:
     return render(request, "support/auction.html", name=name, auction=found)
 
 
+@get("/support/assets/{cell}/{id}", "AuctionService.GetAsset")
 async def asset(request: Request) -> Response:
     cell, wanted = await _asked(request)
     name = f"cells/{cell.name}/assets/{wanted}"
@@ -24,6 +26,7 @@ async def asset(request: Request) -> Response:
     return render(request, "support/asset.html", name=name, asset=found)
 
 
+@get("/support/commands/{cell}/{id}", "LedgerService.GetCommand")
 async def command(request: Request) -> Response:
     cell, wanted = await _asked(request)
     found = await cell.ask(cell.ledger.GetCommand, ledger_pb2.GetCommandRequest(command_id=wanted))
@@ -39,10 +42,3 @@ async def command(request: Request) -> Response:
 
 async def _asked(request: Request) -> tuple[CellStubs, str]:
     return (await ledger_of(request).reach(request.path_params["cell"])).only, request.path_params["id"]
-
-
-PAGES = (
-    Page(path="/support/auctions/{cell}/{id}", view=auction, needs=("AuctionService.GetAuction",)),
-    Page(path="/support/assets/{cell}/{id}", view=asset, needs=("AuctionService.GetAsset",)),
-    Page(path="/support/commands/{cell}/{id}", view=command, needs=("LedgerService.GetCommand",)),
-)

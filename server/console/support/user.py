@@ -12,7 +12,7 @@ from cellbook.v1 import auction_pb2, contact_pb2, event_pb2, ledger_pb2, move_pb
 from server.cli.client import CellStubs, ClientError, LedgerRefusal
 from server.cli.reach import Reach
 from server.console.console import ledger_of, render
-from server.console.pages import Page
+from server.console.pages import get, post
 from server.console.serving import BadInput, require_reason
 from server.console.support.find import NEEDS
 from server.console.support.holds import reason_of
@@ -25,10 +25,12 @@ AUCTIONS_SHOWN = 10
 CONTACT = "ContactService.GetContact"
 
 
+@get("/support/users/{user_id}", *NEEDS)
 async def user(request: Request) -> Response:
     return render(request, "support/user.html", **await _user(request, *await _home(request)), contact=None, problem="")
 
 
+@get("/support/users/{user_id}/earlier", *NEEDS, "MoveService.ListEarlierEvents")
 async def earlier(request: Request) -> Response:
     """The copies of events from earlier homes, which are kept by cell and in the order of its log."""
     cell, user_id = await _home(request)
@@ -45,6 +47,7 @@ async def earlier(request: Request) -> Response:
     )
 
 
+@post("/support/users/{user_id}/contact", *NEEDS, CONTACT)
 async def look(request: Request) -> Response:
     """The contact is the answer to the form, and on no page that can be loaded again without a reason."""
     reason = await require_reason(request, "reason")
@@ -114,10 +117,3 @@ async def _auctions(reach: Reach, names: Iterable[str]) -> dict[str, auction_pb2
 
     found = await asyncio.gather(*map(auction, dict.fromkeys(names)))
     return {name: each for name, each in found if each is not None}
-
-
-PAGES = (
-    Page(path="/support/users/{user_id}", view=user, needs=NEEDS),
-    Page(path="/support/users/{user_id}/earlier", view=earlier, needs=(*NEEDS, "MoveService.ListEarlierEvents")),
-    Page(path="/support/users/{user_id}/contact", view=look, needs=(*NEEDS, CONTACT), method="POST"),
-)
