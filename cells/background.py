@@ -8,8 +8,12 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import ClassVar, TypeVar
 
 import structlog
+
+Work = TypeVar("Work", bound=Callable[..., Awaitable[None]])
 
 log = structlog.get_logger()
 
@@ -129,11 +133,39 @@ class BackgroundTask:
         return False
 
 
-class LeaderTask:
-    """Its background task runs while this process leads."""
+def in_background(
+    name: str, *, every_s: float | None = 0.0, outages: tuple[type[Exception], ...] = ()
+) -> Callable[[Work], Work]:
+    """Makes a method the work of its object's background task, which has this name."""
 
-    __slots__ = ()
-    background: BackgroundTask
+    def declared(work: Work) -> Work:
+        work.task = partial(BackgroundTask, name=name, every_s=every_s, outages=outages)  # type: ignore[attr-defined]
+        return work
+
+    return declared
+
+
+@dataclass(slots=True, kw_only=True)
+class Background:
+    """The base of classes with one method that works `in_background`, while `background` runs."""
+
+    background: BackgroundTask = field(init=False)
+    # The method, by its name, and what makes its task.
+    _declared: ClassVar[tuple[str, Callable[..., BackgroundTask]]]
+
+    def __init_subclass__(cls) -> None:
+        for name, method in [*vars(cls).items()]:
+            if hasattr(method, "task"):
+                cls._declared = name, method.task
+
+    def __post_init__(self) -> None:
+        name, make = self._declared
+        self.background = make(work=getattr(self, name))
+
+
+@dataclass(slots=True, kw_only=True)
+class LeaderTask(Background):
+    """Its background task runs while this process leads."""
 
     async def start(self) -> None:
         self.background.start()

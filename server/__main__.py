@@ -5,12 +5,12 @@ import contextlib
 import gc
 import sys
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import structlog
 
-from cells.background import BackgroundTask
+from cells.background import Background, in_background
 from cells.store.postgres import PostgresStore
 from cells.writer.leadership import Leadership
 from server.audit.build import check_checkpoint_file, head_seal
@@ -176,7 +176,7 @@ async def hand_over(leadership: Leadership, host: GrpcHost) -> None:
 
 
 @dataclass(slots=True, kw_only=True)
-class Telling:
+class Telling(Background):
     """Sets the health status to whether this process takes commands.
 
     Writes the ready file once its role is known: it leads, or stands by while another process leads.
@@ -186,11 +186,8 @@ class Telling:
     host: GrpcHost
     _serving: bool = False
     _ready: bool = False
-    background: BackgroundTask = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.background = BackgroundTask(name="health", work=self.tell, every_s=POLL_S)
-
+    @in_background("health", every_s=POLL_S)
     async def tell(self) -> None:
         if self.leadership.leading is not self._serving:
             self.host.set_serving(serving=self.leadership.leading)

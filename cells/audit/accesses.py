@@ -12,7 +12,7 @@ from itertools import islice
 
 import structlog
 
-from cells.background import BackgroundTask
+from cells.background import Background, in_background
 from cells.domain.audit.events import Access
 from cells.domain.audit.refusals import AccessLogFull
 from cells.domain.refusals import Refused
@@ -34,7 +34,7 @@ MORE = "*"
 
 
 @dataclass(slots=True, kw_only=True)
-class AccessLog:
+class AccessLog(Background):
     """`record` commits accesses in this process if it leads, otherwise through the leader."""
 
     clock: Clock
@@ -43,12 +43,6 @@ class AccessLog:
     # Principal -> accesses noted in this minute.
     _noted: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
     _waiting: deque[Access] = field(default_factory=deque)
-    background: BackgroundTask = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.background = BackgroundTask(
-            name="accesses", work=self.flush, every_s=FLUSH_S, outages=(Refused, PeerUnknown)
-        )
 
     def note(self, principal: str, method: str, subject: str) -> None:
         """Notes a read, once a minute. Raises AccessLogFull."""
@@ -77,6 +71,7 @@ class AccessLog:
         now_ms = self.clock.wall_ms()
         return now_ms - now_ms % MINUTE_MS
 
+    @in_background("accesses", every_s=FLUSH_S, outages=(Refused, PeerUnknown))
     async def flush(self) -> None:
         """Records the waiting accesses; those that cannot be recorded keep waiting."""
         while self._waiting:

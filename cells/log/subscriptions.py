@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import structlog
 
-from cells.background import BackgroundTask
+from cells.background import Background, in_background
 from cells.domain.audit.refusals import EventDamaged, PositionNotReached
 from cells.log.tail import LogReader, LogTail
 from cells.requests import CaughtUp, Progress
@@ -31,7 +31,7 @@ PROGRESS_S = 5.0
 
 
 @dataclass(slots=True, kw_only=True)
-class Subscriptions:
+class Subscriptions(Background):
     """Readers that have caught up are fed from memory. A slow one costs no memory: it reads the table later."""
 
     store: Store
@@ -39,10 +39,6 @@ class Subscriptions:
     tail: LogTail = field(default_factory=LogTail)
     _readers: set[LogReader] = field(default_factory=set)
     _queries: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(QUERIES_MAX))
-    background: BackgroundTask = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.background = BackgroundTask(name="subscriptions", work=self._poll, outages=(StoreError, ValueError))
 
     @property
     def behind(self) -> list[int]:
@@ -145,6 +141,7 @@ class Subscriptions:
                 continue
             return _Page(rows, rows[-1].position if len(rows) == limit else until, head)
 
+    @in_background("subscriptions", outages=(StoreError, ValueError))
     async def _poll(self) -> None:
         """Feeds readers while another process leads, and sends them to the table after a change of leaders."""
         await asyncio.sleep(POLL_S)

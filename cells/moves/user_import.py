@@ -1,12 +1,12 @@
 """A user who arrives from another cell: checks and stores the delivered data before the arrival is decided."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 import structlog
 
-from cells.background import BackgroundTask, LeaderTask
+from cells.background import LeaderTask, in_background
 from cells.domain.account.account import Account
 from cells.domain.account.barrier import barrier_id
 from cells.domain.audit.refusals import HomeNotVouched
@@ -46,12 +46,6 @@ class UserImport(LeaderTask):
     contacts: Contacts
     homes: HomeCache[UUID]
     clock: Clock
-    background: BackgroundTask = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.background = BackgroundTask(
-            name="staged_history", work=self.sweep, every_s=SWEEP_EVERY_S, outages=(StoreError,)
-        )
 
     async def check_departed(self, user_id: UUID, saga_id: UUID, *, to: str) -> None:
         """Raises NotMovingThere unless that move is taking, or has taken, the user to that cell."""
@@ -85,6 +79,7 @@ class UserImport(LeaderTask):
         await self.store.stage(bundle.user_id, bundle.events, bundle.outcomes)
         return {} if bundle.events or bundle.outcomes else await self.store.held(bundle.user_id)
 
+    @in_background("staged_history", every_s=SWEEP_EVERY_S, outages=(StoreError,))
     async def sweep(self) -> None:
         """Drops data of moves that have not arrived. If such a move continues, it delivers everything again."""
         for user_id in await self.store.stale(idle_s=STAGED_S, limit=SWEPT_MAX):

@@ -1,11 +1,11 @@
 """Logs stuck sagas, so that an operator learns of a compensation that keeps failing."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from uuid import UUID
 
 import structlog
 
-from cells.background import BackgroundTask, LeaderTask
+from cells.background import LeaderTask, in_background
 from cells.sagas.engine import SagaEngine
 from cells.store.ports import Clock
 
@@ -23,15 +23,12 @@ class StuckAlarm(LeaderTask):
     engine: SagaEngine
     clock: Clock
     _reported: frozenset[UUID] = frozenset()
-    background: BackgroundTask = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.background = BackgroundTask(name="stuck_alarm", work=self.poll, every_s=POLL_S)
 
     async def stop(self) -> None:
         await self.background.stop()
         self._reported = frozenset()
 
+    @in_background("stuck_alarm", every_s=POLL_S)
     async def poll(self) -> None:
         now_s = self.clock.monotonic_s()
         stuck = {saga_id: run for saga_id, run in self.engine.in_flight.items() if run.is_stuck(now_s)}

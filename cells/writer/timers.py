@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from cells.background import BackgroundTask, Backoff, LeaderTask, note_failure
+from cells.background import Backoff, LeaderTask, in_background, note_failure
 from cells.domain.commands import CloseAuction, Command, ExpireHold
 from cells.domain.events import EVENT_TYPES, AuctionCreated, BidPlaced, FundsReserved
 from cells.domain.moves.events import AccountArrived, AccountReturned
@@ -46,10 +46,6 @@ class Timers(LeaderTask):
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     # Of timers whose last attempt failed.
     _backoffs: dict[Timer, Backoff] = field(default_factory=dict)
-    background: BackgroundTask = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.background = BackgroundTask(name="timers", work=self._round)
 
     def follow(self, commit: Commit) -> None:
         # A bid near the end may have moved it; an earlier one has not, and its auction already has its timer.
@@ -83,6 +79,7 @@ class Timers(LeaderTask):
         heapq.heappush(self._heap, (timer.due_ms, self._count, timer))
         self._changed.set()
 
+    @in_background("timers")
     async def _round(self) -> None:
         await self._until_due()
         await asyncio.gather(*(self._ask(timer) for timer in self._due()))

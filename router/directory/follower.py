@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
-from cells.background import BackgroundTask
+from cells.background import Background, in_background
 from cells.domain.refusals import Refused
 from router.directory.cells import CellEntry, CellStore
 from router.directory.database import AWAY, Database
@@ -23,7 +23,7 @@ LOOK_MAX_S = 5.0
 
 
 @dataclass(slots=True, kw_only=True)
-class Follower:
+class Follower(Background):
     database: Database
     cells: CellStore
     topology: LiveTopology
@@ -32,10 +32,6 @@ class Follower:
     _adopted: bool = False
     # One at a time, so that the later one shows the newer state.
     _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
-    background: BackgroundTask = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.background = BackgroundTask(name="directory", work=self.look_again, every_s=POLL_S)
 
     def show_copy(self, topology: Topology) -> None:
         """Shows the last known good cells, with the endpoints that the settings of this start have."""
@@ -43,6 +39,7 @@ class Follower:
         cells = [replace(cell, endpoints=named.get(cell.name, cell.endpoints)) for cell in topology.cells]
         self.topology.show(replace(topology, cells=cells, read_only=True))
 
+    @in_background("directory", every_s=POLL_S)
     async def look_again(self) -> None:
         """As `look`, but logs failures instead of raising them."""
         try:

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import structlog
 
-from cells.background import BackgroundTask
+from cells.background import Background, in_background
 from cells.sql import queries
 from router.directory.cells import CellStore
 from router.directory.topology import Cell, CellState, Topology
@@ -158,18 +158,15 @@ def _cell_row(cell: Cell) -> tuple[str, str, str, int, str]:
 
 
 @dataclass(slots=True, kw_only=True)
-class Copier:
+class Copier(Background):
     """Copies changes of the directory shortly after they are made."""
 
     directory: Directory
     cells: CellStore
     snapshot: Snapshot
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
-    background: BackgroundTask = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.background = BackgroundTask(name="snapshot", work=self._copy_and_wait)
-
+    @in_background("snapshot")
     async def _copy_and_wait(self) -> None:
         try:
             await self.copy()

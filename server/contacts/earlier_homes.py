@@ -4,14 +4,14 @@ The home asks each earlier home until it answers, and once a day from then on: i
 together with its file of erasures, it receives the erasure again within a day.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from uuid import UUID
 
 import grpc.aio
 import structlog
 
 from cellbook.v1 import move_pb2, move_pb2_grpc
-from cells.background import BackgroundTask, LeaderTask
+from cells.background import LeaderTask, in_background
 from cells.domain.audit.refusals import HomeNotVouched
 from cells.domain.refusals import Refused, Unavailable
 from cells.store.ports import PeerUnknown
@@ -36,13 +36,8 @@ class EarlierHomes(LeaderTask):
     cell: str
     vault: Vault
     peers: GrpcPeers
-    background: BackgroundTask = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.background = BackgroundTask(
-            name="erasures_elsewhere", work=self.round, every_s=EVERY_S, outages=(Unavailable,)
-        )
-
+    @in_background("erasures_elsewhere", every_s=EVERY_S, outages=(Unavailable,))
     async def round(self) -> None:
         """Asks all that are due. A cell that does not answer is left for the next round. Raises Unavailable."""
         silent: list[str] = []

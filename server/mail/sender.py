@@ -15,7 +15,7 @@ import asyncpg
 import structlog
 from prometheus_client.metrics_core import Metric
 
-from cells.background import BackgroundTask, note_failure
+from cells.background import Background, in_background, note_failure
 from cells.domain.refusals import Unavailable
 from cells.store.ports import Clock
 from server.contacts.refusals import ContactNotFound, ContactSealed
@@ -41,7 +41,7 @@ log = structlog.get_logger()
 
 
 @dataclass(slots=True, kw_only=True)
-class MailSender:
+class MailSender(Background):
     """`sender` is the From header: "Market <no-reply@example.org>"."""
 
     outbox: Outbox
@@ -56,10 +56,6 @@ class MailSender:
     _stopping: bool = False
     # Held from a claim until its result is recorded.
     _under_way: asyncio.Lock = field(default_factory=asyncio.Lock)
-    background: BackgroundTask = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.background = BackgroundTask(name="mail", work=self._send_on, every_s=None, outages=_LOST)
 
     async def start(self) -> None:
         self._stopping = False
@@ -74,6 +70,7 @@ class MailSender:
                     pass
         await self.background.stop()
 
+    @in_background("mail", every_s=None, outages=_LOST)
     async def _send_on(self) -> None:
         await self.outbox.give_up_unknown()
         while not self._stopping:

@@ -16,7 +16,7 @@ from cells.audit.proofs.ports import ProofStore, SignedCheckpoint
 from cells.audit.proofs.tree import TreeIncomplete, TreeReader
 from cells.audit.verify.note import Malformed, number_problem, sequence_in
 from cells.audit.verify.tree import TILE_WIDTH, split, tree_root
-from cells.background import BackgroundTask, LeaderTask
+from cells.background import LeaderTask, in_background
 from cells.encoding.codec import leaf_hash
 from cells.store.ports import StoreError
 
@@ -42,10 +42,6 @@ class LogWatch(LeaderTask):
     found: dict[int, str] = field(default_factory=dict)
     before: dict[int, str] = field(default_factory=dict)
     rounds: int = 0
-    background: BackgroundTask = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.background = BackgroundTask(name="log_watch", work=self.round, every_s=AGAIN_S, outages=(StoreError,))
 
     @property
     def problems(self) -> int:
@@ -56,6 +52,7 @@ class LogWatch(LeaderTask):
         if self.events_per_s:
             self.background.start()
 
+    @in_background("log_watch", every_s=AGAIN_S, outages=(StoreError,))
     async def round(self) -> None:
         """Checks everything that is signed once, from the first tile to the last."""
         self.found = {}

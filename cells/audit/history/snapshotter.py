@@ -14,7 +14,7 @@ from cells.audit.history.lookups import PostgresHistoryLookups
 from cells.audit.history.questions import History
 from cells.audit.history.snapshots import Snapshot, is_due
 from cells.audit.reconcile.trial import HOUSE_EVERY, TrialBalances
-from cells.background import BackgroundTask, LeaderTask
+from cells.background import LeaderTask, in_background
 from cells.domain.audit.refusals import Damaged
 from cells.domain.values import Kind, Ref
 from cells.encoding import codec
@@ -47,20 +47,15 @@ class LiveSnapshots(LeaderTask):
     """Follows the commits of this process while it leads."""
 
     history: History
-    background: BackgroundTask = field(init=False)
     _waiting: list[DueSnapshot] = field(default_factory=list)
     # By the identity of the lineage that is not proven.
     _unproven: dict[int, list[DueSnapshot]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.background = BackgroundTask(
-            name="live_snapshots", work=self.keep, every_s=KEEP_EVERY_S, outages=(StoreError,)
-        )
 
     def follow(self, commit: Commit) -> None:
         if commit.snapshots and len(self._waiting) < WAITING_MAX:
             self._waiting += [each for each in commit.snapshots if each.aggregate.kind in codec.STATES]
 
+    @in_background("live_snapshots", every_s=KEEP_EVERY_S, outages=(StoreError,))
     async def keep(self) -> None:
         """Makes the snapshots that may be made."""
         proven = [each for each in self._waiting if each.lineage.proven]
@@ -121,15 +116,12 @@ class Snapshotter(LeaderTask):
     store: PostgresHistoryLookups
     trial: TrialBalances
     live: LiveSnapshots
-    background: BackgroundTask = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.background = BackgroundTask(name="snapshots", work=self._step_and_rest, outages=(StoreError,))
 
     def follow(self, commit: Commit) -> None:
         """Receives each commit of this process, in order."""
         self.trial.live.follow(commit)
 
+    @in_background("snapshots", outages=(StoreError,))
     async def _step_and_rest(self) -> None:
         clock = self.history.time.clock
         began_s = clock.monotonic_s()

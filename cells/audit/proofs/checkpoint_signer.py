@@ -17,7 +17,7 @@ from cells.audit.proofs.ports import ProofStore, SignedCheckpoint
 from cells.audit.proofs.tree import TreeIncomplete, TreeReader, frontier_of
 from cells.audit.verify.note import Checkpoint, Malformed, checkpoint_in, sequence_in
 from cells.audit.verify.tree import HASH_BYTES, TILE_WIDTH, Frontier
-from cells.background import BackgroundTask
+from cells.background import Background, in_background
 from cells.store.ports import StoreError
 from cells.time.celltime import CellTime
 from cells.writer.batch import Commit
@@ -73,7 +73,7 @@ class Fresh:
 
 
 @dataclass(slots=True, kw_only=True)
-class CheckpointSigner:
+class CheckpointSigner(Background):
     store: ProofStore
     time: CellTime
     # None: the tree grows, but is not signed.
@@ -90,13 +90,8 @@ class CheckpointSigner:
     broken: str = ""
     _fresh: Fresh = field(default_factory=Fresh)
     _frontier: Frontier = field(default_factory=Frontier)
-    background: BackgroundTask = field(init=False)
     # When an event without a checkpoint was first seen.
     _unsigned_s: float | None = None
-
-    def __post_init__(self) -> None:
-        outages = (StoreError, OSError)
-        self.background = BackgroundTask(name="checkpoints", work=self._sign_on, every_s=None, outages=outages)
 
     def follow(self, commit: Commit) -> None:
         if self.background.running:
@@ -118,6 +113,7 @@ class CheckpointSigner:
                     await self._sign()
         self._fresh = Fresh()
 
+    @in_background("checkpoints", every_s=None, outages=(StoreError, OSError))
     async def _sign_on(self) -> None:
         """Signs on; returns if the log turns out to be broken, and signing then stops."""
         try:

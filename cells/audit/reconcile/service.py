@@ -19,7 +19,7 @@ from cells.audit.reconcile.cuts import Clearing, Compared
 from cells.audit.reconcile.findings import Check, Finding, Order, Progress, Report, Tell, WrongState
 from cells.audit.reconcile.passes import Passes
 from cells.audit.reconcile.replay_state import AuditStateStore
-from cells.background import BackgroundTask
+from cells.background import Background, in_background
 from cells.cell import Cell
 from cells.domain.audit.refusals import AuditUnderWay
 from cells.domain.commands import ReportMismatches
@@ -56,7 +56,7 @@ class Reconciliation:
 
 
 @dataclass(slots=True, kw_only=True)
-class ReconciliationService:
+class ReconciliationService(Background):
     cell: Cell
     passes: Passes
     clearing: Clearing
@@ -80,10 +80,6 @@ class ReconciliationService:
     since_s: float | None = None
     _recorded: frozenset[Finding] = frozenset()
     _busy: asyncio.Lock = field(default_factory=asyncio.Lock)
-    background: BackgroundTask = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.background = BackgroundTask(name="reconciliation", work=self._wait_and_reconcile, outages=(Refused,))
 
     # --- life -------------------------------------------------------------------------------------------------------
 
@@ -101,6 +97,7 @@ class ReconciliationService:
         self.last = self.since_s = None
         await self.background.stop()
 
+    @in_background("reconciliation", outages=(Refused,))
     async def _wait_and_reconcile(self) -> None:
         await asyncio.sleep(self.every_s)
         await self.reconcile(Order(events_per_s=self.events_per_s, full_every_s=self.full_every_s))

@@ -20,7 +20,7 @@ from cells.audit.verify.note import (
     unbase64,
 )
 from cells.audit.witness.cosigner import Asked, size_in
-from cells.background import BackgroundTask, LeaderTask, note_failure
+from cells.background import LeaderTask, in_background, note_failure
 from cells.domain.audit.refusals import LogShrunk, WitnessedOtherwise
 from cells.domain.refusals import Refused
 from cells.store.ports import PeerUnknown, StoreError
@@ -61,11 +61,6 @@ class Cosigning(LeaderTask):
     _progress: dict[str, _Progress] = field(default_factory=dict)
     _names: Sequence[str] = ()
     _named_s: float = 0.0
-    background: BackgroundTask = field(init=False)
-
-    def __post_init__(self) -> None:
-        outages = (StoreError, TreeIncomplete)
-        self.background = BackgroundTask(name="cosigning", work=self.poll, every_s=POLL_S, outages=outages)
 
     @property
     def problems(self) -> dict[str, str]:
@@ -81,6 +76,7 @@ class Cosigning(LeaderTask):
         self._progress.clear()
         self.background.start()
 
+    @in_background("cosigning", every_s=POLL_S, outages=(StoreError, TreeIncomplete))
     async def poll(self) -> None:
         """Asks each witness that has not yet signed the last checkpoint."""
         last = self.checkpoint_signer.last

@@ -19,7 +19,7 @@ from urllib.parse import unquote
 
 import structlog
 
-from cells.background import BackgroundTask
+from cells.background import Background, in_background
 from server.shell.rpc import Context
 from server.shell.settings.addresses import Address, parse_address
 
@@ -43,7 +43,7 @@ class _Connection(NamedTuple):
 
 
 @dataclass(slots=True, kw_only=True)
-class Connections:
+class Connections(Background):
     """Connections to `ports`, which are added once known. `of_one_max` limits those of one address; 0: no limit."""
 
     of_one_max: int
@@ -53,10 +53,6 @@ class Connections:
     _denied: OrderedDict[Address, int] = field(default_factory=OrderedDict)
     _to_cut: set[Address] = field(default_factory=set)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
-    background: BackgroundTask = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.background = BackgroundTask(name="connections", work=self._look_and_wait, every_s=PAUSE_S)
 
     def denied(self, context: Context) -> None:
         """Counts an unauthenticated call. Cuts the connection if there are too many and it has no certificate."""
@@ -80,6 +76,7 @@ class Connections:
             if self._denied[remote] <= 0:
                 del self._denied[remote]
 
+    @in_background("connections", every_s=PAUSE_S)
     async def _look_and_wait(self) -> None:
         self.look()
         with suppress(TimeoutError):

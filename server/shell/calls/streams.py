@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from cells.background import BackgroundTask, note_failure
+from cells.background import Background, in_background, note_failure
 from cells.domain.refusals import Denied, Refused
 from server.shell.calls.call import running_task
 from server.shell.calls.denials import ShuttingDown
@@ -22,16 +22,12 @@ class _Proof(NamedTuple):
 
 
 @dataclass(slots=True, kw_only=True)
-class OpenStreams:
+class OpenStreams(Background):
     """Streams by the task that writes them; cancelling the task ends the stream."""
 
     _open: dict[asyncio.Task[Any], _Proof] = field(default_factory=dict)
     # Streams that we ended, and why.
     _why: dict[asyncio.Task[Any], Refused] = field(default_factory=dict)
-    background: BackgroundTask = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.background = BackgroundTask(name="streams", work=self._check_all, every_s=None)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -60,6 +56,7 @@ class OpenStreams:
         if self._why.setdefault(task, why) is why:
             task.cancel()
 
+    @in_background("streams", every_s=None)
     async def _check_all(self) -> None:
         """Checks callers again while there are streams: a caller denied a new call loses its open streams."""
         while self._open:

@@ -11,7 +11,6 @@ import pytest
 from structlog.testing import capture_logs
 
 from cellbook.v1 import audit_pb2, contact_pb2, event_pb2, ledger_pb2
-from cells.audit import accesses as access_module
 from cells.audit.accesses import ACCESSES_MAX, MINUTE_MS, MORE, SUBJECTS_MAX, WAITING_MAX, AccessLog
 from cells.domain.audit.events import Access
 from cells.domain.audit.refusals import AccessLogFull
@@ -252,10 +251,10 @@ async def test_a_standby_sends_what_it_has_noted_to_the_leader(rig: Rig) -> None
     assert await recorded_in(rig) == [("operator/olga", "GetAccount", str(rig.ben))]
 
 
-async def test_the_log_is_written_by_itself(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_log_is_written_by_itself(rig: Rig) -> None:
     """Within a few seconds of the read."""
-    monkeypatch.setattr(access_module, "FLUSH_S", 0.01)
     log = access_log_of(rig.cell.writer, NO_PEERS)
+    log.background.every_s = 0.01
     log.background.start()
     log.note("auditor/anna", "GetBalance", str(rig.ann))
     await until(lambda: rig.store.log[-1].event_type == "ACCESSES_RECORDED")

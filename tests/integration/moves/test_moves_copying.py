@@ -16,7 +16,7 @@ from cells.domain.moves.refusals import BaggageGap, MoveExpired
 from cells.domain.refusals import BalanceOverflow, ExternalReferenceUsed, Refused
 from cells.domain.sagas.saga_refusals import CalledOff
 from cells.domain.values import Kind, Money, Ref, reference_ref
-from cells.moves import history_exporter, user_import
+from cells.moves import history_exporter
 from cells.moves.user_bundle import HistoryCopy, MovedEvent, UserBundle
 from cells.store.ports import Batch, OutcomeRow, PeerUnknown
 from server.wire.moves import baggage_to_proto
@@ -195,7 +195,7 @@ async def test_what_is_called_off_is_removed(town: World, monkeypatch: pytest.Mo
     """By an operator, while it is copied: of the user nothing is left in the other cell, outcomes included."""
     monkeypatch.setattr(history_exporter, "ITEMS_MAX", 4)
     monkeypatch.setattr(history_exporter, "SLICE_S", 0.05)
-    monkeypatch.setattr(user_import, "SWEEP_EVERY_S", 0.05)
+    town.cells[AWAY].user_import.background.every_s = 0.05
     ann = await user_of_many(town)
     line = Line(monkeypatch, pause_s=0.02)
     moving = asyncio.create_task(move(town, ann, AWAY))
