@@ -1,9 +1,9 @@
 """A bulkhead and a circuit breaker for one other cell, so that an unreachable peer does not delay the others.
 
-OPEN    calls run concurrently, at most CALLS_MAX
-SILENT  SILENT_AFTER calls in a row had no answer: one leg at a time probes the peer, all others wait
+CLOSED  the peer answers: calls run concurrently, at most CALLS_MAX
+OPEN    the peer is silent, SILENT_AFTER calls in a row had no answer: one leg at a time probes it, all others wait
 
-The first answer opens the gate. All waiting legs then proceed at once, instead of each after its own backoff.
+The first answer closes the circuit. All waiting legs then proceed at once, instead of each after its own backoff.
 """
 
 import asyncio
@@ -112,7 +112,7 @@ class CircuitBreaker:
 
     def _ended(self, *, answered: bool | None, probe: bool) -> None:
         if answered:
-            self._open()
+            self._close()
         elif answered is None:
             if probe:
                 self._probe()
@@ -123,7 +123,7 @@ class CircuitBreaker:
             if self.silent:
                 self._probe_later()
 
-    def _open(self) -> None:
+    def _close(self) -> None:
         self._unanswered = 0
         self._probe_due = False
         if self._next_probe is not None:

@@ -39,7 +39,7 @@ class SagaExecution:
     last_error: str = ""
     # An attempt is running or its result is being recorded: do not cancel it or start a second one.
     under_way: bool = False
-    # The cell whose gate it waits at; empty if it does not wait.
+    # The silent cell that it waits for; empty if it does not wait.
     waits_for: str = ""
     # The wall-clock time of the next attempt; 0 if that is now, or does not depend on a clock.
     next_attempt_ms: int = 0
@@ -89,7 +89,7 @@ class SagaCounts(NamedTuple):
     paused: int
     # 0: there is none.
     oldest_age_ms: int
-    # By the cell whose gate they wait at.
+    # By the silent cell that they wait for.
     waiting: Counter[str]
 
 

@@ -304,7 +304,7 @@ class Steps:
         """Exponential backoff with jitter, at most up to the saga's deadline."""
         left_s = self._left_s(run.saga)
         if left_s > 0 and self._breaker(run.cell).silent:
-            # The leg waits for its turn at the gate, and proceeds as soon as the peer answers any call.
+            # The leg waits for its turn to probe, and proceeds as soon as the peer answers any call.
             return min(self.silence_pause_s, left_s + 0.001)
         ceiling = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * BACKOFF_FACTOR ** min(run.attempts, 20))
         pause_s = ceiling * self.random.uniform(0.5, 1.0)

@@ -1,4 +1,4 @@
-"""The gate to one peer: bounded while it answers, one call at a time while it is silent, all at once afterwards."""
+"""The circuit breaker of a peer: bounded calls while it answers, one at a time while it is silent, then all at once."""
 
 import asyncio
 import math
@@ -164,7 +164,7 @@ async def test_those_that_queued_for_a_slot_do_not_call_a_peer_that_fell_silent(
         assert peer.calls <= CALLS_MAX + 1
 
 
-async def test_without_the_gate_a_silent_peer_takes_every_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_the_breaker_a_silent_peer_takes_every_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ablation: if no number of failures counted as silence, all waiting sagas would call, again and again."""
     monkeypatch.setattr(circuit_breaker, "SILENT_AFTER", 10**9)
     peer = Peer()
