@@ -35,11 +35,20 @@ def named(rule: Rule) -> str:
     return rule.__name__
 
 
+@pytest.fixture(scope="module")
+def offences() -> dict[Rule, list[str]]:
+    """Those of the whole project. Each file is parsed once, for all rules."""
+    found: dict[Rule, list[str]] = {rule: [] for rule in RULES}
+    for path, source in sources():
+        for rule in RULES:
+            found[rule] += [f"{path}:{line}: {what}" for line, what in rule(source)]
+    return found
+
+
 @pytest.mark.parametrize("rule", RULES, ids=named)
-def test_the_project_is_tidy(rule: Rule) -> None:
+def test_the_project_is_tidy(rule: Rule, offences: dict[Rule, list[str]]) -> None:
     """No file of the project offends any rule."""
-    offences = [f"{path}:{line}: {what}" for path, source in sources() for line, what in rule(source)]
-    assert not offences, "\n".join(["", *offences])
+    assert not offences[rule], "\n".join(["", *offences[rule]])
 
 
 LONG_FUNCTION = "def f():\n" + "    pass\n" * FUNCTION_LINES_MAX
@@ -156,9 +165,10 @@ def test_the_owners_of_tasks_are_there() -> None:
     starting = {
         source.module
         for _, source in sources()
-        if list(background_work_is_supervised(Source(module=f"cells.{source.module}", text=source.text)))
+        if source.module in TASK_OWNERS
+        and list(background_work_is_supervised(Source(module=f"cells.{source.module}", text=source.text)))
     }
-    assert TASK_OWNERS - starting == set()
+    assert starting == TASK_OWNERS
 
 
 def imported(found: Iterable[Source]) -> dict[str, set[str]]:

@@ -109,6 +109,8 @@ METAPHORS = re.compile(
     r"|_?(memo|desk|ledge|baggage|stow|led_back|in_vain|Draft|Flight|Terms|Shadow|Arrivals|Endings|Memo|Ledge|Baggage)"
     r"|TOLD_MAX|LOOK_S"
 )
+# A file without such a word has no such name, and is not taken apart.
+WORD = re.compile(r"\w+")
 OPENER = re.compile(r"(?:^|[.!?] )(Who|Whoever|Whose|Whom|What)\b(?![^.!?]*\?)")
 
 
@@ -131,14 +133,14 @@ class Source:
     is_package: bool = False
 
     @cached_property
-    def tree(self) -> ast.Module:
-        return ast.parse(self.text)
+    def nodes(self) -> list[ast.AST]:
+        return list(ast.walk(ast.parse(self.text)))
 
     @cached_property
     def imports(self) -> list[Import]:
         return [
             found
-            for node in ast.walk(self.tree)
+            for node in self.nodes
             if isinstance(node, ast.Import | ast.ImportFrom)
             for found in self._imported(node)
         ]
@@ -204,7 +206,7 @@ def domain_has_no_float(source: Source) -> Offences:
     """Money is counted in integers."""
     if not within(source.module, "cells.domain"):
         return
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.Name) and node.id == "float":
             yield node.lineno, "float in the domain"
         if isinstance(node, ast.Constant) and isinstance(node.value, float):
@@ -216,7 +218,7 @@ def cells_are_told_the_time(source: Source) -> Offences:
     if not within(source.module, "cells") or source.module in CLOCK_READERS:
         return
     bound = {found.bound: found.stands_for for found in source.imports}
-    expressions = [node for node in ast.walk(source.tree) if isinstance(node, ast.expr)]
+    expressions = [node for node in source.nodes if isinstance(node, ast.expr)]
     called = {id(node.func) for node in expressions if isinstance(node, ast.Call)}
     for node in expressions:
         name = dotted(node, bound)
@@ -243,17 +245,17 @@ def python_has_no_sql(source: Source) -> Offences:
     """SQL lives in .sql files; tests may query the database directly."""
     if within(source.module, "tests"):
         return
-    docs = set(docstrings(source.tree))
-    for node in ast.walk(source.tree):
+    docs = set(docstrings(source))
+    for node in source.nodes:
         if not isinstance(node, ast.Constant) or not isinstance(node.value, str) or id(node) in docs:
             continue
         if SQL_SHOUTED.match(node.value) or SQL_SPOKEN.match(node.value):
             yield node.lineno, f"SQL in Python: {node.value.strip()[:40]!r}"
 
 
-def docstrings(tree: ast.Module) -> Iterator[int]:
+def docstrings(source: Source) -> Iterator[int]:
     """The identities of the strings that stand alone."""
-    for node in ast.walk(tree):
+    for node in source.nodes:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             yield id(node.value)
 
@@ -262,7 +264,7 @@ def terminals_are_written_to_by_one_screen(source: Source) -> Offences:
     """Text from other parties is escaped on its way to a terminal: docs/texts.md."""
     if source.module == SCREEN or not any(within(source.module, part) for part in ("lab", "server")):
         return
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Console":
             yield node.lineno, "a Console is a Screen of server.cli.screen"
     for found in source.imports:
@@ -272,7 +274,7 @@ def terminals_are_written_to_by_one_screen(source: Source) -> Offences:
 
 def functions_fit_a_screen(source: Source) -> Offences:
     """A longer function does too much."""
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
             if lines > FUNCTION_LINES_MAX:
@@ -294,7 +296,7 @@ def background_work_is_supervised(source: Source) -> Offences:
     served = any(within(source.module, package) for package in ("cells", "server", "router"))
     if not served or within(source.module, "server.cli") or source.module in TASK_OWNERS:
         return
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.Attribute) and node.attr in {"create_task", "ensure_future"}:
             yield node.lineno, f"{node.attr}: use cells.background.BackgroundTask"
 
@@ -310,7 +312,7 @@ def sentences_begin_with_their_subject(source: Source) -> Offences:
 
 def prose(source: Source) -> Iterator[tuple[int, str]]:
     """The docstrings and comments of a file, each with its line; lines of one comment are joined."""
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             for paragraph in node.value.value.split("\n\n"):
                 yield node.lineno, " ".join(paragraph.split())
@@ -329,6 +331,8 @@ def prose(source: Source) -> Iterator[tuple[int, str]]:
 
 def names_are_the_words_of_the_field(source: Source) -> Offences:
     """A newcomer reads names before docs: each is a word that ledgers, databases or gRPC use already."""
+    if not any(map(METAPHORS.fullmatch, set(WORD.findall(source.text)))):
+        return
     for token in tokenize.generate_tokens(io.StringIO(source.text).readline):
         if token.type == tokenize.NAME and METAPHORS.fullmatch(token.string):
             yield token.start[0], token.string
