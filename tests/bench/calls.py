@@ -17,6 +17,10 @@ from uuid import UUID
 
 from cellbook.v1 import auction_pb2, types_pb2
 
+# Who calls, in metadata.
+SERVICE, BANK, OPERATOR, AUDITOR = (
+    (("cellbook-principal", f"{role}/bench"),) for role in ("service", "treasury", "operator", "auditor")
+)
 CLIENTS_MAX = 64
 # So many bids are kept as bytes.
 KEPT_BIDS = 100_000

@@ -128,6 +128,17 @@ async def settled(postgres: EmbeddedPostgres, console: Console, *, users: int, a
     return Town(users=users, auctions=tuple(names[1:]), hot=names[0])
 
 
+@asynccontextmanager
+async def side(
+    place: Ground, name: str, console: Console, *, users: int, auctions: int, **settings: str
+) -> AsyncIterator[Side]:
+    """A cell at work in a new town."""
+    async with place.postgres(name) as postgres:
+        town = await settled(postgres, console, users=users, auctions=auctions)
+        async with place.server(f"{name}-cell", postgres, runner=(), **settings) as server:
+            yield Side(town=town, server=server, postgres=postgres)
+
+
 async def last_position(postgres: EmbeddedPostgres) -> int:
     """How many events a cell's store has."""
     connection = await asyncpg.connect(postgres.dsn(DATABASE))

@@ -13,9 +13,10 @@ from lab.cluster import Cluster
 from lab.market import Market, Person
 from lab.play import side_by_side
 from server.cli.client import MARKET
+from tests.bench.calls import OPERATOR
 from tests.bench.checks import CheckFailed
 from tests.bench.measure import Bench
-from tests.bench.moves import HOME, OPERATOR, Watched, peak_memory
+from tests.bench.moves import HOME, Watched, peak_memory
 from tests.bench.report import Figure
 
 NAME = "drain"

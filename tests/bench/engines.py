@@ -14,7 +14,7 @@ from lab.cluster import Cluster, four
 from lab.market import Market
 from lab.member import Member
 from tests.bench.measure import Bench
-from tests.bench.report import Figure, compared
+from tests.bench.report import Figure, compared, quantile
 from tests.bench.settlements import Town, settle_s, settled_people, won_auctions
 from tests.invariants import check_all
 from tests.temporal_server import address_of, temporal_server
@@ -64,7 +64,7 @@ async def measured(bench: Bench) -> AsyncIterator[Figure]:
                 stage.advance()
         lasted = {engine: await durations_ms(towns[engine]) for engine in ENGINES}
     extra = {
-        f"{prefix}p{share}_ms": float(quantile(lasted[engine], share))
+        f"{prefix}p{share}_ms": quantile(lasted[engine], share / 100)
         for engine, prefix in (("native", ""), ("temporal", "temporal_"))
         for share in (50, 99)
     }
@@ -78,9 +78,4 @@ async def durations_ms(town: Town) -> list[int]:
         connection = await asyncpg.connect(await cell.dsn())
         found += [row[0] for row in await connection.fetch(SETTLEMENTS_MS)]
         await connection.close()
-    return sorted(found)
-
-
-def quantile(values: Sequence[int], share: int) -> int:
-    """Of sorted values, `share` in 100 of which are at most as large."""
-    return values[min(len(values) * share // 100, len(values) - 1)]
+    return found

@@ -6,7 +6,6 @@ is the load that resident memory is measured after, until the store has the even
 
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -15,12 +14,11 @@ from lab.member import Member
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.bench import past, takeover
 from tests.bench.checks import check
-from tests.bench.cluster import Town, last_position, settled
-from tests.bench.load import Plan, Result
-from tests.bench.measure import Bench
-from tests.bench.report import Figure, compared
+from tests.bench.cluster import Side, Town, last_position, settled, side
+from tests.bench.load import Plan
+from tests.bench.measure import BATCH_ITEMS, BATCHES_IN_FLIGHT, TURN, Bench
+from tests.bench.report import Figure
 from tests.bench.scale import FULL
-from tests.bench.writes import BATCH_ITEMS, BATCHES_IN_FLIGHT, TURN, told
 
 NAMES = frozenset({"resident_memory", "grown_store", "takeover", past.NAME})
 # Of each client, between two looks at how far it has come.
@@ -42,7 +40,7 @@ async def measured(bench: Bench) -> AsyncIterator[Figure]:
                 extra = {"users": town.users, "before_mib": before_mib, "pss_mib": proportional_mib(server), **note}
                 yield Figure(name="resident_memory", value=resident_mib(server), unit="MiB", extra=extra)
             if "grown_store" in bench.wanted:
-                yield await grown_store(bench, town, server, note)
+                yield await grown_store(bench, Side(town=town, server=server, postgres=postgres), note)
             if past.NAME in bench.wanted:
                 yield await past.figure(bench, server, note)
             with bench.stage("checking the books", 1):
@@ -74,26 +72,18 @@ def grown_less(bench: Bench, events: int) -> dict[str, str]:
     return {"note": f"{bench.scale.name}: a grown store of {events:,} events, not {wanted:,}"}
 
 
-async def grown_store(bench: Bench, town: Town, server: Member, note: dict[str, str | int]) -> Figure:
+async def grown_store(bench: Bench, grown: Side, note: dict[str, str | int]) -> Figure:
     """The same load on both: as many users and auctions in the grown store as the empty one has in all."""
-    results: list[Result] = []
-    bidders_each = bench.scale.users // bench.scale.auctions
-    async with AsyncExitStack() as stack:
-        postgres = await stack.enter_async_context(bench.ground.postgres("empty"))
-        small = await settled(postgres, bench.console, users=bench.scale.users, auctions=bench.scale.auctions)
-        empty = await stack.enter_async_context(bench.ground.server("empty-cell", postgres))
-
-        async def grown_per_s() -> float:
-            bids = town.spread(BATCH_ITEMS, bidders_each=bidders_each, turn=TURN)
-            results.append(await bench.bid(town, server.address, bids, in_flight=BATCHES_IN_FLIGHT))
-            return results[-1].per_s
-
-        async def empty_per_s() -> float:
-            bids = small.spread(BATCH_ITEMS, turn=TURN)
-            return (await bench.bid(small, empty.address, bids, in_flight=BATCHES_IN_FLIGHT)).per_s
-
-        values, yardsticks = await bench.in_turns("grown_store", grown_per_s, empty_per_s)
-    return compared("grown_store", "bids/s", values, "empty", yardsticks, **told(results), **note)
+    users, auctions = bench.scale.users, bench.scale.auctions
+    async with side(bench.ground, "empty", bench.console, users=users, auctions=auctions) as empty:
+        bidders_each = users // auctions
+        ours = bench.bidding(
+            grown,
+            BATCHES_IN_FLIGHT,
+            lambda: grown.town.spread(BATCH_ITEMS, bidders_each=bidders_each, turn=TURN),
+        )
+        theirs = bench.bidding(empty, BATCHES_IN_FLIGHT, lambda: empty.town.spread(BATCH_ITEMS, turn=TURN))
+        return await bench.beside("grown_store", ours, "empty", theirs, **note)
 
 
 def resident_mib(server: Member) -> float:

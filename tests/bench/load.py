@@ -1,19 +1,25 @@
 """The load generator, a process of its own: so many calls in flight, each followed by the next.
 
-    python -m tests.bench.load     a plan a line of JSON in, its result a line of JSON out
+    python -m tests.bench.load [NICE]     a plan a line of JSON in, its result a line of JSON out
 
 What is counted is bids that are durable. A cell that has too much to do is asked again, as it says, and so is one that
 was so late that gRPC dropped the call: the ids are the same. Any other answer but an acceptance ends the run, or in the
 one auction that all bid in a bid that is too low by then.
+
+With `calls_per_s` the load is a flood: calls are sent at that rate whatever becomes of them, and refusals are counted.
+With NICE the generator takes from the machine only what the others leave: it stands for clients elsewhere.
 """
 
 import asyncio
 import json
 import math
+import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
+from itertools import cycle
 from typing import Any
 
 import grpc
@@ -23,11 +29,12 @@ import uvloop
 from cellbook.v1 import auction_pb2
 from cells.domain.refusals import BidTooLow, QueueFull
 from server.shell.calls.statuses import of_status, refusal_in
-from tests.bench.calls import Bids
+from tests.bench.calls import SERVICE, Bids
+from tests.bench.report import quantile
 
-SERVICE = (("cellbook-principal", "service/bench"),)
-BANK = (("cellbook-principal", "treasury/bench"),)
 TIMEOUT_S = 20.0
+# Of a flood: how long a call may take, and how many may be without an answer before the generator itself gives in.
+FLOOD_TIMEOUT_S, FLOOD_MAX = 2.0, 5_000
 QUEUE_FULL_PAUSE_S = 0.1
 METHODS = {True: "/cellbook.v1.AuctionService/BatchPlaceBids", False: "/cellbook.v1.AuctionService/PlaceBid"}
 
@@ -46,6 +53,9 @@ class Plan:
     seconds: float = math.inf
     warm_up_s: float = 0.0
     bids_each: float = math.inf
+    # 0: `in_flight` calls at once, each followed by the next.
+    calls_per_s: float = 0.0
+    channels: int = 1
 
     @property
     def contested(self) -> bool:
@@ -73,27 +83,33 @@ class Result:
     # Bids of calls that another one overtook, in the one auction that all bid in: refused, and not counted.
     overtaken: int = 0
     answer_bytes: int = 0
+    # Of a flood: bids that were sent, and what became of them, by the name of the answer.
+    sent: int = 0
+    statuses: dict[str, int] = field(default_factory=dict)
 
     @property
     def per_s(self) -> float:
         return self.accepted / self.seconds
 
     def quantile_ms(self, share: float) -> float:
-        return self.latencies_ms[int(share * (len(self.latencies_ms) - 1))] if self.latencies_ms else 0.0
+        return quantile(self.latencies_ms, share)
 
 
 class Load:
-    def __init__(self, plan: Plan, method: Callable[..., Awaitable[bytes]]) -> None:
+    def __init__(self, plan: Plan, methods: Sequence[Callable[..., Awaitable[bytes]]]) -> None:
         self.plan = plan
         self.result = Result()
-        self._method = method
+        self._methods = cycle(methods)
         self._counting_s = time.monotonic() + plan.warm_up_s
         self._end_s = self._counting_s + plan.seconds
 
     async def run(self) -> Result:
         async with asyncio.TaskGroup() as group:
-            for calls in self._calls():
-                group.create_task(self._client(calls))
+            if self.plan.calls_per_s:
+                group.create_task(self._flood(self.plan.bids.calls()))
+            else:
+                for calls in self._calls():
+                    group.create_task(self._client(calls))
         self.result.seconds = min(time.monotonic(), self._end_s) - self._counting_s
         self.result.latencies_ms.sort()
         return self.result
@@ -125,13 +141,45 @@ class Load:
     async def _answer(self, request: bytes) -> bytes:
         while True:
             try:
-                return await self._method(request, metadata=SERVICE, timeout=TIMEOUT_S)
+                return await next(self._methods)(request, metadata=SERVICE, timeout=TIMEOUT_S)
             except grpc.aio.AioRpcError as error:
                 dropped = error.code() is grpc.StatusCode.CANCELLED
                 if not dropped and not isinstance(refusal_in(error), QueueFull):
                     raise
             self.result.turned_away += self.plan.bids.items
             await asyncio.sleep(QUEUE_FULL_PAUSE_S)
+
+    async def _flood(self, calls: Iterator[bytes]) -> None:
+        under_way: set[asyncio.Task[None]] = set()
+        began_s, sent = time.monotonic(), 0
+        while (now_s := time.monotonic()) < self._end_s:
+            due = int((now_s - began_s) * self.plan.calls_per_s)
+            for _ in range(min(due - sent, FLOOD_MAX - len(under_way))):
+                task = asyncio.create_task(self._offer(next(calls)))
+                under_way.add(task)
+                task.add_done_callback(under_way.discard)
+            sent = due
+            await asyncio.sleep(0.002)
+        await asyncio.gather(*under_way)
+
+    async def _offer(self, request: bytes) -> None:
+        items, status = self.plan.bids.items, "OK"
+        self.result.sent += items
+        sent_s = time.monotonic()
+        try:
+            answer = await next(self._methods)(request, metadata=SERVICE, timeout=FLOOD_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            refused = refusal_in(error)
+            status = refused.reason if refused else error.code().name
+        else:
+            self.result.accepted += accepted_in(answer) if self.plan.bids.batch else 1
+            self.result.latencies_ms.append((time.monotonic() - sent_s) * 1_000)
+        self.result.statuses[status] = self.result.statuses.get(status, 0) + items
+
+
+def accepted_in(answer: bytes) -> int:
+    results = auction_pb2.BatchPlaceBidsResponse.FromString(answer).results
+    return sum(result.HasField("accepted") for result in results)
 
 
 def placed_in(answer: bytes, items: int, *, contested: bool) -> int:
@@ -151,11 +199,13 @@ def placed_in(answer: bytes, items: int, *, contested: bool) -> int:
 
 async def run(plan: Plan) -> Result:
     options: list[tuple[str, Any]] = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
-    async with grpc.aio.insecure_channel(plan.address, options=options) as channel:
-        await asyncio.wait_for(channel.channel_ready(), TIMEOUT_S)
+    async with AsyncExitStack() as stack:
+        opened = [grpc.aio.insecure_channel(plan.address, options=options) for _ in range(plan.channels)]
+        channels = [await stack.enter_async_context(channel) for channel in opened]
+        await asyncio.wait_for(asyncio.gather(*(channel.channel_ready() for channel in channels)), TIMEOUT_S)
         try:
             # No serializers: bytes out, bytes in.
-            return await Load(plan, channel.unary_unary(METHODS[plan.bids.batch])).run()
+            return await Load(plan, [channel.unary_unary(METHODS[plan.bids.batch]) for channel in channels]).run()
         except* grpc.aio.AioRpcError as errors:
             error = errors.exceptions[0]
             assert isinstance(error, grpc.aio.AioRpcError)
@@ -174,5 +224,6 @@ async def serve(plans: Iterator[str]) -> None:
 
 
 if __name__ == "__main__":
+    os.nice(int(sys.argv[1]) if sys.argv[1:] else 0)
     # The wait for a plan blocks the loop: nothing else is going on meanwhile.
     uvloop.run(serve(iter(sys.stdin.readline, "")))

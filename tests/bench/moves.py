@@ -19,6 +19,7 @@ from lab.cluster import Cluster
 from lab.market import Market, Person
 from lab.member import Member
 from server.cli.client import new_command_id
+from tests.bench.calls import BANK, OPERATOR, SERVICE
 from tests.bench.checks import CheckFailed
 from tests.bench.growth import resident_mib
 from tests.bench.measure import Bench
@@ -34,9 +35,6 @@ HOME, SELLER_HOME = "us-east", "us-east"
 BATCH = 500
 CALL_S, MOVE_S, SAMPLE_S = 10.0, 3_600.0, 1.0
 FUNDS_MINOR = 100_000_000
-BANK = (("cellbook-principal", "treasury/bench"),)
-SERVICE = (("cellbook-principal", "service/bench"),)
-OPERATOR = (("cellbook-principal", "operator/bench"),)
 
 
 @dataclass(slots=True, kw_only=True)

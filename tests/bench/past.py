@@ -14,14 +14,12 @@ from cellbook.v1 import ledger_pb2, types_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from lab.member import Member
 from server.cli.client import new_command_id
+from tests.bench.calls import AUDITOR, BANK, OPERATOR
 from tests.bench.measure import Bench
-from tests.bench.report import Figure, compared
+from tests.bench.report import Figure, compared, quantile
 
 NAME = "time_travel"
 BATCH = 1_000
-TREASURY = (("cellbook-principal", "treasury/bench"),)
-OPERATOR = (("cellbook-principal", "operator/bench"),)
-AUDITOR = (("cellbook-principal", "auditor/bench"),)
 CALL_S = 30.0
 
 
@@ -77,7 +75,7 @@ async def lived(bench: Bench, address: str) -> Person:
             for first in range(0, events, BATCH):
                 items = [deposit(person.user_id, number) for number in range(first, min(first + BATCH, events))]
                 request = ledger_pb2.BatchDepositRequest(items=items)
-                reply = await ledger.BatchDeposit(request, metadata=TREASURY, timeout=CALL_S)
+                reply = await ledger.BatchDeposit(request, metadata=BANK, timeout=CALL_S)
                 assert all(result.HasField("accepted") for result in reply.results)
                 stage.advance(len(items))
         person.ended_ms = time.time_ns() // 1_000_000
@@ -117,8 +115,3 @@ async def timed_ms(method: Callable[..., Awaitable[object]], request: Message) -
     began_s = time.perf_counter()
     await method(request, metadata=AUDITOR, timeout=CALL_S)
     return (time.perf_counter() - began_s) * 1_000
-
-
-def quantile(values: list[float], share: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(int(len(ordered) * share), len(ordered) - 1)]

@@ -33,8 +33,8 @@ class Generator:
 
 
 @asynccontextmanager
-async def generator() -> AsyncIterator[Generator]:
-    async with python("tests.bench.load") as process:
+async def generator(nice: int = 0) -> AsyncIterator[Generator]:
+    async with python("tests.bench.load", str(nice)) as process:
         yield Generator(process=process)
 
 

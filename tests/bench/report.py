@@ -115,6 +115,12 @@ def compared(
     )
 
 
+def quantile(values: Iterable[float], share: float) -> float:
+    """`share` of the values are at most as large; 0 where there are none."""
+    ordered = sorted(values)
+    return ordered[int(share * (len(ordered) - 1))] if ordered else 0.0
+
+
 def rounded(value: Any) -> Any:  # noqa: ANN401 - what JSON holds
     """To four digits at least: more would be noise."""
     match value:

@@ -3,41 +3,30 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import grpc.aio
 
 from cellbook.v1 import event_pb2
 from cellbook.v1.event_pb2_grpc import EventServiceStub
-from server.shell.postgres.embedded import EmbeddedPostgres
-from tests.bench.cluster import Town, last_position
-from tests.bench.measure import Bench
+from tests.bench.calls import AUDITOR
+from tests.bench.cluster import Side, last_position
+from tests.bench.measure import BATCH_ITEMS, BATCHES_IN_FLIGHT, TURN, Bench
 from tests.bench.report import Figure, compared
-
-if TYPE_CHECKING:
-    from tests.bench.load import Result
 
 NAME = "subscribers"
 COUNT, CHANNELS = 200, 4
-AUDITOR = (("cellbook-principal", "auditor/bench"),)
 CAUGHT_UP_S = 60.0
-BATCH_ITEMS, BATCHES_IN_FLIGHT, TURN = 125, 8, 10
 
 
-async def figure(bench: Bench, town: Town, address: str, postgres: EmbeddedPostgres) -> Figure:
-    results: list[Result] = []
-
-    async def bids_per_s() -> float:
-        bids = town.spread(BATCH_ITEMS, turn=TURN)
-        results.append(await bench.bid(town, address, bids, in_flight=BATCHES_IN_FLIGHT))
-        return results[-1].per_s
+async def figure(bench: Bench, side: Side) -> Figure:
+    alone = bench.bidding(side, BATCHES_IN_FLIGHT, lambda: side.town.spread(BATCH_ITEMS, turn=TURN))
 
     async def watched_bids_per_s() -> float:
-        async with subscribed(address, await last_position(postgres)):
-            return await bids_per_s()
+        async with subscribed(side.server.address, await last_position(side.postgres)):
+            return await alone()
 
-    values, yardsticks = await bench.in_turns(NAME, watched_bids_per_s, bids_per_s)
+    values, yardsticks = await bench.in_turns(NAME, watched_bids_per_s, alone)
     return compared(NAME, "bids/s", values, "alone", yardsticks, subscribers=COUNT)
 
 

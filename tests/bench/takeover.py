@@ -10,11 +10,10 @@ import grpc.aio
 from cellbook.v1 import ledger_pb2, types_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from server.shell.postgres.embedded import EmbeddedPostgres
-from tests.bench.calls import user_id
+from tests.bench.calls import BANK, user_id
 from tests.bench.cluster import Town
-from tests.bench.load import BANK, LoadFailed
-from tests.bench.measure import Bench
-from tests.bench.writes import BATCH_ITEMS, BATCHES_IN_FLIGHT, TURN
+from tests.bench.load import LoadFailed
+from tests.bench.measure import BATCH_ITEMS, BATCHES_IN_FLIGHT, TURN, Bench
 
 PATIENCE_S = 60.0
 ASK_S = 0.01

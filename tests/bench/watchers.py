@@ -6,13 +6,12 @@ from contextlib import asynccontextmanager
 from tests.bench.cluster import Side
 from tests.bench.cpu import cpu_s
 from tests.bench.load import LoadFailed, Plan
-from tests.bench.measure import Bench
+from tests.bench.measure import BATCH_ITEMS, BATCHES_IN_FLIGHT, Bench
 from tests.bench.processes import python
 from tests.bench.report import Figure, compared
 
 NAME = "watched_bids"
 WATCHERS = 2_000
-BATCH_ITEMS, BATCHES_IN_FLIGHT = 125, 8
 # Of Scale.cpu_bids: updates come every two seconds.
 TIMES = 10
 

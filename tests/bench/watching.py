@@ -14,7 +14,8 @@ import grpc.aio
 import uvloop
 
 from cellbook.v1 import auction_pb2
-from tests.bench.load import SERVICE, TIMEOUT_S
+from tests.bench.calls import SERVICE
+from tests.bench.load import TIMEOUT_S
 
 METHOD = "/cellbook.v1.AuctionService/WatchAuction"
 CHANNELS = 8

@@ -12,6 +12,7 @@ from cellbook.v1 import ledger_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from lab.cluster import Cluster
 from lab.market import Market, Person
+from tests.bench.calls import SERVICE
 from tests.bench.measure import Bench
 from tests.bench.report import Figure, compared
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 NAME = "proxied_calls"
 CELL = "us-east"
 IN_FLIGHT = 32
-METADATA = (("cellbook-principal", "service/bench"),)
 
 
 async def measured(bench: Bench) -> AsyncIterator[Figure]:
@@ -71,7 +71,7 @@ async def _calls(stub: "LedgerServiceAsyncStub", person: Person, until_s: float)
     request, times_ms = ledger_pb2.GetBalanceRequest(user_id=person.user_id), []
     while True:
         began_s = time.perf_counter()
-        await stub.GetBalance(request, timeout=10, metadata=METADATA)
+        await stub.GetBalance(request, timeout=10, metadata=SERVICE)
         ended_s = time.perf_counter()
         times_ms.append((ended_s - began_s) * 1_000)
         if ended_s >= until_s:

@@ -25,7 +25,7 @@ from server.__main__ import collect_garbage_seldom
 from server.cli.report import stage
 from server.shell.observability.logging import configure_logging
 from tests.bench.__main__ import FAILURES, WIDTH
-from tests.bench.cluster import Side, ground, settled
+from tests.bench.cluster import ground, side
 from tests.bench.cpu import cpu_s
 from tests.bench.peers.guarantees import CELLBOOK, EVENTSOURCING, GUARANTEES, PEERS, PLPGSQL, TIGERBEETLE
 from tests.bench.peers.programs import PYTHON, CellbookPeer, Mode, Peer, PeerFailed, eventsourced, plpgsql, tiger
@@ -95,15 +95,12 @@ async def run(scale: Scale, console: Console, binary: str | None) -> list[Row]:
         raise PeerFailed(f"TIGERBEETLE={binary} is no program")
     async with AsyncExitStack() as stack:
         place = await stack.enter_async_context(ground())
-        postgres = await stack.enter_async_context(place.postgres("peers"))
-        ours = await settled(postgres, console, users=SIZE.users, auctions=SIZE.auctions)
-        server = await stack.enter_async_context(place.server("cell", postgres))
-        side = Side(town=ours, server=server, postgres=postgres)
+        ours = await stack.enter_async_context(side(place, "peers", console, users=SIZE.users, auctions=SIZE.auctions))
         with stage("the peers' accounts and auctions", 1, console):
             programs: dict[str, Peer] = {
-                CELLBOOK: CellbookPeer(side=side, generator=await stack.enter_async_context(generator())),
-                PLPGSQL: await stack.enter_async_context(plpgsql(postgres, SIZE)),
-                EVENTSOURCING: await stack.enter_async_context(eventsourced(postgres, SIZE)),
+                CELLBOOK: CellbookPeer(side=ours, generator=await stack.enter_async_context(generator())),
+                PLPGSQL: await stack.enter_async_context(plpgsql(ours.postgres, SIZE)),
+                EVENTSOURCING: await stack.enter_async_context(eventsourced(ours.postgres, SIZE)),
             }
             if binary:
                 programs[TIGERBEETLE] = await stack.enter_async_context(tiger(binary, place.folder, SIZE))

@@ -15,9 +15,10 @@ import grpc.aio
 
 from lab.member import free_ports
 from server.shell.postgres.embedded import EmbeddedPostgres
+from tests.bench.calls import SERVICE
 from tests.bench.checks import CheckFailed, check
 from tests.bench.cluster import Side, last_position
-from tests.bench.load import METHODS, SERVICE, TIMEOUT_S, Plan, placed_in
+from tests.bench.load import METHODS, TIMEOUT_S, Plan, placed_in
 from tests.bench.peers.work import CHECKED, TURN, Size
 from tests.bench.processes import Generator
 
