@@ -67,8 +67,8 @@ class Ground:
 
 
 @asynccontextmanager
-async def ground() -> AsyncIterator[Ground]:
-    folder = Path(tempfile.mkdtemp(prefix="cellbook-bench-"))
+async def ground(inside: Path | None = None) -> AsyncIterator[Ground]:
+    folder = Path(tempfile.mkdtemp(prefix="cellbook-bench-", dir=inside))
     reaper = Reaper()
     reaper.inherit(folder)
     try:

@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
@@ -203,10 +204,10 @@ async def calmest(here: Side, name: str, items: int, in_flight: int) -> Flooded:
 @pytest.mark.bench
 @pytest.mark.slow
 @pytest.mark.timeout(120 + 10 * ATTEMPTS * SECONDS)
-async def test_a_flood_of_bids_leaves_the_cell_at_work() -> None:
+async def test_a_flood_of_bids_leaves_the_cell_at_work(tmp_path: Path) -> None:
     """Of ten times the load the usual share is done, memory stays, legs are answered and auctions end in time."""
     users, console = AUCTIONS * BIDDERS_EACH, Console(quiet=True)
-    async with ground() as place, side(place, "flooded", console, users=users, auctions=AUCTIONS) as here:
+    async with ground(tmp_path) as place, side(place, "flooded", console, users=users, auctions=AUCTIONS) as here:
         end_time_ms = int((time.time() + SECONDS * 1.5) * 1_000)
         async with grpc.aio.insecure_channel(here.server.address) as channel:
             await open_auctions(channel, user_id(0), ENDING, end_time_ms=end_time_ms)

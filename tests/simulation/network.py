@@ -1,7 +1,8 @@
 """Calls between processes: they are lost, duplicated, delayed, reordered, or answered with anything."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
@@ -218,6 +219,19 @@ def _rebuilt(reason: str, facts: dict[str, Any]) -> Exception:
         return Unanswered(reason, answered=True)
 
 
+@contextmanager
+def unknown_outcomes(*, but_final: bool = False, by_router: bool = False) -> Iterator[None]:
+    """Errors of a call as PeerUnknown, as server/peers.py raises them; `but_final`: a final refusal stays one."""
+    try:
+        yield
+    except Unanswered as error:
+        raise PeerUnknown(str(error), answered=error.answered) from error
+    except Refused as error:
+        if but_final and (error.final or isinstance(error, WrongCell)):
+            raise
+        raise PeerUnknown(error.message, answered=by_router or code_of(type(error)) not in SILENCE) from error
+
+
 class SimulatedPeers:
     """Implements cells/ports.Peers for one process, as server/peers.py does over gRPC."""
 
@@ -229,19 +243,15 @@ class SimulatedPeers:
         async def stage(node: "CellNode") -> dict[str, int]:
             return await node.cell.user_import.receive(bundle, peer=self._node.place)
 
-        try:
+        with unknown_outcomes():
             held: dict[str, int] = await self._world.network.call(
                 self._node, cell, "bundle", stage, timeout_s=timeout_s
             )
-        except Unanswered as error:
-            raise PeerUnknown(str(error), answered=error.answered) from error
-        except Refused as error:
-            raise PeerUnknown(error.message, answered=code_of(type(error)) not in SILENCE) from error
         return held
 
     async def _tell(self, action: TellHome, call: LegCall, timeout_s: float) -> LegMark:
         home = Home(action.cell, action.epoch)
-        try:
+        with unknown_outcomes(by_router=True):
             await self._world.network.call(
                 self._node,
                 "router",
@@ -249,10 +259,6 @@ class SimulatedPeers:
                 lambda node: node.told(action.user_id, home, action.region, by=self._node.place),
                 timeout_s=timeout_s,
             )
-        except Unanswered as error:
-            raise PeerUnknown(str(error), answered=error.answered) from error
-        except Refused as error:
-            raise PeerUnknown(error.message, answered=True) from error
         return LegMark(LegResult.APPLIED, call.causation_id)
 
     async def request_leg(self, cell: str, call: LegCall, direction: Direction, *, timeout_s: float) -> LegMark:
@@ -261,7 +267,7 @@ class SimulatedPeers:
         metadata = self._node.outgoing()
         leg_request = request_of_leg(call, cell, direction, metadata)
         what = f"{call.leg_id.leg} {direction} of {str(call.leg_id.saga_id)[:8]}"
-        try:
+        with unknown_outcomes(but_final=True):
             outcome: Outcome = await self._world.network.call(
                 self._node,
                 cell,
@@ -272,12 +278,6 @@ class SimulatedPeers:
                 undoes=call.leg_id if direction is Direction.COMPENSATION else None,
                 metadata=metadata,
             )
-        except Unanswered as error:
-            raise PeerUnknown(str(error), answered=error.answered) from error
-        except Refused as error:
-            if error.final or isinstance(error, WrongCell):
-                raise
-            raise PeerUnknown(error.message, answered=code_of(type(error)) not in SILENCE) from error
         mark: LegMark = outcome.result
         return mark
 

@@ -56,6 +56,7 @@ from tests.simulation.storage import Connection
 from tests.simulation.user_bounds import FLOWS_MAX, REFUSALS_AT_ONCE, REFUSALS_PER_S
 
 if TYPE_CHECKING:
+    from cells.store.ports import Store
     from router.moves.calls import MoveCalls
     from tests.simulation.loop import VirtualClock
     from tests.simulation.world import World
@@ -85,13 +86,13 @@ class CellNode:
         self.clock: VirtualClock = world.clocks[cell]
         # The error of the wall clock when this process began to watch it.
         self.begun_offset_ms = self.clock.offset_ms
-        self.cell, self.leadership = self._built(
-            cell, Connection(world.databases[cell], world, self.fall), random.Random(f"{world.seed}/{self.name}")
-        )
+        # By its `__getattr__` a connection has all methods of the store.
+        store = cast("Store", Connection(world.databases[cell], world, self.fall))
+        self.cell, self.leadership = self._built(cell, store, random.Random(f"{world.seed}/{self.name}"))
         self._wire = CellClock(time=self.cell.time)
         self.process.launch(self._run())
 
-    def _built(self, name: str, store: Connection, chance: random.Random) -> tuple[Cell, Leadership]:
+    def _built(self, name: str, store: "Store", chance: random.Random) -> tuple[Cell, Leadership]:
         """As the composition root builds it."""
         world, clock = self._world, self.clock
         ids = SeededIds(clock, seed=chance.getrandbits(64))

@@ -1,31 +1,11 @@
 """A cell's database, which outlives its processes, and one process's connection to it."""
 
-from collections.abc import Callable, Coroutine, Sequence
-from datetime import datetime
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
-from uuid import UUID
 
 from cells.domain.moves.refusals import BaggageGap
 from cells.domain.refusals import FieldInvalid
-from cells.domain.values import Kind, Ref
-from cells.moves.user_bundle import HistoryCopy, MovedEvent, MovedPlace
-from cells.store.outcomes import OutcomePlace
-from cells.store.ports import (
-    EVERYTHING,
-    POSITION_MAX,
-    Batch,
-    CommitUnknown,
-    EventFilter,
-    EventRow,
-    Head,
-    OutcomeRow,
-    SagaFilter,
-    SagaPlace,
-    StoreError,
-    StoreUnavailable,
-    Timer,
-    Versioned,
-)
+from cells.store.ports import Batch, CommitUnknown, Head, StoreError, StoreUnavailable
 from tests.simulation.books import Books, WatchedStore
 from tests.simulation.ground import Broken
 
@@ -51,8 +31,9 @@ class Connection:
         # Kills the process after a commit whose answer has not arrived yet.
         self._kill = kill
 
-    async def head(self) -> Head:
-        return await self._ask(self._database.head)
+    def __getattr__(self, method: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+        """Every other method of the store."""
+        return lambda *args, **how: self._ask(lambda: getattr(self._database, method)(*args, **how))
 
     async def claim(self, *, expected_epoch: int | None = None) -> Head:
         head = await self._ask(lambda: self._database.claim(expected_epoch=expected_epoch))
@@ -74,79 +55,6 @@ class Connection:
             )
         await world.nap(chance.expovariate(1 / world.weather.store_s))
         raise CommitUnknown("the connection broke")
-
-    async def load(self, refs: Sequence[Ref]) -> dict[Ref, Versioned]:
-        return await self._ask(lambda: self._database.load(refs))
-
-    async def outcomes(self, command_ids: Sequence[UUID]) -> Sequence[OutcomeRow]:
-        return await self._ask(lambda: self._database.outcomes(command_ids))
-
-    async def events(
-        self,
-        *,
-        from_position: int,
-        until_position: int = POSITION_MAX,
-        limit: int,
-        event_filter: EventFilter = EVERYTHING,
-    ) -> list[EventRow]:
-        return await self._ask(
-            lambda: self._database.events(
-                from_position=from_position, until_position=until_position, limit=limit, event_filter=event_filter
-            )
-        )
-
-    async def list_states(
-        self, kind: Kind, *, states: Sequence[str], after: UUID | None, limit: int
-    ) -> list[tuple[UUID, Versioned]]:
-        return await self._ask(lambda: self._database.list_states(kind, states=states, after=after, limit=limit))
-
-    async def list_sagas(
-        self, wanted: SagaFilter, *, after: SagaPlace | None, limit: int
-    ) -> list[tuple[UUID, Versioned]]:
-        return await self._ask(lambda: self._database.list_sagas(wanted, after=after, limit=limit))
-
-    async def timers(self) -> list[Timer]:
-        return await self._ask(self._database.timers)
-
-    async def moved_events(self, user_id: UUID, *, after: MovedPlace | None = None, limit: int) -> list[MovedEvent]:
-        return await self._ask(lambda: self._database.moved_events(user_id, after=after, limit=limit))
-
-    async def moved_stream(self, user_id: UUID, cell: str, *, after_version: int, limit: int) -> list[MovedEvent]:
-        return await self._ask(
-            lambda: self._database.moved_stream(user_id, cell, after_version=after_version, limit=limit)
-        )
-
-    async def held(self, user_id: UUID) -> dict[str, int]:
-        return await self._ask(lambda: self._database.held(user_id))
-
-    async def copies(self, user_id: UUID) -> dict[str, HistoryCopy]:
-        return await self._ask(lambda: self._database.copies(user_id))
-
-    async def stream(self, user_id: UUID, *, after_version: int, limit: int) -> list[EventRow]:
-        return await self._ask(lambda: self._database.stream(user_id, after_version=after_version, limit=limit))
-
-    async def outcomes_of(
-        self, user_id: UUID, *, after: OutcomePlace | None, limit: int, since: datetime | None = None
-    ) -> list[OutcomeRow]:
-        return await self._ask(lambda: self._database.outcomes_of(user_id, after=after, limit=limit, since=since))
-
-    async def expect(self, user_id: UUID) -> None:
-        await self._ask(lambda: self._database.expect(user_id))
-
-    async def settle(self, user_id: UUID) -> None:
-        await self._ask(lambda: self._database.settle(user_id))
-
-    async def give_up(self, user_id: UUID) -> None:
-        await self._ask(lambda: self._database.give_up(user_id))
-
-    async def stale(self, *, idle_s: float, limit: int) -> list[UUID]:
-        return await self._ask(lambda: self._database.stale(idle_s=idle_s, limit=limit))
-
-    async def drop_staged(self, user_id: UUID, *, idle_s: float, at_most: int) -> bool:
-        return await self._ask(lambda: self._database.drop_staged(user_id, idle_s=idle_s, at_most=at_most))
-
-    async def stage(self, user_id: UUID, events: Sequence[MovedEvent], outcomes: Sequence[OutcomeRow]) -> None:
-        await self._ask(lambda: self._database.stage(user_id, events, outcomes))
 
     async def close(self) -> None:
         """Has nothing to close."""
