@@ -69,38 +69,14 @@ def failed(scenario: Scenario) -> list[str]:
     return [check.name for check in checks(scenario) if not check.held]
 
 
-def test_a_good_night_holds() -> None:
+def test_a_good_run_holds() -> None:
     """It has no violation."""
     assert failed(good()) == []
     assert Verdict(good()).rate_ratio == pytest.approx(1.0, abs=0.02)
 
 
-def one_too_many(scenario: Scenario) -> None:
-    scenario.spread["pin"] += 1
-
-
-def no_one_at_a_leg(scenario: Scenario) -> None:
-    scenario.spread["pin"] += scenario.spread.pop("settle")
-
-
-def one_found_a_way_around(scenario: Scenario) -> None:
-    scenario.stranded["pin"] -= 1
-
-
-def one_turned_back_too_early(scenario: Scenario) -> None:
+def turned_back_too_early(scenario: Scenario) -> None:
     scenario.turned_back.add(next(each.saga_id for each in scenario.fleet.settlements if not each.shape.doomed))
-
-
-def slow_recovery(scenario: Scenario) -> None:
-    scenario.recovered_s = MENDED_S + 30.1
-
-
-def no_recovery(scenario: Scenario) -> None:
-    scenario.left.append(saga_pb2.Saga(saga_id="stuck"))
-
-
-def a_bid_without_an_answer(scenario: Scenario) -> None:
-    scenario.load.bids[-1].answered = False
 
 
 def slow_bids(scenario: Scenario) -> None:
@@ -109,20 +85,20 @@ def slow_bids(scenario: Scenario) -> None:
     bids[:] = [*(bid for bid in bids if bid.sent_s < CUT_S), *during[::2]]
 
 
-@pytest.mark.parametrize(
-    ("spoil", "name"),
-    [
-        (one_too_many, "in flight"),
-        (no_one_at_a_leg, "in flight"),
-        (one_found_a_way_around, "none of them ended"),
-        (one_turned_back_too_early, "none of them ended"),
-        (slow_recovery, "recovered"),
-        (no_recovery, "recovered"),
-        (a_bid_without_an_answer, "every local bid"),
-        (slow_bids, "rate"),
-    ],
-)
-def test_a_bad_night_is_caught(spoil: Callable[[Scenario], None], name: str) -> None:
+BAD: dict[str, tuple[Callable[[Scenario], object], str]] = {
+    "one too many": (lambda bad: bad.spread.update(["pin"]), "in flight"),
+    "none at a leg": (lambda bad: bad.spread.update(pin=bad.spread.pop("settle")), "in flight"),
+    "one found a way around": (lambda bad: bad.stranded.subtract(["pin"]), "none of them ended"),
+    "one turned back too early": (turned_back_too_early, "none of them ended"),
+    "slow recovery": (lambda bad: setattr(bad, "recovered_s", MENDED_S + 30.1), "recovered"),
+    "no recovery": (lambda bad: bad.left.append(saga_pb2.Saga(saga_id="stuck")), "recovered"),
+    "a bid without an answer": (lambda bad: setattr(bad.load.bids[-1], "answered", False), "every local bid"),
+    "slow bids": (slow_bids, "rate"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "name"), BAD.values(), ids=BAD)
+def test_a_bad_run_is_caught(spoil: Callable[[Scenario], object], name: str) -> None:
     """Each fault fails its own check and no other."""
     scenario = good()
     spoil(scenario)

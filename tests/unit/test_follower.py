@@ -48,7 +48,7 @@ class Log:
     sequence: int = 0
     knows: Sequence[SigningKey] = (OWN,)
 
-    def grow(self, *sizes: int, other: bool = False) -> None:
+    def grow(self, *sizes: int, other: bool = False) -> "Log":
         """`other`: with different leaves."""
         for size in sizes:
             more = leaves(size)[len(self.hashes) :]
@@ -56,11 +56,18 @@ class Log:
             self.sequence += 1
             body = checkpoint_body(origin_of(HERE), size, tree_root(self.hashes), self.sequence)
             self.notes[size] = self.keys.log.note(body)
+        return self
 
-    def cut(self, size: int) -> None:
+    def cut(self, size: int) -> "Log":
         del self.hashes[size:]
         self.notes = {each: note for each, note in self.notes.items() if each <= size}
         self.sequence = len(self.notes)
+        return self
+
+    def set(self, **fields: object) -> "Log":
+        for name, value in fields.items():
+            setattr(self, name, value)
+        return self
 
     async def after(self, cell: str, size: int) -> str:
         if self.away:
@@ -150,78 +157,42 @@ async def test_a_slow_log_that_always_has_more_keeps_no_other_waiting(log: Log, 
     assert not follower.alarms | follower.problems
 
 
-def cut(log: Log) -> None:
-    log.cut(3)
+REWRITTEN = [*leaves(2), leaf_hash(b"other"), *leaves(7)[3:]]
+# What happens to a log whose checkpoint of size 7 is signed, and what is said of it.
+HAPPENS: dict[str, tuple[Callable[[Log], object], str]] = {
+    "cut": (lambda log: log.cut(3), "a checkpoint of size 3 takes some back"),
+    "cut and grown otherwise": (
+        lambda log: log.cut(3).grow(7, other=True),
+        "those of the checkpoint of size 7 are others",
+    ),
+    "cut and grown further": (
+        lambda log: log.cut(3).grow(8, 9, other=True),
+        "has signed no checkpoint of size 7",
+    ),
+    "rewritten": (lambda log: log.set(hashes=[*REWRITTEN]).grow(9), "those of the checkpoint of size 9 are others"),
+    "lost one": (lambda log: log.grow(9, 11).notes.pop(9), "checkpoint 2: the one of size 11 is not 4"),
+    "lost what was seen": (lambda log: log.grow(9).notes.pop(7), "has signed no checkpoint of size 7"),
+    "lost all": (lambda log: log.notes.clear(), "a checkpoint of size 0 takes some back"),
+    "numbered anew": (lambda log: log.set(sequence=0).grow(9), "the one of size 9 is not 1"),
+    "of another key": (lambda log: log.set(keys=new_keys(HERE, os.urandom)).grow(9), "the keys given are"),
+}
 
 
-def cut_and_grown_otherwise(log: Log) -> None:
-    log.cut(3)
-    log.grow(7, other=True)
-
-
-def cut_and_grown_further(log: Log) -> None:
-    log.cut(3)
-    log.grow(8, 9, other=True)
-
-
-def rewritten(log: Log) -> None:
-    log.hashes[2] = leaf_hash(b"other")
-    log.grow(9)
-
-
-def lost_one(log: Log) -> None:
-    log.grow(9, 11)
-    del log.notes[9]
-
-
-def lost_what_was_seen(log: Log) -> None:
-    log.grow(9)
-    del log.notes[7]
-
-
-def lost_all(log: Log) -> None:
-    log.notes.clear()
-
-
-def numbered_anew(log: Log) -> None:
-    log.sequence = 0
-    log.grow(9)
-
-
-def of_another_key(log: Log) -> None:
-    log.keys = new_keys(HERE, os.urandom)
-    log.grow(9)
-
-
-@pytest.mark.parametrize(
-    ("done", "told"),
-    [
-        (cut, "a checkpoint of size 3 takes some back"),
-        (cut_and_grown_otherwise, "those of the checkpoint of size 7 are others"),
-        (cut_and_grown_further, "has signed no checkpoint of size 7"),
-        (rewritten, "those of the checkpoint of size 9 are others"),
-        (lost_one, "checkpoint 2: the one of size 11 is not 4"),
-        (lost_what_was_seen, "has signed no checkpoint of size 7"),
-        (lost_all, "a checkpoint of size 0 takes some back"),
-        (numbered_anew, "the one of size 9 is not 1"),
-        (of_another_key, "the keys given are"),
-    ],
-    ids=lambda value: value.__name__ if callable(value) else None,
-)
+@pytest.mark.parametrize(("happens", "said"), HAPPENS.values(), ids=HAPPENS)
 async def test_a_log_that_is_not_what_it_was_is_an_alarm(
-    log: Log, memory: FileMemory, done: Callable[[Log], None], told: str
+    log: Log, memory: FileMemory, happens: Callable[[Log], object], said: str
 ) -> None:
     """None of it is signed, in any round and after a restart, however else the log grows."""
     follower = follower_of(log, memory)
     await follower.round()
-    done(log)
+    happens(log)
     for _ in range(2):
         await follower.round()
-        assert told in follower.alarms[HERE]
+        assert said in follower.alarms[HERE]
     memory.close()
     again = follower_of(log, memory_at(memory.path, new=False))
     await again.round()
-    assert told in again.alarms[HERE]
+    assert said in again.alarms[HERE]
     assert log.taken == [7]
 
 
@@ -236,7 +207,7 @@ async def test_it_tells_what_is_wrong(log: Log, memory: FileMemory) -> None:
 
     await follower.round()
     assert (faults(follower), values()) == ("", [7, 0, 0])
-    cut(log)
+    log.cut(3)
     await follower.round()
     follower.unreachable("no router answers")
     assert values() == [7, 1, 1]
@@ -253,25 +224,18 @@ async def test_one_look_ends_with_what_is_wrong(log: Log, memory: FileMemory) ->
 
 def test_the_command_says_what_it_lacks(tmp_path: Path) -> None:
     """Before it begins."""
-    (tmp_path / "logs").write_text(f"{KEYS.log.verifier}\n")
-    (tmp_path / "own").write_text(f"{OWN.text}\n")
-    (tmp_path / "log").write_text(f"{KEYS.log.text}\n")
-    (tmp_path / "witnesses").write_text(f"{OWN.verifier}\n")
+    texts = {"logs": KEYS.log.verifier, "own": OWN.text, "log": KEYS.log.text, "witnesses": OWN.verifier}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(f"{text}\n")
     for keys, own, said in (
         ("logs", "own", "has nothing of cellbook/us-east: --new begins"),
         ("logs", "none", "new-key --witness NAME"),
         ("logs", "log", "has the key of a log"),
         ("witnesses", "own", "give the public key of each log"),
     ):
-        files = [
-            "--key",
-            str(tmp_path / keys),
-            "--signing-key",
-            str(tmp_path / own),
-            "--memory",
-            str(tmp_path / "seen"),
-        ]
-        done = CliRunner().invoke(app, ["witness", *files])
+        files = {"--key": keys, "--signing-key": own, "--memory": "seen"}
+        options = [text for option, name in files.items() for text in (option, str(tmp_path / name))]
+        done = CliRunner().invoke(app, ["witness", *options])
         assert (done.exit_code, said in done.stderr) == (2, True), done.stderr
 
 
@@ -279,7 +243,7 @@ async def test_an_alarm_ends_when_the_log_is_back(log: Log, memory: FileMemory) 
     """For example when the right database is restored; it stays while the cell cannot be asked."""
     follower, whole = follower_of(log, memory), dict(log.notes)
     await follower.round()
-    cut(log)
+    log.cut(3)
     await follower.round()
     log.away = True
     await follower.round()

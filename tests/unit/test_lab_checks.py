@@ -1,7 +1,7 @@
 """The checks of logs: sound logs pass all of them, and each kind of damage fails the right one."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -11,6 +11,7 @@ from lab.books import add_up, balances_agree, check_log, clearing_left, money_ro
 
 Logs = dict[str, list[event_pb2.Event]]
 Entry = tuple[str, int]
+SETTLED = [("users/s/pending", -50), ("users/s/available", 48), ("fees", 2)]
 
 
 def event(
@@ -18,9 +19,9 @@ def event(
     position: int,
     event_type: str,
     entries: Sequence[Entry] = (),
+    clearing_id: str = "",
     *,
     cause: str = "",
-    clearing_id: str = "",
     at_ms: int | None = None,
 ) -> event_pb2.Event:
     """Its id is "{cell}/{position}"; all entries are in USD."""
@@ -46,43 +47,14 @@ def sound() -> Logs:
         "us": [
             event("us", 1, "DEPOSITED", [("users/w/available", 80), ("external", -80)]),
             event("us", 2, "FUNDS_RESERVED", [("users/w/available", -50), ("users/w/reserved", 50)]),
-            event("us", 3, "ESCROW_SENT", [("users/w/reserved", -50), ("clearing/eu", 50)], clearing_id="c1"),
+            event("us", 3, "ESCROW_SENT", [("users/w/reserved", -50), ("clearing/eu", 50)], "c1"),
         ],
         "eu": [
             event("eu", 1, "SAGA_STARTED"),
-            event(
-                "eu",
-                2,
-                "ESCROW_FUNDED",
-                [("clearing/us", -50), ("escrow/a", 50)],
-                clearing_id="c1",
-                cause="us/3",
-                at_ms=40,
-            ),
-            event(
-                "eu",
-                3,
-                "ESCROW_PAID_OUT",
-                [("escrow/a", -50), ("clearing/eu", 50)],
-                clearing_id="c2",
-                at_ms=50,
-            ),
-            event(
-                "eu",
-                4,
-                "PENDING_CREDITED",
-                [("clearing/eu", -50), ("users/s/pending", 50)],
-                clearing_id="c2",
-                at_ms=60,
-            ),
-            event(
-                "eu",
-                5,
-                "PENDING_SETTLED",
-                [("users/s/pending", -50), ("users/s/available", 48), ("fees", 2)],
-                cause="eu/4",
-                at_ms=70,
-            ),
+            event("eu", 2, "ESCROW_FUNDED", [("clearing/us", -50), ("escrow/a", 50)], "c1", cause="us/3", at_ms=40),
+            event("eu", 3, "ESCROW_PAID_OUT", [("escrow/a", -50), ("clearing/eu", 50)], "c2", at_ms=50),
+            event("eu", 4, "PENDING_CREDITED", [("clearing/eu", -50), ("users/s/pending", 50)], "c2", at_ms=60),
+            event("eu", 5, "PENDING_SETTLED", SETTLED, cause="eu/4", at_ms=70),
             event("eu", 6, "WITHDRAWN", [("users/s/available", -8), ("external", 8)], at_ms=80),
         ],
     }
@@ -106,82 +78,49 @@ def test_the_books_say_where_the_money_is() -> None:
     assert (total.deposited - total.withdrawn, total.inside, total.clearing) == (72, 72, 0)
 
 
-def _gap(logs: Logs) -> None:
-    logs["eu"][5].position = 7
+def dollars(amount_minor: int) -> str:
+    return json.dumps({"currency": "USD", "amount_minor": str(amount_minor)})
 
 
-def _clock_back(logs: Logs) -> None:
-    logs["eu"][5].hlc.physical_ms = 70
+def lose(logs: Logs, since: int) -> None:
+    del logs["eu"][since:]
 
 
-def _cause_unknown(logs: Logs) -> None:
-    logs["eu"][1].causation_id = "us/9"
+def overdraw(logs: Logs) -> None:
+    """More is withdrawn than there is, and the event says so."""
+    withdrawn = event("eu", 6, "WITHDRAWN", [("users/s/available", -49), ("external", 49)], at_ms=80)
+    logs["eu"][5].CopyFrom(withdrawn)
 
 
-def _cause_later(logs: Logs) -> None:
-    logs["us"][2].hlc.physical_ms = 40
+CONSERVED = {"money conserved in each cell", "money conserved over all cells"}
+DAMAGE: list[tuple[Callable[[Logs], object], set[str]]] = [
+    (lambda logs: setattr(logs["eu"][5], "position", 7), {"positions without gaps"}),
+    (lambda logs: setattr(logs["eu"][5].hlc, "physical_ms", 70), {"HLC strictly rising in each cell"}),
+    (lambda logs: setattr(logs["eu"][1], "causation_id", "us/9"), {"every cause is logged and older"}),
+    (lambda logs: setattr(logs["us"][2].hlc, "physical_ms", 40), {"every cause is logged and older"}),
+    (
+        lambda logs: setattr(logs["eu"][4].postings[1], "amount_minor", 47),
+        {"postings of each event sum to zero", *CONSERVED},
+    ),
+    (lambda logs: setattr(logs["us"][0], "payload_json", dollars(81)), CONSERVED),
+    (overdraw, {"no user or escrow ever below zero"}),
+    (
+        lambda logs: lose(logs, since=1),
+        {"clearing legs matched one by one", "clearing accounts net to zero", "money conserved over all cells"},
+    ),
+    # The sums still match: only comparing leg by leg detects it.
+    (
+        lambda logs: setattr(logs["eu"][1], "payload_json", '{"clearing_id": "c3"}'),
+        {"clearing legs matched one by one"},
+    ),
+    (lambda logs: lose(logs, since=2), {"escrow empty at the end"}),
+]
 
 
-def _unbalanced(logs: Logs) -> None:
-    logs["eu"][4].postings[1].amount_minor = 47
-
-
-def _deposit_misstated(logs: Logs) -> None:
-    logs["us"][0].payload_json = '{"currency": "USD", "amount_minor": "81"}'
-
-
-def _overdrawn(logs: Logs) -> None:
-    for posting, amount in zip(logs["eu"][5].postings, (-49, 49), strict=True):
-        posting.amount_minor = amount
-    logs["eu"][5].payload_json = '{"currency": "USD", "amount_minor": "49"}'
-
-
-def _leg_lost(logs: Logs) -> None:
-    del logs["eu"][1:]
-
-
-def _legs_swapped(logs: Logs) -> None:
-    logs["eu"][1].payload_json = '{"clearing_id": "c3"}'
-
-
-def _escrow_kept(logs: Logs) -> None:
-    del logs["eu"][2:]
-
-
-@pytest.mark.parametrize(
-    ("damage", "found"),
-    [
-        (_gap, {"positions without gaps"}),
-        (_clock_back, {"HLC strictly rising in each cell"}),
-        (_cause_unknown, {"every cause is logged and older"}),
-        (_cause_later, {"every cause is logged and older"}),
-        (
-            _unbalanced,
-            {
-                "postings of each event sum to zero",
-                "money conserved in each cell",
-                "money conserved over all cells",
-            },
-        ),
-        (_deposit_misstated, {"money conserved in each cell", "money conserved over all cells"}),
-        (_overdrawn, {"no user or escrow ever below zero"}),
-        (
-            _leg_lost,
-            {
-                "clearing legs matched one by one",
-                "clearing accounts net to zero",
-                "money conserved over all cells",
-            },
-        ),
-        # The sums still match: only comparing leg by leg detects it.
-        (_legs_swapped, {"clearing legs matched one by one"}),
-        (_escrow_kept, {"escrow empty at the end"}),
-    ],
-)
-def test_damage_is_found(damage: object, found: set[str]) -> None:
+@pytest.mark.parametrize(("damage", "found"), DAMAGE)
+def test_damage_is_found(damage: Callable[[Logs], object], found: set[str]) -> None:
     """Each damage fails exactly the checks that cover it."""
     logs = sound()
-    assert callable(damage)
     damage(logs)
     assert broken(logs) == found
 
@@ -189,7 +128,7 @@ def test_damage_is_found(damage: object, found: set[str]) -> None:
 def test_what_is_in_transit_is_told_leg_by_leg() -> None:
     """A leg out without its leg in is in transit, under its id, between its two cells."""
     logs = sound()
-    del logs["eu"][1:]
+    lose(logs, since=1)
     assert clearing_left(logs) == {("c1", "eu|us", "USD"): 50}
 
 
