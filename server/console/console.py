@@ -126,8 +126,18 @@ def ledger_of(request: Request) -> Ledger:
     return console_of(request).ledger
 
 
+async def cell_in(request: Request) -> CellStubs:
+    """The cell in the path. Raises as `Ledger.reach`."""
+    return (await ledger_of(request).reach(request.path_params["cell"])).only
+
+
 def render(request: Request, template: str, *, status: int = 200, **context: object) -> HTMLResponse:
-    """A page. All that it shows is escaped."""
+    """A page."""
+    return HTMLResponse(render_text(request, template, **context), status)
+
+
+def render_text(request: Request, template: str, **context: object) -> str:
+    """A page, or a part of one. All that it shows is escaped."""
     console, visitor = console_of(request), VISITOR.get()
     zone = formats.zone_of(request.cookies.get(ZONE_COOKIE, ""))
     rooms = {
@@ -143,4 +153,4 @@ def render(request: Request, template: str, *, status: int = 200, **context: obj
         "may": lambda rpc: visitor is not None and may_call(visitor.role, rpc),
         "now_ms": now_ms(),
     }
-    return HTMLResponse(console.templates.get_template(template).render(shared | context), status)
+    return console.templates.get_template(template).render(shared | context)

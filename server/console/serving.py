@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from urllib.parse import quote
+from uuid import UUID
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -164,6 +165,15 @@ def whole_number(text: str, what: str, *, digits_max: int = DIGITS_MAX) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= digits_max):
         raise BadInput(f"{text[:60]!r} is no {what}: expected a number of at most {digits_max} digits")
     return int(text)
+
+
+def id_in(request: Request, name: str) -> str:
+    """A UUID in the path. Raises BadInput."""
+    text = str(request.path_params[name])
+    try:
+        return str(UUID(text))
+    except ValueError:
+        raise BadInput(f"{text[:60]!r} is no id: expected a UUID") from None
 
 
 async def require_confirmed(request: Request) -> None:

@@ -8,9 +8,9 @@ from starlette.responses import Response
 
 from cellbook.v1 import auction_pb2
 from server.cli.client import CellStubs, ClientError, LedgerRefusal
-from server.console.auctions.lot import AUCTION, cell_in, least_minor, least_text, name_in
+from server.console.auctions.lot import AUCTION, least_minor, least_text, name_in
 from server.console.auctions.standing import Follower
-from server.console.console import render
+from server.console.console import cell_in, render_text
 from server.console.pages import get
 from server.console.serving import event_stream, field, whole_number
 
@@ -57,10 +57,4 @@ async def _items(request: Request, cell: CellStubs, wanted: auction_pb2.WatchAuc
 
 def _part(request: Request, template: str, **context: object) -> str:
     """A part of the page: the server escapes what it shows."""
-    page = render(
-        request,
-        f"auctions/{template}",
-        least_minor=least_minor,
-        **context,  # type: ignore[arg-type]
-    )
-    return bytes(page.body).decode()
+    return render_text(request, f"auctions/{template}", least_minor=least_minor, **context)

@@ -11,7 +11,7 @@ from cellbook.v1 import auction_pb2, ledger_pb2
 from server.cli.client import CellStubs, LedgerRefusal, NoAnswer, new_command_id
 from server.cli.texts import amount
 from server.console.auctions.standing import Follower, own_id
-from server.console.console import console_of, ledger_of, render
+from server.console.console import cell_in, console_of, ledger_of, render
 from server.console.pages import get
 from server.console.serving import field
 from server.console.visitor import current_visitor
@@ -74,11 +74,6 @@ def least_text(auction: auction_pb2.Auction) -> str:
 
 def name_in(request: Request) -> str:
     return f"cells/{request.path_params['cell']}/auctions/{request.path_params['auction_id']}"
-
-
-async def cell_in(request: Request) -> CellStubs:
-    """Raises CellNotListed, NoAnswer."""
-    return (await ledger_of(request).reach(request.path_params["cell"])).only
 
 
 async def lot_of(request: Request) -> Lot:

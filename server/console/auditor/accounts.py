@@ -15,10 +15,9 @@ from server.cli.reach import Reach
 from server.cli.texts import parse_moment
 from server.console.auditor.balance_chart import Chart, chart_of
 from server.console.auditor.search import account_path
-from server.console.auditor.traces import id_in
 from server.console.console import console_of, ledger_of, render
 from server.console.pages import get
-from server.console.serving import BadInput, field, require_session, whole_number
+from server.console.serving import BadInput, field, id_in, require_session, whole_number
 
 # Movements in a chart, and in a statement that is added up here.
 CHART_MAX, ADDED_UP_MAX = 5_000, 100_000

@@ -19,7 +19,7 @@ from server.cli.client import CellStubs, ClientError, LedgerRefusal
 from server.cli.reach import Reach
 from server.cli.report import Stage
 from server.console.auditor.accounts import moment_in
-from server.console.console import console_of, ledger_of, render
+from server.console.console import console_of, ledger_of, render, render_text
 from server.console.pages import get, post
 from server.console.serving import field, require_session
 
@@ -150,7 +150,7 @@ async def reconcile(request: Request) -> Response:
     ledger = ledger_of(request)
     reach = await ledger.reach(name)
     wanted = audit_pb2.ReconcileRequest(full=is_full)
-    begin, end = bytes(render(request, "auditor/reconciling.html").body).decode().split(SEAM)
+    begin, end = render_text(request, "auditor/reconciling.html").split(SEAM)
 
     async def parts() -> AsyncIterator[str]:
         yield begin

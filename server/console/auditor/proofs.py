@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from cellbook.v1 import audit_pb2
 from server.cli.client import CellStubs, LedgerRefusal, NoAnswer
-from server.console.console import ledger_of
+from server.console.console import cell_in
 from server.console.pages import get
 from server.console.serving import whole_number
 
@@ -20,13 +20,15 @@ TAMPERED = frozenset({"LOG_TAMPERED", "EVENT_NOT_FOUND", "CHECKPOINT_NOT_FOUND"}
 @get("/auditor/proofs/{cell}/{position}", "AuditService.GetInclusionProof", "AuditService.GetCheckpoint")
 async def inclusion(request: Request) -> Response:
     """Of an event, with the keys that the cell names."""
-    return await _answer(_inclusion(await _cell(request), _number(request, "position")))
+    return await _answer(_inclusion(await cell_in(request), _number(request, "position")))
 
 
 @get("/auditor/consistency/{cell}/{old_size}/{new_size}", "AuditService.GetConsistencyProof")
 async def consistency(request: Request) -> Response:
     """Between two checkpoints."""
-    return await _answer(_consistency(await _cell(request), _number(request, "old_size"), _number(request, "new_size")))
+    return await _answer(
+        _consistency(await cell_in(request), _number(request, "old_size"), _number(request, "new_size"))
+    )
 
 
 async def _inclusion(cell: CellStubs, position: int) -> dict[str, Any]:
@@ -52,10 +54,6 @@ async def _answer(proof: Awaitable[dict[str, Any]]) -> Response:
         return JSONResponse({"problem": refusal.message, "tampered": refusal.reason in TAMPERED})
     except NoAnswer as silence:
         return JSONResponse({"problem": str(silence), "tampered": False})
-
-
-async def _cell(request: Request) -> CellStubs:
-    return (await ledger_of(request).reach(request.path_params["cell"])).only
 
 
 def _number(request: Request, name: str) -> int:

@@ -14,19 +14,10 @@ from server.cli.texts import amount_text, stamp_text, utc
 from server.console.auditor.trace_picture import picture_of
 from server.console.console import console_of, ledger_of, render
 from server.console.pages import get
-from server.console.serving import BadInput, field, whole_number
+from server.console.serving import BadInput, field, id_in, whole_number
 from server.shell.fields.texts import shown_json
 
 EVENTS_DEFAULT, EVENTS_MAX = 500, 2_000
-
-
-def id_in(request: Request, name: str) -> str:
-    """A UUID in the path. Raises BadInput."""
-    text = str(request.path_params[name])
-    try:
-        return str(UUID(text))
-    except ValueError:
-        raise BadInput(f"{text[:60]!r} is no id: expected a UUID") from None
 
 
 @get("/auditor/trace", "AuditService.Trace")

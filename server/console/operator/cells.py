@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from cellbook.v1 import router_pb2
 from server.cli.client import CellNotListed, ClientError, LedgerRefusal, new_command_id
-from server.console.console import console_of, ledger_of, render
+from server.console.console import console_of, ledger_of, render, render_text
 from server.console.operator.charts import HEIGHT, WIDTH, Chart, chart
 from server.console.operator.status import KEPT_S, CellState, Courses, links_of, look
 from server.console.pages import get, post
@@ -71,7 +71,7 @@ async def live(request: Request) -> Response:
         nonlocal overview
         with suppress(ClientError, LedgerRefusal):
             while True:
-                yield bytes(render(request, "operator/cells_live.html", **overview).body).decode()
+                yield render_text(request, "operator/cells_live.html", **overview)
                 await asyncio.sleep(LIVE_EVERY_S)
                 overview = await _overview(request)
 

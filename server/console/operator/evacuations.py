@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from cellbook.v1 import router_pb2
 from server.cli.client import CellNotListed, Client
-from server.console.console import console_of, ledger_of, render
+from server.console.console import console_of, ledger_of, render, render_text
 from server.console.operator.cells import LIVE_EVERY_S
 from server.console.operator.jobs import Job
 from server.console.pages import get, post
@@ -55,7 +55,7 @@ async def live(request: Request) -> Response:
 
     async def states() -> AsyncIterator[str]:
         while True:
-            yield bytes(render(request, "operator/evacuation_live.html", job=job).body).decode()
+            yield render_text(request, "operator/evacuation_live.html", job=job)
             if not job.running:
                 return
             await asyncio.sleep(LIVE_EVERY_S)

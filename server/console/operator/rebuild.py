@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from cellbook.v1 import audit_pb2
 from server.cli.client import CellStubs
-from server.console.console import console_of, ledger_of, render
+from server.console.console import cell_in, console_of, ledger_of, render
 from server.console.operator.cells import STATUS
 from server.console.operator.jobs import Job
 from server.console.operator.status import look
@@ -51,7 +51,7 @@ async def tables(request: Request) -> Response:
 async def rebuild(request: Request) -> Response:
     await require_confirmed(request)
     note = await require_reason(request)
-    cell = (await ledger_of(request).reach(request.path_params["cell"])).only
+    cell = await cell_in(request)
     by = str(current_visitor().principal)
     console_of(request).rebuilds.start(Rebuild(cell=cell.name, by=by, stubs=cell, note=note))
     return see("/operator/tables")

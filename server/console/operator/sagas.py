@@ -12,7 +12,7 @@ from server.cli.client import CellStubs, ClientError, LedgerRefusal, new_command
 from server.cli.saga.command import KINDS, OPEN_STATES, ORDERS, STATES, found_saga, listed, saga_id_in
 from server.cli.saga.show import ENDED, current_leg, event_texts, facts, kind_text
 from server.cli.texts import enum_text, now_ms
-from server.console.console import ledger_of, render
+from server.console.console import cell_in, ledger_of, render, render_text
 from server.console.pages import get, post
 from server.console.serving import NO_CONTENT, BadInput, event_stream, field, require_reason, see, whole_number
 
@@ -83,7 +83,7 @@ async def found(request: Request) -> Response:
 
 @get("/sagas/{cell}/{saga_id}", GET_SAGA)
 async def saga(request: Request) -> Response:
-    cell = await _cell(request)
+    cell = await cell_in(request)
     return render(
         request,
         "operator/saga.html",
@@ -96,7 +96,7 @@ async def saga(request: Request) -> Response:
 @get("/sagas/{cell}/{saga_id}/live", GET_SAGA, "SagaService.WatchSaga")
 async def live(request: Request) -> Response:
     """The saga after each of its events and failed attempts, until it ends."""
-    cell, saga_id = await _cell(request), _saga_id(request)
+    cell, saga_id = await cell_in(request), _saga_id(request)
     shown = (await cell.ask(cell.sagas.GetSaga, saga_pb2.GetSagaRequest(saga_id=saga_id))).saga
     if shown.state in ENDED:
         # Nothing more happens: the browser does not connect again.
@@ -111,8 +111,7 @@ async def live(request: Request) -> Response:
                     # The stream begins with the events that the page has.
                     if news.saga.stream_version <= shown.stream_version and news.HasField("event"):
                         continue
-                    page = render(request, "operator/saga_live.html", **await _saga(request, cell))
-                    yield bytes(page.body).decode()
+                    yield render_text(request, "operator/saga_live.html", **await _saga(request, cell))
 
     return event_stream(request, states())
 
@@ -136,7 +135,7 @@ async def _saga(request: Request, cell: CellStubs) -> dict[str, Any]:
 async def order(request: Request) -> Response:
     """Retry, pause, resume, compensate. A form that is sent twice is one command, by the id in it."""
     what = request.path_params["order"]
-    cell, saga_id = await _cell(request), _saga_id(request)
+    cell, saga_id = await cell_in(request), _saga_id(request)
     client = ledger_of(request).client
     if what == RETRY:
         # Not a command: it leaves no event, and has no reason.
@@ -148,10 +147,6 @@ async def order(request: Request) -> Response:
         command_id, note = await field(request, "command_id"), await require_reason(request)
         await client.once(method(cell), kind(command_id=command_id, saga_id=saga_id, note=note), at=cell.name)
     return see(f"/sagas/{cell.name}/{saga_id}?done={what}")
-
-
-async def _cell(request: Request) -> CellStubs:
-    return (await ledger_of(request).reach(request.path_params["cell"])).only
 
 
 def _saga_id(request: Request) -> str:

@@ -6,7 +6,7 @@ from starlette.responses import Response
 from cellbook.v1 import auction_pb2, ledger_pb2
 from server.cli.client import CellStubs
 from server.cli.texts import enum_text
-from server.console.console import ledger_of, render
+from server.console.console import cell_in, render
 from server.console.pages import get
 
 
@@ -41,4 +41,4 @@ async def command(request: Request) -> Response:
 
 
 async def _asked(request: Request) -> tuple[CellStubs, str]:
-    return (await ledger_of(request).reach(request.path_params["cell"])).only, request.path_params["id"]
+    return await cell_in(request), request.path_params["id"]

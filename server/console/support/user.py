@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Iterable
 from typing import Any
-from uuid import UUID
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,7 +12,7 @@ from server.cli.client import CellStubs, ClientError, LedgerRefusal
 from server.cli.reach import Reach
 from server.console.console import ledger_of, render
 from server.console.pages import get, post
-from server.console.serving import BadInput, require_reason
+from server.console.serving import id_in, require_reason
 from server.console.support.find import NEEDS
 from server.console.support.holds import reason_of
 from server.console.support.selling import LOOKED_THROUGH, LOOKED_THROUGH_MAX, selling_of
@@ -62,11 +61,7 @@ async def look(request: Request) -> Response:
 
 
 async def _home(request: Request) -> tuple[CellStubs, str]:
-    text = request.path_params["user_id"]
-    try:
-        user_id = str(UUID(text))
-    except ValueError:
-        raise BadInput(f"{text!r} is no user's id: expected a UUID") from None
+    user_id = id_in(request, "user_id")
     return await ledger_of(request).home_of(user_id), user_id
 
 
