@@ -19,7 +19,6 @@ from server.console.settings import ConsoleSettings
 from server.shell.files import write_durably
 from server.shell.hosting.host import ListenFailed
 from server.shell.hosting.process import run_process
-from server.shell.identity.tls import TlsFiles
 from server.shell.observability.logging import configure_logging
 from server.shell.settings.addresses import Address, parse_address
 from server.shell.settings.host import load_settings_or_exit
@@ -50,9 +49,7 @@ def access_of(settings: ConsoleSettings) -> Access:
     """Raises TlsInvalid, KeysInvalid."""
     if settings.keys is not None:
         return access_by_keys(settings.keys)
-    if settings.tls_cert is not None and settings.tls_key is not None and settings.tls_ca is not None:
-        return access_by_files(TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_ca), None)
-    return PLAIN
+    return access_by_files(settings.tls, None) if settings.tls is not None else PLAIN
 
 
 async def serve(settings: ConsoleSettings) -> None:

@@ -5,16 +5,16 @@ from typing import Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from server.shell.settings.addresses import LOOPBACK, Address, parse_address
 from server.shell.settings.host import ENV_PREFIX, AddressText, LogLevel
-from server.shell.settings.security import NameList
+from server.shell.settings.security import NameList, TlsSettings
 
 PORT, HTTP_PORT = 7405, 80
 
 
-class ConsoleSettings(BaseSettings):
+class ConsoleSettings(TlsSettings):
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", validate_default=True
     )
@@ -37,7 +37,6 @@ class ConsoleSettings(BaseSettings):
         default=None, description="for development: a folder of `cellbook keys dev`; visitors sign in as anybody"
     )
     tls_cert: Path | None = Field(default=None, description="PEM file of the console's certificate, as a client")
-    tls_key: Path | None = Field(default=None, description="PEM file of that certificate's key")
     tls_ca: Path | None = Field(default=None, description="PEM file of the roots of router and cells")
     oidc_issuer: str = Field(default="", description="https address of an OpenID provider; empty: none")
     oidc_client_id: str = Field(default="", description="the console's id there")
@@ -54,15 +53,7 @@ class ConsoleSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _has_all_of_each_group(self) -> Self:
-        for group in (
-            ("tls_cert", "tls_key", "tls_ca"),
-            ("https_cert", "https_key"),
-            ("oidc_issuer", "oidc_client_id"),
-        ):
-            given = [name for name in group if getattr(self, name)]
-            if given and len(given) < len(group):
-                missing = next(name for name in group if name not in given)
-                raise ValueError(f"{missing}: needed together with {' and '.join(given)}")
+        self.requiring_whole("https_cert", "https_key").requiring_whole("oidc_issuer", "oidc_client_id")
         if self.keys is not None and self.tls_cert is not None:
             raise ValueError("keys: it has the certificates already: leave out tls_cert, tls_key and tls_ca")
         return self

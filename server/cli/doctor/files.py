@@ -52,13 +52,12 @@ def examine_settings(config: Path) -> tuple[HostSettings | None, list[Finding]]:
 
 
 def _files(at: Examined, settings: HostSettings) -> Iterator[Finding]:
-    if settings.tls_cert is None or settings.tls_key is None or settings.tls_ca is None:
-        if settings.insecure_listen:
-            yield at.warn("TLS", "off, and listening for other machines", "set tls_cert, tls_key and tls_ca")
-        else:
-            yield at.note("TLS", "off: on loopback, for development")
+    if settings.tls is not None:
+        yield from _tls(at, settings.tls)
+    elif settings.insecure_listen:
+        yield at.warn("TLS", "off, and listening for other machines", "set tls_cert, tls_key and tls_ca")
     else:
-        yield from _tls(at, TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_ca))
+        yield at.note("TLS", "off: on loopback, for development")
     for name in ("vault_key_file", "checkpoint_key_file", "smtp_password_file"):
         path = getattr(settings, name, None)
         if path is not None:

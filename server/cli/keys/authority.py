@@ -7,7 +7,6 @@
 All files are readable by their owner only. Outside development, have a real authority sign the same names.
 """
 
-import base64
 import ipaddress
 import json
 from collections.abc import Iterable, Sequence
@@ -24,6 +23,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from jwt.algorithms import OKPAlgorithm
 
 from server.shell.files import write_durably
 from server.shell.identity.callers import CERTIFICATE_ROLES, SCHEME
@@ -65,10 +65,6 @@ class Authority:
     @property
     def jwks(self) -> Path:
         return self.folder / "jwks.json"
-
-    @property
-    def is_there(self) -> bool:
-        return (self.folder / "ca.key").exists() and (self.folder / "tokens.key").exists()
 
     def found(self) -> None:
         """Makes the CA and the first token key; existing ones stay. Raises KeysInvalid."""
@@ -205,19 +201,12 @@ def _uses(*, server: bool) -> list[x509.ObjectIdentifier]:
 
 
 def _jwk(key: ed25519.Ed25519PrivateKey) -> dict[str, str]:
-    return {"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": _kid(key), "x": _base64(_raw(key))}
+    public = OKPAlgorithm.to_jwk(key.public_key(), as_dict=True)
+    return {**public, "use": "sig", "alg": "EdDSA", "kid": _kid(key)}
 
 
 def _kid(key: ed25519.Ed25519PrivateKey) -> str:
-    return sha256(_raw(key)).hexdigest()[:16]
-
-
-def _raw(key: ed25519.Ed25519PrivateKey) -> bytes:
-    return key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
-
-
-def _base64(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+    return sha256(key.public_key().public_bytes_raw()).hexdigest()[:16]
 
 
 def _json(content: object) -> bytes:

@@ -10,7 +10,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.shell.hosting.host import PROCESS
-from server.shell.identity.tls import Certificates, TlsFiles, TlsInvalid, host_of
+from server.shell.identity.tls import Certificates, TlsInvalid, host_of
 from server.shell.settings.addresses import Address, parse_address
 from server.shell.settings.host import HostSettings
 
@@ -42,8 +42,7 @@ def _from_here(listening: Address) -> Address:
 
 def _channel(settings: HostSettings, address: str) -> grpc.Channel:
     """Connects with the process's own certificate, which may name a host other than this one."""
-    if settings.tls_cert is None or settings.tls_key is None or settings.tls_ca is None:
+    if settings.tls is None:
         return grpc.insecure_channel(address)
-    certificates = Certificates(TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_ca))
-    options = [("grpc.ssl_target_name_override", host_of(settings.tls_cert))]
-    return grpc.secure_channel(address, certificates.channel_credentials(), options=options)
+    options = [("grpc.ssl_target_name_override", host_of(settings.tls.cert))]
+    return grpc.secure_channel(address, Certificates(settings.tls).channel_credentials(), options=options)

@@ -8,7 +8,7 @@ from cells.store.unusable import CannotServe
 from server.shell.calls.limits import Throttle
 from server.shell.identity.callers import Identity, ProvenIdentity, RefusingIdentity, SaidIdentity
 from server.shell.identity.keyset import KeySetInvalid
-from server.shell.identity.tls import Certificates, TlsFiles, TlsInvalid
+from server.shell.identity.tls import Certificates, TlsInvalid
 from server.shell.identity.tokens import TokenVerifier
 from server.shell.settings.security import SecuritySettings
 
@@ -52,10 +52,10 @@ def build_security(settings: SecuritySettings, cell: str = "") -> Security:
 
 def _security(settings: SecuritySettings, cell: str) -> Security:
     throttle = Throttle(user_calls_per_s=settings.user_calls_per_s, client_calls_per_s=settings.client_calls_per_s)
-    if settings.tls_cert is None or settings.tls_key is None or settings.tls_ca is None:
+    if settings.tls is None:
         return Security(identity=SaidIdentity(), passing=SaidIdentity(), throttle=throttle)
     try:
-        certificates = Certificates(TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_ca))
+        certificates = Certificates(settings.tls)
         verifier = _verifier(settings) if settings.jwt_keys else None
     except (TlsInvalid, KeySetInvalid) as problem:
         raise SecurityInvalid(str(problem)) from None

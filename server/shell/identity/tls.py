@@ -156,13 +156,6 @@ def host_of(cert: Path) -> str:
     return hosts[0] if hosts else ""
 
 
-def read_roots(path: Path) -> bytes:
-    """The trusted roots, for clients without a certificate. Raises TlsInvalid."""
-    pem = _read("ca", path)
-    _certificates("tls_ca", path, pem)
-    return pem
-
-
 def _read(name: str, path: Path) -> bytes:
     try:
         with path.open("rb") as file:

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode
 
-_TLS = ("tls_cert", "tls_key", "tls_ca")
+from server.shell.identity.tls import TlsFiles
 
 
 def _names(value: object) -> object:
@@ -16,17 +16,38 @@ def _names(value: object) -> object:
 
 NameList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
 
-_JWT = ("jwt_keys", "jwt_issuer", "jwt_audience")
 
-
-class SecuritySettings(BaseSettings):
-    """With certificates every caller proves its identity; without, each states it and is believed."""
+class TlsSettings(BaseSettings):
+    """The certificate of a process, and those whom it trusts: all of it, or nothing."""
 
     tls_cert: Path | None = Field(
         default=None, description="PEM file of this process's certificate, as a server and as a client"
     )
     tls_key: Path | None = Field(default=None, description="PEM file of that certificate's key")
     tls_ca: Path | None = Field(default=None, description="PEM file of the roots that sign the certificates of others")
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        if self.tls_cert is None or self.tls_key is None or self.tls_ca is None:
+            return None
+        return TlsFiles(self.tls_cert, self.tls_key, self.tls_ca)
+
+    @model_validator(mode="after")
+    def _has_all_of_tls(self) -> Self:
+        return self.requiring_whole("tls_cert", "tls_key", "tls_ca")
+
+    def requiring_whole(self, *group: str) -> Self:
+        """Raises ValueError if only some of these settings are given."""
+        given = [name for name in group if getattr(self, name)]
+        if given and len(given) < len(group):
+            missing = next(name for name in group if name not in given)
+            raise ValueError(f"{missing}: needed together with {' and '.join(given)}")
+        return self
+
+
+class SecuritySettings(TlsSettings):
+    """With certificates every caller proves its identity; without, each states it and is believed."""
+
     jwt_keys: str = Field(
         default="", description="file or https URL of the public keys that sign tokens, a JWKS; empty: no tokens"
     )
@@ -49,12 +70,8 @@ class SecuritySettings(BaseSettings):
     )
 
     @model_validator(mode="after")
-    def _has_all_of_tls_and_tokens(self) -> Self:
-        for group in (_TLS, _JWT):
-            given = [name for name in group if getattr(self, name)]
-            if given and len(given) < len(group):
-                missing = next(name for name in group if name not in given)
-                raise ValueError(f"{missing}: needed together with {' and '.join(given)}")
+    def _has_all_of_tokens(self) -> Self:
+        self.requiring_whole("jwt_keys", "jwt_issuer", "jwt_audience")
         if self.jwt_keys and self.tls_cert is None:
             raise ValueError("tls_cert: needed together with jwt_keys: a token in plain text is anybody's")
         return self
