@@ -24,17 +24,21 @@ _ROLES = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Box:
-    """An event; or a refusal, which has no `event_id`."""
+    """An event; or a refusal, which has no `event_id`. It gets its place last."""
 
-    event_id: str
+    cell: str
+    hlc: types_pb2.HlcStamp
+    event_id: str = ""
+    cause: str = ""
+    cause_missing: bool = False
     # "subject", "cause", "effect" or "refused".
     role: str
-    problem: str
+    problem: str = ""
     lines: Sequence[str]
-    x: int
-    y: int
+    x: int = 0
+    y: int = 0
     width: int = BOX_WIDTH
 
     @property
@@ -81,54 +85,31 @@ class Picture:
     arrows: Sequence[Arrow]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Item:
-    """A box that has no place yet."""
-
-    cell: str
-    hlc: types_pb2.HlcStamp
-    event_id: str
-    cause: str
-    cause_missing: bool
-    role: str
-    problem: str
-    lines: Sequence[str]
-
-
 def picture_of(reply: audit_pb2.TraceResponse) -> Picture:
     """Later stamps are never further left; an effect is right of its cause, unless its stamp is wrong."""
-    items = sorted(_items(reply), key=lambda each: (each.hlc.physical_ms, each.hlc.logical, each.cell))
-    columns = _columns(items)
+    boxes = sorted(_boxes(reply), key=lambda each: (each.hlc.physical_ms, each.hlc.logical, each.cell))
     silent = {each.cell: each.problem for each in reply.missing if each.cell}
-    lanes = {lane.cell: lane for lane in _lanes(items, silent)}
-    boxes = [
-        Box(
-            event_id=item.event_id,
-            role=item.role,
-            problem=item.problem,
-            lines=item.lines,
-            x=MARGIN + BOX_GAP + column * (BOX_WIDTH + BOX_GAP),
-            y=lanes[item.cell].y + LANE_TITLE,
-        )
-        for item, column in zip(items, columns, strict=True)
-    ]
+    lanes = {lane.cell: lane for lane in _lanes(boxes, silent)}
+    for box, column in zip(boxes, _columns(boxes), strict=True):
+        box.x = MARGIN + BOX_GAP + column * (BOX_WIDTH + BOX_GAP)
+        box.y = lanes[box.cell].y + LANE_TITLE
     last = max(lanes.values(), key=lambda lane: lane.y, default=None)
     return Picture(
         width=max((box.right for box in boxes), default=BOX_WIDTH) + MARGIN,
         height=last.y + last.height if last is not None else 0,
         lanes=list(lanes.values()),
         boxes=boxes,
-        arrows=list(_arrows(items, boxes, lanes)),
+        arrows=list(_arrows(boxes, lanes)),
     )
 
 
 # --- what is in it ----------------------------------------------------------------------------------------------------
 
 
-def _items(reply: audit_pb2.TraceResponse) -> Iterator[_Item]:
+def _boxes(reply: audit_pb2.TraceResponse) -> Iterator[Box]:
     for number, traced in enumerate(reply.events, 1):
         event = traced.event
-        yield _Item(
+        yield Box(
             cell=event.cell,
             hlc=event.hlc,
             event_id=event.event_id,
@@ -140,16 +121,7 @@ def _items(reply: audit_pb2.TraceResponse) -> Iterator[_Item]:
         )
     for refused in reply.refused:
         lines = ("REFUSED", refused.cell, hlc_text(refused.hlc), refused.refusal.message)
-        yield _Item(
-            cell=refused.cell,
-            hlc=refused.hlc,
-            event_id="",
-            cause="",
-            cause_missing=False,
-            role="refused",
-            problem="",
-            lines=[_short(line) for line in lines],
-        )
+        yield Box(cell=refused.cell, hlc=refused.hlc, role="refused", lines=[_short(line) for line in lines])
 
 
 def _event_lines(traced: audit_pb2.TracedEvent, number: int) -> Iterator[str]:
@@ -173,25 +145,25 @@ def _short(line: str) -> str:
 # --- where it is ------------------------------------------------------------------------------------------------------
 
 
-def _columns(items: Sequence[_Item]) -> list[int]:
-    """Each item goes into the last column, or into a new one if its lane is taken there or its cause stands there."""
+def _columns(boxes: Sequence[Box]) -> list[int]:
+    """Each box goes into the last column, or into a new one if its lane is taken there or its cause stands there."""
     columns, lanes_taken, events_here = list[int](), set[str](), set[str]()
     column = 0
-    for item in items:
-        if item.cell in lanes_taken or item.cause in events_here:
+    for box in boxes:
+        if box.cell in lanes_taken or box.cause in events_here:
             column += 1
             lanes_taken.clear()
             events_here.clear()
         columns.append(column)
-        lanes_taken.add(item.cell)
-        events_here |= {item.event_id} - {""}
+        lanes_taken.add(box.cell)
+        events_here |= {box.event_id} - {""}
     return columns
 
 
-def _lanes(items: Iterable[_Item], silent: Mapping[str, str]) -> Iterator[Lane]:
+def _lanes(boxes: Iterable[Box], silent: Mapping[str, str]) -> Iterator[Lane]:
     lines = dict.fromkeys(silent, 0)
-    for item in items:
-        lines[item.cell] = max(lines.get(item.cell, 0), len(item.lines))
+    for box in boxes:
+        lines[box.cell] = max(lines.get(box.cell, 0), len(box.lines))
     heights = [LANE_TITLE + _box_height(lines[cell]) + LANE_FOOT for cell in sorted(lines)]
     for cell, y, height in zip(sorted(lines), accumulate(heights, initial=0), heights, strict=False):
         yield Lane(cell=cell, silence=silent.get(cell, ""), y=y, height=height)
@@ -201,15 +173,15 @@ def _box_height(lines: int) -> int:
     return 2 * PAD + lines * LINE if lines else 0
 
 
-def _arrows(items: Sequence[_Item], boxes: Sequence[Box], lanes: Mapping[str, Lane]) -> Iterator[Arrow]:
-    placed = {box.event_id: (item.cell, box) for item, box in zip(items, boxes, strict=True) if box.event_id}
-    for item, box in zip(items, boxes, strict=True):
-        if item.cause in placed:
-            cell, cause = placed[item.cause]
-            under = lanes[cell].y + lanes[cell].height - LANE_FOOT // 2
-            path = _around(cause, box, under) if cell == item.cell else _across(cause, box)
+def _arrows(boxes: Sequence[Box], lanes: Mapping[str, Lane]) -> Iterator[Arrow]:
+    events = {box.event_id: box for box in boxes if box.event_id}
+    for box in boxes:
+        if box.cause in events:
+            cause, lane = events[box.cause], lanes[box.cell]
+            under = lane.y + lane.height - LANE_FOOT // 2
+            path = _around(cause, box, under) if cause.cell == box.cell else _across(cause, box)
             yield Arrow(path=path, cause_missing=False)
-        elif item.cause_missing:
+        elif box.cause_missing:
             yield Arrow(path=f"M{box.x - BOX_GAP + PAD} {box.arrow_y}H{box.x}", cause_missing=True)
 
 
