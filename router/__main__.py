@@ -30,7 +30,7 @@ from server.shell.channels.client import cell_channels, peer_channels
 from server.shell.hosting.host import GrpcHost, add_servicer
 from server.shell.hosting.process import run_process
 from server.shell.hosting.security import build_security
-from server.shell.observability.logging import LevelSignals, configure_logging
+from server.shell.observability.logging import configure_logging, turn_level_by_signals
 from server.shell.observability.metrics import CallMetrics, MetricsEndpoint
 from server.shell.observability.tracing import build_tracing
 from server.shell.postgres.embedded import EmbeddedPostgres
@@ -163,7 +163,7 @@ async def serve(settings: RouterSettings) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     settings = load_settings_or_exit(RouterSettings, sys.argv[1:] if argv is None else argv, program=PROGRAM)
     configure_logging(settings.log_level)
-    LevelSignals(settings.log_level).listen()
+    turn_level_by_signals(settings.log_level)
     run_process(serve(settings), program=PROGRAM, drain_grace_ms=settings.drain_grace_ms)
 
 

@@ -38,7 +38,7 @@ from server.shell.hosting.failures import reaching
 from server.shell.hosting.host import GrpcHost, add_servicer
 from server.shell.hosting.process import run_process
 from server.shell.hosting.security import build_security
-from server.shell.observability.logging import LevelSignals, configure_logging
+from server.shell.observability.logging import configure_logging, turn_level_by_signals
 from server.shell.observability.metrics import CallMetrics, LoopCollector, MetricsEndpoint
 from server.shell.observability.tracing import build_tracing
 from server.shell.postgres import database
@@ -215,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(settings: ServerSettings, machine: Machine = SOUND) -> None:
     configure_logging(settings.log_level)
-    LevelSignals(settings.log_level).listen()
+    turn_level_by_signals(settings.log_level)
     structlog.contextvars.bind_contextvars(cell=settings.cell)
     collect_garbage_seldom()
     run_process(serve(settings, machine), program="server", drain_grace_ms=settings.drain_grace_ms)

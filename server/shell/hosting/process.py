@@ -32,7 +32,9 @@ def run_process(main: Coroutine[Any, Any, None], *, program: str, drain_grace_ms
 
     SIGTERM and SIGINT end it in order, and in any case soon after the grace of its calls.
     """
-    ending = _Ending(max(drain_grace_ms / 1_000 + BEYOND_GRACE_S, ENDING_LEAST_S), program)
+    after_s = max(drain_grace_ms / 1_000 + BEYOND_GRACE_S, ENDING_LEAST_S)
+    ending = Timer(after_s, _end_by_force, (after_s, program))
+    ending.daemon = True
     try:
         with contextlib.suppress(KeyboardInterrupt):
             uvloop.run(_closing_on_sigterm(main, ending))
@@ -43,47 +45,36 @@ def run_process(main: Coroutine[Any, Any, None], *, program: str, drain_grace_ms
         log.debug("process_failed", exc_info=True)
         sys.exit(f"{program}: {line}")
     finally:
-        ending.called_off()
+        ending.cancel()
 
 
-class _Ending:
-    """Forces the process to end if it does not end by itself. Durable state is safe, as after any kill."""
-
-    def __init__(self, after_s: float, program: str) -> None:
-        self._timer = Timer(after_s, self._end, (after_s, program))
-        self._timer.daemon = True
-
-    def begin(self) -> None:
-        if not self._timer.is_alive():
-            with contextlib.suppress(RuntimeError):
-                self._timer.start()
-
-    def called_off(self) -> None:
-        self._timer.cancel()
-
-    @staticmethod
-    def _end(after_s: float, program: str) -> None:
-        # Written directly: buffers or logging may be what hangs.
-        problem = (
-            f"{program}: not ended {after_s:.0f} s after it was told to (does its database hang?): ended by force\n"
-        )
-        os.write(sys.stderr.fileno(), problem.encode())
-        os._exit(EXIT_FAILED)
+def _end_by_force(after_s: float, program: str) -> None:
+    """Durable state is safe, as after any kill."""
+    # Written directly: buffers or logging may be what hangs.
+    problem = f"{program}: not ended {after_s:.0f} s after it was told to (does its database hang?): ended by force\n"
+    os.write(sys.stderr.fileno(), problem.encode())
+    os._exit(EXIT_FAILED)
 
 
-async def _closing_on_sigterm(main: Coroutine[Any, Any, None], ending: _Ending) -> None:
+async def _closing_on_sigterm(main: Coroutine[Any, Any, None], ending: Timer) -> None:
     """SIGTERM cancels `main`, so that everything it started is closed on the way out.
 
     This holds until the host runs; from then on SIGTERM drains it (GrpcHost.run_until_signalled).
     """
-    told_to_end.set(ending.begin)
+
+    def begin_to_end() -> None:
+        # It may have begun already.
+        with contextlib.suppress(RuntimeError):
+            ending.start()
+
+    told_to_end.set(begin_to_end)
     task = asyncio.ensure_future(main)
     loop = asyncio.get_running_loop()
     signalled = asyncio.Event()
 
     def close() -> None:
         signalled.set()
-        ending.begin()
+        begin_to_end()
         task.cancel()
 
     loop.add_signal_handler(signal.SIGTERM, close)

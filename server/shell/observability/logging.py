@@ -53,23 +53,15 @@ class Lossy:
             self._output.flush()
 
 
-class AllowList:
-    """A processor that drops every field not on its list, and names the dropped fields."""
-
-    def __init__(self, allowed: frozenset[str] = ALLOWED_FIELDS) -> None:
-        self._allowed = allowed
-
-    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-        dropped = [name for name in event if not self._passes(name)]
-        for name in dropped:
-            del event[name]
-        if dropped:
-            event["dropped_fields"] = sorted(dropped)
-        return event
-
-    def _passes(self, name: str) -> bool:
-        # Names that begin with an underscore belong to the logging libraries.
-        return name in self._allowed or name.endswith(_MEASURES) or name.startswith("_")
+def keep_allowed(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """A processor that drops every field not on the list, and names the dropped fields."""
+    # Names that begin with an underscore belong to the logging libraries.
+    dropped = [name for name in event.keys() - ALLOWED_FIELDS if not (name.endswith(_MEASURES) or name.startswith("_"))]
+    for name in dropped:
+        del event[name]
+    if dropped:
+        event["dropped_fields"] = sorted(dropped)
+    return event
 
 
 def add_call(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -98,7 +90,7 @@ def configure_logging(level: str, *, stream: TextIO | None = None, **fields: str
         add_fields,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        AllowList(),
+        keep_allowed,
     ]
     rendered = _rendering(readable=output.isatty())
     structlog.configure(
@@ -117,23 +109,19 @@ def configure_logging(level: str, *, stream: TextIO | None = None, **fields: str
     logging.basicConfig(handlers=[handler], level=number, force=True)
 
 
-class LevelSignals:
+def turn_level_by_signals(level: str, *, stream: TextIO | None = None) -> None:
     """SIGUSR1 raises this process's verbosity by one level, SIGUSR2 lowers it, without a restart or an RPC to guard."""
+    now = LEVELS.index(level)
 
-    def __init__(self, level: str, *, stream: TextIO | None = None) -> None:
-        self._stream = stream
-        self._now = LEVELS.index(level)
-
-    def listen(self) -> None:
-        signal.signal(signal.SIGUSR1, lambda *_: self._turn(-1))
-        signal.signal(signal.SIGUSR2, lambda *_: self._turn(+1))
-
-    def _turn(self, by: int) -> None:
-        self._now = min(max(self._now + by, 0), len(LEVELS) - 1)
-        level = LEVELS[self._now]
-        configure_logging(level, stream=self._stream)
+    def turn(by: int) -> None:
+        nonlocal now
+        now = min(max(now + by, 0), len(LEVELS) - 1)
+        configure_logging(LEVELS[now], stream=stream)
         # Logged at that very level, so that it is seen.
-        log.log(logging.getLevelNamesMapping()[level.upper()], "log_level", state=level)
+        log.log(logging.getLevelNamesMapping()[LEVELS[now].upper()], "log_level", state=LEVELS[now])
+
+    signal.signal(signal.SIGUSR1, lambda *_: turn(-1))
+    signal.signal(signal.SIGUSR2, lambda *_: turn(+1))
 
 
 def _rendering(*, readable: bool) -> list[Processor]:

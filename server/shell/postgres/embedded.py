@@ -38,7 +38,7 @@ from server.shell.postgres.host import (
     recovery_sync,
     require_own_cluster,
 )
-from server.shell.postgres.processes import ClusterLock, exists, first_number, is_postmaster
+from server.shell.postgres.processes import exists, first_number, is_postmaster, locked
 
 SUPERUSER = "postgres"
 PORT = 5432
@@ -200,11 +200,11 @@ class EmbeddedPostgres:
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         require_own_cluster(self.data, self.cluster)
         while True:
-            with self._lock() as lock:
+            with locked(self._lock_path) as lock_fd:
                 if self._listening():
                     return False
-                if lock.taken:
-                    self._launch(lock.fd, deadline_s)
+                if lock_fd is not None:
+                    self._launch(lock_fd, deadline_s)
                     return True
             if time.monotonic() > deadline_s:
                 raise self._failure(f"processes of {self.cluster} are alive but none of them listens")
@@ -326,8 +326,8 @@ class EmbeddedPostgres:
                 with suppress(ProcessLookupError):
                     os.kill(pid, _STOP_SIGNALS[mode])
                 signalled = pid
-            with self._lock() as lock:
-                if pid is None and lock.taken:
+            with locked(self._lock_path) as lock_fd:
+                if pid is None and lock_fd is not None:
                     return True
             time.sleep(_POLL_S)
         return False
@@ -339,9 +339,6 @@ class EmbeddedPostgres:
             # The folder is not ours alone; keep it if it holds anything else.
             with suppress(OSError):
                 folder.rmdir()
-
-    def _lock(self) -> ClusterLock:
-        return ClusterLock(self._lock_path)
 
     def _pid_file(self) -> tuple[int, Path] | None:
         """Process id and socket folder as the running server wrote them; None if there is none."""

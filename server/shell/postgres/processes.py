@@ -3,31 +3,28 @@
 import fcntl
 import os
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
 
 
-class ClusterLock:
-    """A lock on a file, held by every process that inherits the descriptor; `taken` tells whether we got it."""
+@contextmanager
+def locked(path: Path) -> Iterator[int | None]:
+    """The descriptor of a lock on a file, held by every process that inherits it; None: another one has the lock."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        yield handle if _lock(handle) else None
+    finally:
+        # This gives up only our share; the server still holds the descriptor that it inherited.
+        os.close(handle)
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.fd = -1
-        self.taken = False
 
-    def __enter__(self) -> Self:
-        self.fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.taken = True
-        except BlockingIOError:
-            self.taken = False
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        # Closing gives up only our share; the server still holds the descriptor that it inherited.
-        os.close(self.fd)
+def _lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def first_number(file: Path) -> int | None:
