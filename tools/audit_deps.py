@@ -10,7 +10,7 @@ from typing import Any
 SHOWN_MAX = 5
 
 
-def told(report: dict[str, Any]) -> tuple[list[str], bool]:
+def judged(report: dict[str, Any]) -> tuple[list[str], bool]:
     """The lines to print, and whether all packages were looked up and none is known to be vulnerable."""
     lines, unknown, vulnerable = [], [], 0
     for package in report["dependencies"]:
@@ -37,7 +37,7 @@ def main() -> None:
     text = sys.stdin.read()
     if not text.strip():
         sys.exit("pip-audit has said nothing: its vulnerability service cannot be reached from here (see above)")
-    lines, good = told(json.loads(text))
+    lines, good = judged(json.loads(text))
     print("\n".join(lines))
     sys.exit(0 if good else 1)
 

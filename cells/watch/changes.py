@@ -110,7 +110,7 @@ class Gathering:
             raise Unavailable(problem=problem)
         self._rows.append(row)
         self.stream_version, self.position = row.stream_version, row.position
-        # One more is kept than is shown: a change is told by the state before.
+        # One more is kept than is shown: a change is worked out from the state before.
         if len(self._rows) > self.changes_max + 1:
             self._pass(self._rows.popleft())
 

@@ -106,8 +106,8 @@ def listening(settings: ConsoleSettings) -> Iterator[socket.socket]:
 def tell_ready(settings: ConsoleSettings, address: Address) -> None:
     log.info("ready", address=str(address))
     if settings.ready_file is not None:
-        told = {"pid": os.getpid(), "address": str(address)}
-        write_durably(settings.ready_file, json.dumps(told).encode())
+        facts = {"pid": os.getpid(), "address": str(address)}
+        write_durably(settings.ready_file, json.dumps(facts).encode())
 
 
 def main(argv: Sequence[str] | None = None, *, program: str = "console") -> None:

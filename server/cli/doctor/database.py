@@ -248,5 +248,5 @@ def _age(at: Examined, facts: Facts, checkpoint_file: CheckpointFile) -> Finding
     except CannotServe as problem:
         return at.fail("not an old one", str(problem), "docs/operations.md#restore")
     if last is None:
-        return at.note("not an old one", f"not to be told: nothing is noted yet in {checkpoint_file.path}")
+        return at.note("not an old one", f"unknown: nothing is noted yet in {checkpoint_file.path}")
     return at.ok("not an old one", f"it ends at position {facts.position}, and {last.size} events were signed")

@@ -112,10 +112,10 @@ def answered(process: Process) -> Iterator[Finding]:
     if process.trouble:
         yield at.fail("log", process.trouble, "docs/operations.md#lost-data")
     if process.ahead_ms is not None:
-        told, off_ms = f"{process.ahead_ms:+.0f} ms from this machine's", abs(process.ahead_ms) - process.took_ms
+        found, off_ms = f"{process.ahead_ms:+.0f} ms from this machine's", abs(process.ahead_ms) - process.took_ms
         advice = "put the wrong one right: docs/operations.md#a-clock-out-of-bounds"
         wrong, doubtful = off_ms > CLOCK_FAIL_MS, off_ms > CLOCK_WARN_MS
-        yield at.first("clock", told, (wrong, State.FAIL, told, advice), (doubtful, State.WARN, told, advice))
+        yield at.first("clock", found, (wrong, State.FAIL, found, advice), (doubtful, State.WARN, found, advice))
 
 
 def together(processes: Sequence[Process]) -> Iterator[Finding]:
@@ -150,9 +150,9 @@ def logs(before: Sequence[Process], after: Sequence[Process]) -> Iterator[Findin
         seen = {each.cell: each.known.get(process.cell, 0) for each in before if each.cell != process.cell}
         furthest = max(seen, key=lambda cell: seen[cell], default="")
         if process.leads and furthest and seen[furthest] > head:
-            told = f"it ends at position {head}, and {furthest} has seen position {seen[furthest]} of it"
+            found = f"it ends at position {head}, and {furthest} has seen position {seen[furthest]} of it"
             advice = "was it restored from an old backup? docs/operations.md#a-disputed-position"
-            yield Examined(process.cell).fail("not an old one", told, advice)
+            yield Examined(process.cell).fail("not an old one", found, advice)
 
 
 async def _certificate(endpoint: str, access: Access) -> list[Finding]:

@@ -145,8 +145,8 @@ async def sent_bid(request: Request) -> Bid:
     )
     signed, parts = await field(request, "signed"), _signed_parts(request.url.path, sent)
     is_ours = console_of(request).sessions.is_signature(signed, *parts)
-    told = await _outcome(request, sent)
-    return told if is_ours else new_bid(problem=told.problem, success=told.success)
+    outcome = await _outcome(request, sent)
+    return outcome if is_ours else new_bid(problem=outcome.problem, success=outcome.success)
 
 
 async def _outcome(request: Request, sent: Bid) -> Bid:

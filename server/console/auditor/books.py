@@ -171,16 +171,16 @@ async def _progress(cell: CellStubs, wanted: audit_pb2.ReconcileRequest, done: R
     yield f"{cell.name}: begun"
     try:
         async with aclosing(cell.items(cell.audit.Reconcile, wanted)) as stream:
-            async for told in stream:
-                if told.HasField("progress"):
-                    if told.progress.stage == stage and time.monotonic() < said_s + PROGRESS_EVERY_S:
+            async for reply in stream:
+                if reply.HasField("progress"):
+                    if reply.progress.stage == stage and time.monotonic() < said_s + PROGRESS_EVERY_S:
                         continue
-                    stage, said_s = told.progress.stage, time.monotonic()
-                    yield f"{cell.name}: {told.progress.stage}, {told.progress.done:,} of {told.progress.total:,}"
-                elif told.HasField("finding"):
-                    findings.append(told.finding)
+                    stage, said_s = reply.progress.stage, time.monotonic()
+                    yield f"{cell.name}: {reply.progress.stage}, {reply.progress.done:,} of {reply.progress.total:,}"
+                elif reply.HasField("finding"):
+                    findings.append(reply.finding)
                 else:
-                    done.summaries[cell.name], done.findings[cell.name] = told.summary, findings
+                    done.summaries[cell.name], done.findings[cell.name] = reply.summary, findings
     except (ClientError, LedgerRefusal) as error:
         done.silent[cell.name] = str(error)
     yield f"{cell.name}: ended"

@@ -116,7 +116,7 @@ async def cell(request: Request) -> Response:
 async def set_weight(request: Request) -> Response:
     name, text = request.path_params["cell"], await field(request, "weight")
     weight = whole_number(text, "weight", digits_max=WEIGHT_DIGITS_MAX)
-    return await _told(
+    return await _ordered(
         request, "SetCellWeight", router_pb2.SetCellWeightRequest(name=name, weight=weight), name, "weight"
     )
 
@@ -128,10 +128,10 @@ async def tell(request: Request) -> Response:
     if order not in ORDERS:
         raise BadInput(f"{order!r} is no order: expected one of {', '.join(ORDERS)}")
     rpc, kind = ORDERS[order].rpc, ORDERS[order].request
-    return await _told(request, rpc, kind(name=name), name, order)
+    return await _ordered(request, rpc, kind(name=name), name, order)
 
 
-async def _told(request: Request, rpc: str, order: Message, name: str, done: str) -> Response:
+async def _ordered(request: Request, rpc: str, order: Message, name: str, done: str) -> Response:
     await require_confirmed(request)
     # From the form: a form that is sent twice is one command.
     order.command_id = await field(request, "command_id")  # type: ignore[attr-defined]

@@ -34,8 +34,8 @@ class Evacuation(Job[router_pb2.EvacuateCellResponse]):
         request = router_pb2.EvacuateCellRequest(name=self.cell, rate_per_s=self.rate_per_s)
         return self.client.items(self.client.router.EvacuateCell, request)
 
-    def take(self, told: router_pb2.EvacuateCellResponse) -> None:
-        self.last = told
+    def take(self, reply: router_pb2.EvacuateCellResponse) -> None:
+        self.last = reply
 
 
 @get(PATH, EVACUATE)

@@ -12,11 +12,11 @@ from cells.background import BackgroundTask, note_failure
 from server.cli.client import ClientError, LedgerRefusal
 from server.console.serving import BadInput
 
-Told = TypeVar("Told", bound=Message)
+Reply = TypeVar("Reply", bound=Message)
 
 
 @dataclass(slots=True, kw_only=True)
-class Job(ABC, Generic[Told]):
+class Job(ABC, Generic[Reply]):
     """It would end with its listener: the console listens, whether its visitor looks or not."""
 
     name: ClassVar[str]
@@ -29,11 +29,11 @@ class Job(ABC, Generic[Told]):
         self._task = BackgroundTask(name=f"console_{self.name}", work=self._listen, every_s=None)
 
     @abstractmethod
-    def stream(self) -> AsyncGenerator[Told, None]:
+    def stream(self) -> AsyncGenerator[Reply, None]:
         """Does the work while it is read. Raises as `Client.items`."""
 
     @abstractmethod
-    def take(self, told: Told) -> None:
+    def take(self, reply: Reply) -> None:
         """Keeps what the page shows."""
 
     @property
@@ -52,8 +52,8 @@ class Job(ABC, Generic[Told]):
     async def _listen(self) -> None:
         try:
             async with aclosing(self.stream()) as stream:
-                async for told in stream:
-                    self.take(told)
+                async for reply in stream:
+                    self.take(reply)
         except LedgerRefusal as refused:
             self.problem = refused.message
         except ClientError as error:

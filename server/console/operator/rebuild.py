@@ -32,13 +32,13 @@ class Rebuild(Job[audit_pb2.RebuildResponse]):
     def stream(self) -> AsyncGenerator[audit_pb2.RebuildResponse, None]:
         return self.stubs.items(self.stubs.audit.Rebuild, audit_pb2.RebuildRequest(note=self.note))
 
-    def take(self, told: audit_pb2.RebuildResponse) -> None:
-        if told.HasField("progress"):
-            self.progress = told.progress
-        elif told.HasField("left"):
-            self.left.append(told.left)
+    def take(self, reply: audit_pb2.RebuildResponse) -> None:
+        if reply.HasField("progress"):
+            self.progress = reply.progress
+        elif reply.HasField("left"):
+            self.left.append(reply.left)
         else:
-            self.summary = told.summary
+            self.summary = reply.summary
 
 
 @get("/operator/tables", STATUS, REBUILD, title="Rebuild")
