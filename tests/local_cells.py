@@ -28,16 +28,17 @@ from cells.domain.refusals import Refused, Unknown, WrongCell
 from cells.domain.sagas.leg import LegMark, LegResult
 from cells.domain.time.hlc import HybridLogicalClock
 from cells.domain.values import Direction, Money, Ref
+from cells.failpoints import NoFailpoints
 from cells.moves.history_exporter import HistoryExporter
 from cells.moves.user_bundle import UserBundle
-from cells.notices import Notice
+from cells.notices import Notice, Notifier
 from cells.outcomes import Asker
 from cells.requests import CommandRequest, Lane, Outcome
 from cells.sagas.engine import SagaEngine
 from cells.sagas.executions import SagaExecutions
 from cells.sagas.native import NativeEngine
 from cells.sagas.steps import Steps
-from cells.store.ports import Clock, LegCall, PeerUnknown, Store
+from cells.store.ports import Clock, Directory, Ids, LegCall, Peers, PeerUnknown, Store
 from cells.store.postgres import PostgresStore
 from cells.time.celltime import CellTime
 from cells.time.clocks import SystemClock, UuidV7Ids
@@ -219,20 +220,22 @@ def build_cell(
     name: str,
     store: Store,
     *,
-    peers: DirectPeers | None = None,
-    directory: FixedDirectory | None = None,
+    peers: Peers | None = None,
+    directory: Directory | None = None,
     clock: Clock | None = None,
+    ids: Ids | None = None,
     policy: LedgerPolicy | None = None,
     engine_of: EngineOf = native_engine,
+    notifier: Notifier | None = None,
+    failpoints: NoFailpoints | None = None,
+    chance: random.Random | None = None,
 ) -> LocalCell:
     """A cell as the composition root builds it, but for its neighbours."""
-    clock = clock or SystemClock()
-    ids = UuidV7Ids(clock)
+    clock, policy, peers = clock or SystemClock(), policy or LedgerPolicy(), peers or DirectPeers()
+    ids = ids or UuidV7Ids(clock)
     time = CellTime(cell=name, clock=clock, hlc=HybridLogicalClock())
-    executions = SagaExecutions()
-    writer = Writer(store=store, ids=ids, time=time, policy=policy or LedgerPolicy(), begun=executions.begun)
-    peers = peers or DirectPeers()
-    peers.directory = peers.directory or directory
+    failpoints, executions = failpoints or NoFailpoints(), SagaExecutions()
+    writer = Writer(store=store, ids=ids, time=time, policy=policy, begun=executions.begun)
     cell = LocalCell(
         contacts=NoContacts(),
         name=name,
@@ -240,9 +243,10 @@ def build_cell(
         time=time,
         writer=writer,
         directory=directory or FixedDirectory(),
-        notifier=Mailbox(),
+        notifier=notifier or Mailbox(),
         quarantine=AuditStateStore(store) if isinstance(store, PostgresStore) else NothingWrong(),
         accesses=AccessLog(clock=clock, record=lambda accesses: writer.record(RecordAccesses(accesses=accesses))),
+        failpoints=failpoints,
     )
     steps = Steps(
         cell=name,
@@ -250,13 +254,19 @@ def build_cell(
         clock=clock,
         ids=ids,
         execute=cell.execute,
-        random=random.Random(1),
-        history_exporter=HistoryExporter(cell=name, store=store, peers=peers, clock=clock),
+        random=chance or random.Random(1),
+        history_exporter=HistoryExporter(
+            cell=name, store=store, peers=peers, clock=clock, valid_ms=policy.move_valid_ms
+        ),
+        failpoints=failpoints,
         executions=executions,
     )
     timers = Timers(cell=name, store=store, clock=clock, ids=ids, execute=cell.execute)
     cell.tasks += [engine_of(store, steps), timers, cell.user_import]
-    peers.cells[name] = cell
+    if isinstance(peers, DirectPeers):
+        peers.cells[name] = cell
+        if peers.directory is None and isinstance(directory, FixedDirectory):
+            peers.directory = directory
     return cell
 
 

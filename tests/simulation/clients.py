@@ -7,14 +7,16 @@ from uuid import UUID
 
 from cells.domain import commands
 from cells.domain.moves.commands import BeginMove
+from cells.domain.record import replace
 from cells.domain.refusals import Refused, WrongCell
 from cells.domain.values import Money
-from cells.requests import CommandRequest, CommandState, Lane, Outcome
+from cells.requests import CommandRequest, CommandState, Outcome
 from cells.store.outcomes import outcome_of
 from router.moves.moves import Began
 from router.moves.store import MoveRequest
 from server.shell.identity.principal import Principal
 from server.shell.rpc import Metadata
+from tests.local_cells import request
 from tests.simulation.ground import must
 from tests.simulation.network import NO_CLOCK, Unanswered
 
@@ -317,18 +319,8 @@ class Clients:
     def request(
         self, command_id: UUID, command: commands.Command, user_id: UUID, deadline_s: float, principal: str = PRINCIPAL
     ) -> CommandRequest:
-        return CommandRequest(
-            command_id=command_id,
-            fingerprint=b"same",
-            principal=principal,
-            command=command,
-            correlation_id=command_id,
-            causation_id=None,
-            user_id=user_id,
-            deadline_s=deadline_s,
-            lane=Lane.CLIENT,
-            size_bytes=100,
-        )
+        asked = request(command, command_id=command_id, deadline_s=deadline_s)
+        return replace(asked, principal=principal, user_id=user_id)
 
     def _neighbour(self, user_id: UUID) -> UUID:
         """A user of the same cell, or the user itself if there is no other."""

@@ -18,16 +18,18 @@ from cells.domain.account.barrier import LegCommand, command_id
 from cells.domain.auction.auction import Auction
 from cells.domain.moves.commands import ArriveUser
 from cells.domain.moves.home import Home
+from cells.domain.record import replace
 from cells.domain.refusals import Refused
 from cells.domain.sagas.saga import Saga
 from cells.domain.sagas.saga_events import SettlementFacts
 from cells.domain.time.hlc import Stamp
 from cells.domain.values import Kind, LegId, Money
 from cells.moves.user_bundle import UserBundle
-from cells.requests import CommandRequest, Lane, Outcome
+from cells.requests import Lane, Outcome
 from server.process.clock import STAMP_KEY, VECTOR_KEY
 from server.shell.identity.principal import Principal
 from server.shell.rpc import Metadata
+from tests.local_cells import request
 from tests.simulation.ground import HOSTILE, must
 from tests.simulation.network import Unanswered
 
@@ -138,17 +140,11 @@ class HostileCell:
         undo = self._chance.random() < 0.3
         kind: type[LegCommand] = commands.CompensateLeg if undo else commands.ApplyLeg
         command: LegCommand = kind(leg_id=leg_id, action=action, orchestrator=HOSTILE)
-        asked = CommandRequest(
-            command_id=command_id(command, target),
-            fingerprint=b"",
+        asked = replace(
+            request(command, command_id=command_id(command, target), fingerprint=b"", lane=Lane.URGENT, size_bytes=0),
             principal=f"peer/{HOSTILE}",
-            command=command,
             correlation_id=leg_id.saga_id,
-            causation_id=None,
             user_id=getattr(action, "user_id", None),
-            deadline_s=None,
-            lane=Lane.URGENT,
-            size_bytes=0,
         )
 
         async def take(node: "CellNode") -> Outcome:

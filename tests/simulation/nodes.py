@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, NoReturn, cast
 from uuid import UUID
 
 from cellbook.v1 import saga_pb2
-from cells.audit.accesses import AccessLog
 from cells.buckets import Buckets
-from cells.cell import Cell
 from cells.domain.audit.refusals import HomeNotVouched
-from cells.domain.commands import OpenAccount, RecordAccesses
+from cells.domain.commands import OpenAccount
 from cells.domain.decision import LedgerPolicy
 from cells.domain.moves.commands import BeginMove
 from cells.domain.moves.home import Home as CellHome
@@ -26,17 +24,8 @@ from cells.domain.refusals import (
     UserNotFound,
     WrongCell,
 )
-from cells.domain.time.hlc import HybridLogicalClock
-from cells.moves.history_exporter import HistoryExporter
 from cells.notices import Notice
 from cells.requests import Outcome
-from cells.sagas.executions import SagaExecutions
-from cells.sagas.native import NativeEngine
-from cells.sagas.steps import Steps
-from cells.time.celltime import CellTime
-from cells.writer.leadership import Leadership, Task
-from cells.writer.timers import Timers
-from cells.writer.writer import Writer
 from router.directory.registration import Accounts, Registration, open_command_id
 from router.directory.topology import Cell as ListedCell
 from router.directory.users import Directory, UserEntry, UserState
@@ -47,9 +36,8 @@ from server.process.clock import CellClock
 from server.shell.identity.principal import Principal
 from server.shell.rpc import Metadata
 from tests.doubles.clocks import SeededIds
-from tests.doubles.contacts import NoContacts
 from tests.doubles.failpoints import Failpoints
-from tests.local_cells import NothingWrong, request
+from tests.local_cells import build_cell, request
 from tests.simulation.abuse import BATCH_MAX, WatchedQueue
 from tests.simulation.network import NO_CLOCK, SimulatedDirectory, SimulatedPeers, Unanswered
 from tests.simulation.storage import Connection
@@ -88,57 +76,29 @@ class CellNode:
         self.begun_offset_ms = self.clock.offset_ms
         # By its `__getattr__` a connection has all methods of the store.
         store = cast("Store", Connection(world.databases[cell], world, self.fall))
-        self.cell, self.leadership = self._built(cell, store, random.Random(f"{world.seed}/{self.name}"))
+        chance = random.Random(f"{world.seed}/{self.name}")
+        self.cell = build_cell(
+            cell,
+            store,
+            peers=SimulatedPeers(world, self),
+            directory=SimulatedDirectory(world, self),
+            clock=self.clock,
+            ids=SeededIds(self.clock, seed=chance.getrandbits(64)),
+            policy=LEDGER_POLICY,
+            notifier=Mail(world),
+            failpoints=Fate(world, self),
+            chance=chance,
+        )
+        if world.is_abused:
+            writer = self.cell.writer
+            writer.batch_max, writer.queue = BATCH_MAX, WatchedQueue(world.end)
+            writer._decider.refusals = Buckets(per_s=REFUSALS_PER_S, holds_s=REFUSALS_AT_ONCE / REFUSALS_PER_S)
         self._wire = CellClock(time=self.cell.time)
         self.process.launch(self._run())
 
-    def _built(self, name: str, store: "Store", chance: random.Random) -> tuple[Cell, Leadership]:
-        """As the composition root builds it."""
-        world, clock = self._world, self.clock
-        ids = SeededIds(clock, seed=chance.getrandbits(64))
-        time = CellTime(cell=name, clock=clock, hlc=HybridLogicalClock())
-        failpoints, executions = Fate(world, self), SagaExecutions()
-        writer = Writer(store=store, ids=ids, time=time, policy=LEDGER_POLICY, begun=executions.begun)
-        cell = Cell(
-            contacts=NoContacts(),
-            name=name,
-            store=store,
-            time=time,
-            writer=writer,
-            directory=SimulatedDirectory(world, self),
-            notifier=Mail(world),
-            quarantine=NothingWrong(),
-            accesses=AccessLog(clock=clock, record=lambda accesses: writer.record(RecordAccesses(accesses=accesses))),
-            failpoints=failpoints,
-        )
-        steps = Steps(
-            cell=name,
-            peers=SimulatedPeers(world, self),
-            clock=clock,
-            ids=ids,
-            execute=cell.execute,
-            random=chance,
-            history_exporter=HistoryExporter(
-                cell=name,
-                store=store,
-                peers=SimulatedPeers(world, self),
-                clock=clock,
-                valid_ms=LEDGER_POLICY.move_valid_ms,
-            ),
-            failpoints=failpoints,
-            executions=executions,
-        )
-        if world.is_abused:
-            cell.writer.batch_max, cell.writer.queue = BATCH_MAX, WatchedQueue(world.end)
-            cell.writer._decider.refusals = Buckets(per_s=REFUSALS_PER_S, holds_s=REFUSALS_AT_ONCE / REFUSALS_PER_S)
-        engine = NativeEngine(store=store, steps=steps)
-        timers = Timers(cell=name, store=store, clock=clock, ids=ids, execute=cell.execute)
-        tasks: list[Task] = [engine, timers, cell.user_import]
-        return cell, Leadership(writer=cell.writer, prepare=cell.load_quarantine, tasks=tasks)
-
     async def _run(self) -> None:
         try:
-            await self.leadership.run()
+            await self.cell.run()
         except Exception as error:  # noqa: BLE001 - it ends the story
             self._world.end(error)
         self._world.tell("{} has stepped down", self.name)

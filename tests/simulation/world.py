@@ -202,7 +202,7 @@ class World:
                 self.revive_later(cell)
             case Mischief.UPGRADE if isinstance(node, CellNode):
                 self.tell("{} is to step down", node.name)
-                node.process.launch(_do(node.leadership.stop))
+                node.process.launch(_do(node.cell.stop))
             case Mischief.PAUSE if isinstance(node, CellNode):
                 self.tell("{} is stopped for {} s", node.name, soon_s)
                 node.process.stop()
