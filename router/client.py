@@ -41,8 +41,9 @@ from router.routing.routes import (
     routing_target_of,
 )
 from server.shell.calls.statuses import refusal_in
-from server.shell.channels.client import SERVICE_CONFIG, cell_channels
+from server.shell.channels.client import cell_channels
 from server.shell.channels.location_cache import LocationCache, failed
+from server.shell.channels.options import SERVICE_CONFIG
 from server.shell.fields.spelling import spelled
 from server.shell.identity.callers import TOKEN_KEY
 from server.shell.identity.principal import PRINCIPAL_KEY

@@ -204,7 +204,6 @@ def collect_garbage_seldom() -> None:
     Collecting as often as Python does by default costs a quarter of the write path. Objects from before the start are
     never scanned again.
     """
-    gc.collect()
     gc.freeze()
     gc.set_threshold(GARBAGE_THRESHOLD, *gc.get_threshold()[1:])
 

@@ -5,6 +5,7 @@ one that initdb has made. The commands `cellbook up` and `demo`, which other tes
 """
 
 import asyncio
+import gc
 import importlib
 import json
 import os
@@ -80,6 +81,8 @@ def main() -> None:
         del sys.modules[name]
     folder = Path(tempfile.mkdtemp(prefix="cellbook-tests-", dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")))
     copy_clusters(folder)
+    # Collecting garbage would write to the memory that the copies share.
+    gc.freeze()
     for line in sys.stdin:
         request = json.loads(line)
         if isinstance(request, int):

@@ -17,7 +17,7 @@ import grpc
 from cellbook.v1 import ledger_pb2, router_pb2, types_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cellbook.v1.router_pb2_grpc import RouterServiceStub
-from server.shell.channels.client import OWN_CONNECTIONS, SERVICE_CONFIG  # both are in docs/clients.md
+from server.shell.channels.options import OWN_CONNECTIONS, SERVICE_CONFIG  # both are in docs/clients.md
 
 UNKNOWN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.ABORTED}
 

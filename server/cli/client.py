@@ -31,8 +31,8 @@ from cellbook.v1.saga_pb2_grpc import SagaServiceStub
 from cells.time.clocks import SystemClock, UuidV7Ids
 from server.cli.access import PLAIN, Access
 from server.shell.calls.statuses import DOMAIN, facts_in
-from server.shell.channels.client import OWN_CONNECTIONS, PROXY_CONFIG, RECONNECT, name_option
-from server.shell.hosting.host import KEEPALIVE
+from server.shell.channels.options import OWN_CONNECTIONS, PROXY_CONFIG, RECONNECT, name_option
+from server.shell.hosting.keepalive import KEEPALIVE
 from server.shell.settings.addresses import target_of
 
 if TYPE_CHECKING:

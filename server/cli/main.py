@@ -7,42 +7,72 @@ Exit codes: 0 all went well, 1 a check failed or something broke, 2 the command 
 
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_group
 
 from cells.audit.verify.command import main as verify_main
-from lab.command import chaos, demo, replay, up
 from server.cli import report
 from server.cli.access import PLAIN, access_by_files, access_by_keys, choose_access
-from server.cli.audit.command import app as audit
 from server.cli.command import EXIT_FAILED, EXIT_USAGE, PASSED_ON, failure
-from server.cli.contact import app as contact
-from server.cli.doctor.command import doctor
-from server.cli.keys.command import app as keys
-from server.cli.router import app as router
-from server.cli.saga.command import app as saga
-from server.cli.saga.worker import command as saga_worker
-from server.cli.witness import command as witness
 from server.shell.identity.tls import TlsFiles
 
+# Module and name: of functions, and of groups of commands.
+COMMANDS = {
+    "witness": "server.cli.witness:command",
+    "up": "lab.command:up",
+    "demo": "lab.command:demo",
+    "replay": "lab.command:replay",
+    "saga-worker": "server.cli.saga.worker:command",
+    "doctor": "server.cli.doctor.command:doctor",
+}
+GROUPS = {
+    "chaos": "lab.command:chaos",
+    "saga": "server.cli.saga.command:app",
+    "contact": "server.cli.contact:app",
+    "audit": "server.cli.audit.command:app",
+    "router": "server.cli.router:app",
+    "keys": "server.cli.keys.command:app",
+}
+
+
+class Imported(TyperGroup):
+    """Imports the commands that are used: all of them would take most of a second."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401 - typer hides their types
+        place = COMMANDS.get(cmd_name) or GROUPS.get(cmd_name)
+        if place is not None:
+            self.add_command(imported(place, cmd_name))
+        return super().get_command(ctx, cmd_name)
+
+
+def imported(place: str, name: str) -> Any:  # noqa: ANN401 - as above
+    module, _, attribute = place.partition(":")
+    found = getattr(import_module(module), attribute)
+    holder = typer.Typer(rich_markup_mode=None)
+    if isinstance(found, typer.Typer):
+        holder.add_typer(found, name=name)
+    else:
+        holder.command(name)(found)
+    return get_group(holder).commands[name]
+
+
+def to_be_imported() -> None:
+    """Stands for a command until it is used."""
+
+
 app = typer.Typer(
+    cls=Imported,
     help="Cellbook: an auditable ledger for marketplaces, in regional cells.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-GROUPS = {"chaos": chaos, "saga": saga, "contact": contact, "audit": audit, "router": router, "keys": keys}
-for name, group in GROUPS.items():
-    app.add_typer(group, name=name)
-app.command("witness")(witness)
-app.command()(up)
-app.command()(demo)
-app.command()(replay)
-app.command("saga-worker")(saga_worker)
-app.command()(doctor)
+for name in COMMANDS:
+    app.command(name)(to_be_imported)
 
 
 @app.callback()
@@ -92,6 +122,10 @@ def console(context: typer.Context) -> None:
     flags = {"keys": "keys_folder", "tls-cert": "tls_cert", "tls-key": "tls_key", "tls-ca": "tls_ca"}
     before = [part for flag, name in flags.items() if given.get(name) for part in (f"--{flag}", str(given[name]))]
     process.main([*before, *context.args], program="cellbook console")
+
+
+for name in GROUPS:
+    app.command(name)(to_be_imported)
 
 
 def main() -> None:

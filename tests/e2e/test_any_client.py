@@ -40,8 +40,8 @@ from cells.domain.values import Direction, LegId, Money
 from cells.store.ports import LegCall
 from server.cli.keys.authority import HOSTS, Authority, Settings, make_keys, settings_of
 from server.shell.calls.statuses import refusal_in
-from server.shell.channels.client import OWN_CONNECTIONS, SERVICE_CONFIG
 from server.shell.channels.forwarding import ANSWER_HERE_KEY
+from server.shell.channels.options import OWN_CONNECTIONS, SERVICE_CONFIG
 from server.shell.identity.callers import ON_BEHALF_KEY
 from server.shell.identity.principal import Principal, Role
 from server.shell.identity.tls import Certificates, read_certificate

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from server.shell.channels.client import PROXY_CONFIG, open_cell_channel, open_peer_channel
+from server.shell.channels.client import open_cell_channel, open_peer_channel
+from server.shell.channels.options import PROXY_CONFIG
 
 READY_S = 30.0
 AT_ONCE = 8

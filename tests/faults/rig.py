@@ -24,7 +24,7 @@ from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from lab.member import Member, free_ports
 from server.cli.keys.authority import Settings
-from server.shell.channels.client import OWN_CONNECTIONS, SERVICE_CONFIG
+from server.shell.channels.options import OWN_CONNECTIONS, SERVICE_CONFIG
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.invariants import check_cell
 from tests.local_cells import until_async

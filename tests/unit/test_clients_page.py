@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from server.shell.channels.client import SERVICE_CONFIG
+from server.shell.channels.options import SERVICE_CONFIG
 
 PAGE = Path(__file__).parents[2] / "docs" / "clients.md"
 

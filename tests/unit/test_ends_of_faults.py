@@ -14,8 +14,9 @@ from cells.store.ports import PeerUnknown
 from server.cli.client import Client
 from server.peers import _failure, _result
 from server.shell.calls.statuses import code_of, details_metadata, to_status
-from server.shell.channels.client import RECONNECT, open_cell_channel, open_channel
-from server.shell.hosting.host import KEEPALIVE
+from server.shell.channels.client import open_cell_channel, open_channel
+from server.shell.channels.options import RECONNECT
+from server.shell.hosting.keepalive import KEEPALIVE
 
 PROMISED_S = 10.0
 

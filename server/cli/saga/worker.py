@@ -15,7 +15,7 @@ from server.cli.access import Access, chosen_access
 from server.cli.client import ClientError
 from server.cli.command import run
 from server.sagas import TemporalServer, connect_temporal
-from server.shell.channels.client import OWN_CONNECTIONS, SERVICE_CONFIG, name_option
+from server.shell.channels.options import OWN_CONNECTIONS, SERVICE_CONFIG, name_option
 from server.shell.observability.logging import configure_logging
 
 # Of an activity's 15 s: a call that the cell has not answered by then is repeated.

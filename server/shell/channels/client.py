@@ -1,6 +1,5 @@
 """Calls to other servers, each with our identity, our clock and a deadline."""
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -9,27 +8,16 @@ import grpc.aio
 from server.shell.calls.guard import ClockExchange
 from server.shell.calls.policy import BATCH_BYTES_MAX
 from server.shell.channels.channel_pool import ChannelPool, never_anew
-from server.shell.hosting.host import KEEPALIVE, RESPONSE_BYTES_MAX
+from server.shell.channels.options import OWN_CONNECTIONS, PROXY_CONFIG, RECONNECT, SERVICE_CONFIG, name_option
+from server.shell.hosting.host import RESPONSE_BYTES_MAX
+from server.shell.hosting.keepalive import KEEPALIVE
 from server.shell.identity.principal import PRINCIPAL_KEY, Principal, Role
 from server.shell.identity.tls import Certificates
 from server.shell.observability.tracing import nothing_outgoing
-from server.shell.settings.addresses import parse_address, target_of
+from server.shell.settings.addresses import target_of
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
-
-# Each channel has its own connections. By default gRPC lets two channels share one; if both start a health watch at the
-# same moment, its core uses the state of one before it exists and the process dies of a SIGSEGV (grpcio 1.85.1 to
-# 1.85.3, HealthWatcher::SetSubchannel; tests/faults/test_channels.py).
-OWN_CONNECTIONS = ("grpc.use_local_subchannel_pool", 1)
-
-# Reconnect soon after a cut, because sagas wait. `min` is the time limit of one attempt: packets of an attempt that
-# is made into a cut are lost, and TCP would send the next one half a minute after the network is back.
-RECONNECT: list[tuple[str, int]] = [
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 2_000),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-]
 
 # As docs/clients.md has it.
 CELL_OPTIONS: list[tuple[str, int | str]] = [
@@ -42,34 +30,6 @@ CELL_OPTIONS: list[tuple[str, int | str]] = [
 ]
 # Our own callers retry by themselves, because they know the command's id.
 CHANNEL_OPTIONS = [*CELL_OPTIONS, ("grpc.enable_retries", 0)]
-
-# For external clients, over all addresses of one cell at once (docs/clients.md). Calls go to a process whose health
-# service says SERVING, and wait within their deadline while there is none: a standby takes over within 3 s. A call that
-# was cut is sent again under its command_id, so it takes effect once; the retries together outlast a takeover.
-SERVICE_CONFIG = json.dumps(
-    {
-        "loadBalancingConfig": [{"round_robin": {}}],
-        "healthCheckConfig": {"serviceName": ""},
-        "methodConfig": [
-            {
-                "name": [{}],
-                "waitForReady": True,
-                "retryPolicy": {
-                    "maxAttempts": 5,
-                    "initialBackoff": "0.5s",
-                    "maxBackoff": "2s",
-                    "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
-                },
-            }
-        ],
-    },
-    indent=2,
-)
-
-
-# For a proxy: it finds the process that leads, and leaves retries to its caller.
-PROXY_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}})
 
 
 def open_channel(target: str, tls: Certificates | None = None) -> grpc.aio.Channel:
@@ -97,11 +57,6 @@ def _opened(
     if credentials is None:
         return grpc.aio.insecure_channel(target, options=options)
     return grpc.aio.secure_channel(target, credentials, options=[*options, *name_option(endpoints)])
-
-
-def name_option(endpoints: Sequence[str]) -> list[tuple[str, str]]:
-    """The processes of one cell all present the first one's host name: gRPC takes one name per channel."""
-    return [("grpc.ssl_target_name_override", parse_address(endpoints[0]).host)] if len(endpoints) > 1 else []
 
 
 def peer_channels(tls: Certificates | None) -> ChannelPool:

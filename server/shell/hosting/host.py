@@ -29,6 +29,7 @@ from server.shell.calls.open_calls import OPEN_CALLS_MAX
 from server.shell.calls.policy import BATCH_BYTES_MAX
 from server.shell.files import write_durably
 from server.shell.hosting.health_service import HealthService
+from server.shell.hosting.keepalive import KEEPALIVE
 from server.shell.hosting.process import told_to_end
 from server.shell.identity.tls import Certificates
 from server.shell.rpc import Handler
@@ -45,18 +46,6 @@ TURNED_AWAY_MAX = 2_000
 # under a flood all others would be late as well. If more than 1,000 wait, grpc drops some at once.
 UNACCEPTED_MAX_S = 1
 _HANDSHAKE_MS = 10_000
-# For servers and for our own channels: a ping after 3 s without data, and 3 s for its answer, with or without calls.
-# The answer needs no Python, so a busy process still gives it. gRPC also makes the kernel drop the connection if sent
-# data stays unacknowledged that long.
-KEEPALIVE: list[tuple[str, int]] = [
-    ("grpc.keepalive_time_ms", 3_000),
-    ("grpc.keepalive_timeout_ms", 3_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    # For gRPC's other pings, which measure the connection. Only one ping is out at a time: while it waits for the
-    # answer to one of these, a minute by default, it sends no keepalive and detects nothing.
-    ("grpc.http2.ping_timeout_ms", 3_000),
-    ("grpc.http2.max_pings_without_data", 0),
-]
 # How long `stop` may take beyond the grace: grpc can hang there (grpc/grpc#40989).
 _STOP_SLACK_S = 5.0
 # Connections end now and then, so that no channel stays with one process forever. Open streams go on.
