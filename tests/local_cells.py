@@ -5,7 +5,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 from cells.audit.accesses import AccessLog
@@ -13,14 +13,7 @@ from cells.audit.history.trace import Answer, Finder, Search, Silent
 from cells.audit.reconcile.replay_state import AuditStateStore
 from cells.cell import Cell
 from cells.domain.account.barrier import command_id
-from cells.domain.commands import (
-    Command,
-    CreateAuction,
-    Deposit,
-    OpenAccount,
-    RecordAccesses,
-    RegisterAsset,
-)
+from cells.domain.commands import Command, CreateAuction, Deposit, OpenAccount, RecordAccesses, RegisterAsset
 from cells.domain.decision import LedgerPolicy
 from cells.domain.moves.commands import TellHome
 from cells.domain.moves.home import Home
@@ -53,6 +46,7 @@ from tests.doubles.contacts import NoContacts
 from tests.doubles.history import MemoryTraceLookups
 from tests.doubles.store import MemoryStore
 
+T = TypeVar("T")
 WAIT_S = 10.0
 # Is told of everybody's commands.
 READER = Asker("auditor/test", reads_all=True)
@@ -65,11 +59,14 @@ async def until(condition: Callable[[], object], *, timeout_s: float = WAIT_S) -
             await asyncio.sleep(0.002)
 
 
-async def until_async(condition: Callable[[], Awaitable[object]], *, timeout_s: float = WAIT_S) -> None:
-    """The same for a condition that has to be asked for."""
+async def until_async(
+    ask: Callable[[], Awaitable[T]], holds: Callable[[T], object] = bool, *, timeout_s: float = WAIT_S
+) -> T:
+    """The same for what has to be asked for; returns the answer that holds."""
     async with asyncio.timeout(timeout_s):
-        while not await condition():  # noqa: ASYNC110 - as above
+        while not holds(answer := await ask()):  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.02)
+    return answer
 
 
 @dataclass(slots=True)

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from uuid import UUID
 
 from cells.domain.commands import CloseAuction, PlaceBid
@@ -14,7 +13,7 @@ from cells.domain.values import Direction, Money
 from cells.sagas.engine import SagaEngine
 from cells.sagas.steps import Steps
 from cells.store.ports import LegCall, PeerUnknown, Store
-from tests.doubles.failpoints import Failpoints
+from tests.doubles.failpoints import holding
 from tests.local_cells import (
     DirectPeers,
     EngineOf,
@@ -147,12 +146,13 @@ class World:
         saga = await self.saga(auction)
         return next(each.state for spec, each in zip(saga.specs, saga.legs, strict=True) if spec.leg == leg)
 
-    async def held(self, auction: UUID, leg: str, failpoints: Path) -> None:
-        """Closes the auction, and has its settlement held before the leg, until the file is removed."""
-        failpoints.write_text(f"hold/{leg}/action\n")
-        self.steps.failpoints = Failpoints(frozenset({f"@{failpoints}"}))
-        await self.close(auction)
-        await self.is_at(auction, leg)
+    @asynccontextmanager
+    async def held(self, auction: UUID, leg: str) -> AsyncIterator[None]:
+        """The auction is closed, and its settlement does not take the leg meanwhile."""
+        with holding(self.steps, leg):
+            await self.close(auction)
+            await self.is_at(auction, leg)
+            yield
 
     @property
     def steps(self) -> Steps:

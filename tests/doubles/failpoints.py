@@ -16,7 +16,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -28,6 +28,7 @@ from cells.domain.refusals import DeadlinePassed, QueueFull, RefusedByFailpoint,
 from cells.domain.sagas.leg import LegMark
 from cells.failpoints import NoFailpoints
 from cells.requests import Outcome
+from cells.sagas.steps import Steps
 from cells.time.clocks import SystemClock
 
 HOLD_POLL_S = 0.05
@@ -109,6 +110,16 @@ class Failpoints(NoFailpoints):
             yield name
             with suppress(FileNotFoundError):
                 yield from Path(name[1:]).read_text().splitlines() if name.startswith("@") else ()
+
+
+@contextmanager
+def holding(steps: Steps, leg: str) -> Iterator[None]:
+    """The sagas of `steps` do not take the leg meanwhile."""
+    steps.failpoints = failpoints = Failpoints(frozenset({f"hold/{leg}/action"}))
+    try:
+        yield
+    finally:
+        failpoints.names = frozenset()
 
 
 class FailingClock(SystemClock):

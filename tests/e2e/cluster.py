@@ -70,11 +70,7 @@ class Town:
 
     async def ended(self, won: Won, state: "auction_pb2.AuctionState.ValueType") -> None:
         """Waits until the auction's settlement has ended, and so has every other saga."""
-
-        async def over() -> bool:
-            return (await self.market.auction(won.auction)).state == state
-
-        await until_async(over, timeout_s=60)
+        await until_async(lambda: self.market.auction(won.auction), lambda found: found.state == state, timeout_s=60)
         await self.market.wait_until_quiet()
 
     async def saga(self, won: Won) -> saga_pb2.Saga:

@@ -96,11 +96,9 @@ async def test_a_worker_of_its_own_has_the_cell_take_the_legs(tmp_path: Path) ->
                 assert (await here.saga(won)).legs[0].state == saga_pb2.LEG_STATE_PENDING
                 first = worker(here, AUCTION_CELL, address)
                 workers.append(first)
-
-                async def under_way() -> bool:
-                    return (await here.saga(won)).legs[0].state == saga_pb2.LEG_STATE_DONE
-
-                await until_async(under_way, timeout_s=30)
+                await until_async(
+                    lambda: here.saga(won), lambda found: found.legs[0].state == saga_pb2.LEG_STATE_DONE, timeout_s=30
+                )
                 first.kill()
                 workers.append(worker(here, AUCTION_CELL, address))
                 await here.ended(won, auction_pb2.AUCTION_STATE_SETTLED)

@@ -137,11 +137,9 @@ class Matrix(Town):
         connection = await asyncpg.connect(await self.member(cell).dsn())
         try:
             wanted = count + await connection.fetchval(BEAT)
-
-            async def so() -> bool:
-                return bool(await connection.fetchval(BEAT) >= wanted)
-
-            await until_async(so, timeout_s=PATIENCE_S)
+            await until_async(
+                lambda: connection.fetchval(BEAT), lambda found: bool(found >= wanted), timeout_s=PATIENCE_S
+            )
         finally:
             await connection.close()
 
@@ -174,11 +172,7 @@ class Matrix(Town):
 
     async def over(self, won: Won) -> None:
         """Until it has ended, either way."""
-
-        async def so() -> bool:
-            return (await self.saga(won)).state in ENDS
-
-        await until_async(so, timeout_s=PATIENCE_S)
+        await until_async(lambda: self.saga(won), lambda found: found.state in ENDS, timeout_s=PATIENCE_S)
 
     async def somebody(self, cell: str) -> Person:
         return await self.market.register("somebody", cell)

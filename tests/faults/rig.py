@@ -87,10 +87,7 @@ class Node(Member):
             return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
     async def becomes(self, status: str) -> None:
-        async def is_so() -> bool:
-            return await self.health() == status
-
-        await until_async(is_so, timeout_s=START_S)
+        await until_async(self.health, lambda found: found == status, timeout_s=START_S)
 
 
 def node(folder: Path, name: str, dsn: str, *, module: str = "server", **settings: str | list[str]) -> Node:

@@ -1,17 +1,43 @@
 """The database's machine is lost under load, and its synchronous replica takes over: nothing acknowledged is lost."""
 
 import asyncio
+import random
 import sys
+import time
+from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
+from uuid import UUID
 
 import asyncpg
+import grpc
+import grpc.aio
 import pytest
 
+from cellbook.v1 import ledger_pb2
 from server.cli.doctor.database import examine
 from server.cli.doctor.findings import State
 from server.shell.postgres.embedded import EmbeddedPostgres
-from tests.faults.rig import CELL, DATABASE, check, database, loaded, node, running, stubs
+from tests.faults.rig import (
+    AUDITOR,
+    BANK,
+    CELL,
+    DATABASE,
+    PATIENCE_S,
+    UNKNOWN,
+    Load,
+    Stubs,
+    alone,
+    check,
+    database,
+    deposit,
+    insist,
+    loaded,
+    node,
+    open_user,
+    running,
+    stubs,
+)
 from tests.local_cells import until_async
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
@@ -69,11 +95,7 @@ async def test_nothing_acknowledged_is_lost_with_the_database(tmp_path: Path) ->
         stack.push_async_callback(run, LOSE, tmp_path / "replica")
         await run(REPLICATE, tmp_path / DATABASE, tmp_path / "replica")
         await told(dsn, "ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (*)'", "SELECT pg_reload_conf()")
-
-        async def replicated() -> bool:
-            return await survives(dsn) is State.OK
-
-        await until_async(replicated)
+        await until_async(lambda: survives(dsn), lambda found: found is State.OK)
         replica = EmbeddedPostgres(tmp_path / "replica")
         await replica.start()
         new_dsn = replica.dsn("cellbook")
@@ -90,3 +112,68 @@ async def test_nothing_acknowledged_is_lost_with_the_database(tmp_path: Path) ->
             await load.end()
             await check(new_dsn, load)
         assert await survives(new_dsn) is State.WARN
+
+
+# --- deadlines that end in the middle of commits ---
+
+
+CLIENTS = 8
+# Of those given up by their callers, at least so many were done all the same.
+WANTED = 10
+ACCEPTED, IN_PROGRESS, NOT_FOUND = "COMMAND_STATE_ACCEPTED", "COMMAND_STATE_IN_PROGRESS", "NOT_FOUND"
+
+
+async def test_a_deadline_in_a_commit_leaves_nothing_unknown(tmp_path: Path) -> None:
+    """Done or not, GetCommand tells; sent again under its id, each has happened once."""
+    async with (
+        database(tmp_path) as (_, dsn),
+        alone(tmp_path, dsn) as cell,
+        stubs(cell.address) as to,
+        loaded(to) as load,
+    ):
+        told: Counter[str] = Counter()
+        clients = [asyncio.create_task(impatient(to, load, seed, told)) for seed in range(CLIENTS)]
+        await asyncio.gather(*clients)
+        await load.end()
+        print(f"given up by their callers: {dict(told)}")
+        await check(dsn, load)
+        assert await load.told() == {ACCEPTED: len(load.sent)}
+
+
+async def impatient(to: Stubs, load: Load, seed: int, told: Counter[str]) -> None:
+    """Gives each call a part of the time that one takes just now, until enough were cut in the middle."""
+    # Seeded: which part it is says nothing of when the commit is, so that all moments of it are hit.
+    part = random.Random(seed)
+    user_id = await open_user(to)
+    give_up_s = time.monotonic() + PATIENCE_S
+    while told[ACCEPTED] < WANTED:
+        assert time.monotonic() < give_up_s, f"no deadline ended in a commit: {dict(told)}"
+        begun_s = time.monotonic()
+        await insist(to.ledger.Deposit, deposit(user_id), BANK)
+        took_s = time.monotonic() - begun_s
+        paid = deposit(user_id)
+        load.sent.add(UUID(paid.command_id))
+        try:
+            await to.ledger.Deposit(paid, timeout=took_s * part.uniform(0.2, 1.2), metadata=BANK)
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in UNKNOWN:
+                raise
+            told[await end_of(to, paid.command_id)] += 1
+            await insist(to.ledger.Deposit, paid, BANK)
+        load.accepted.add(UUID(paid.command_id))
+
+
+async def end_of(to: Stubs, command_id: str) -> str:
+    """What the cell says of it, once it is not under way any more."""
+    asked = ledger_pb2.GetCommandRequest(command_id=command_id)
+    while True:
+        try:
+            answer = await to.ledger.GetCommand(asked, timeout=10, metadata=AUDITOR)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            return NOT_FOUND
+        state = ledger_pb2.CommandState.Name(answer.state)
+        if state != IN_PROGRESS:
+            return state
+        await asyncio.sleep(0.002)

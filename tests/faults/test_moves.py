@@ -340,13 +340,9 @@ async def test_without_the_router_a_move_ends_and_the_user_is_served(here: Matri
         router.kill()
         await router.wait()
         release(here, leg)
-
-        async def arrived() -> bool:
-            return bool((await client.home(user_id)).cell == EU)
-
         done = mover.deposited
         await until_async(partial(more, mover, done + 3), timeout_s=PATIENCE_S)
-        await until_async(arrived, timeout_s=30)
+        await until_async(lambda: client.home(user_id), lambda found: found.cell == EU, timeout_s=30)
         router.start()
         await router.wait_until_ready(30)
         moving.cancel()

@@ -14,19 +14,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from cellbook.v1 import (
-    auction_pb2,
-    types_pb2,
-)
-from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
-from cellbook.v1.audit_pb2_grpc import AuditServiceStub
-from cellbook.v1.event_pb2_grpc import EventServiceStub
-from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
-from cellbook.v1.operations_pb2_grpc import OperationsServiceStub
-from cellbook.v1.saga_pb2_grpc import SagaServiceStub
-from cellbook.v1.settlement_pb2_grpc import (
-    SettlementServiceStub,
-)
+from cellbook.v1 import auction_pb2, ledger_pb2, types_pb2
 from cells.audit.checks.log_watch import LogWatch
 from cells.audit.export.exporter import Exporter
 from cells.audit.history.questions import History
@@ -64,14 +52,6 @@ from tests.integration.no_tables import reconciliation_of
 from tests.local_cells import DirectAuditPeers, DirectPeers, FixedDirectory, LocalCell, build_cell, leading, open_user
 
 if TYPE_CHECKING:
-    # They exist for type checkers alone.
-    from cellbook.v1.auction_pb2_grpc import AuctionServiceAsyncStub
-    from cellbook.v1.audit_pb2_grpc import AuditServiceAsyncStub
-    from cellbook.v1.event_pb2_grpc import EventServiceAsyncStub
-    from cellbook.v1.ledger_pb2_grpc import LedgerServiceAsyncStub
-    from cellbook.v1.operations_pb2_grpc import OperationsServiceAsyncStub
-    from cellbook.v1.saga_pb2_grpc import SagaServiceAsyncStub
-    from cellbook.v1.settlement_pb2_grpc import SettlementServiceAsyncStub
     from server.peers import GrpcPeers
 
 HERE, THERE = "us-east", "eu-west"
@@ -108,6 +88,26 @@ def new_id() -> str:
     return str(uuid4())
 
 
+def as_user(user_id: object) -> Pairs:
+    return (("cellbook-principal", f"user/{user_id}"),)
+
+
+def deposit_of(
+    user: object, amount_minor: int = 5, *, command_id: str = "", reference: str = ""
+) -> ledger_pb2.DepositRequest:
+    """Under a new id, unless one is given, and with a reference that no other has."""
+    command_id = command_id or new_id()
+    return ledger_pb2.DepositRequest(
+        command_id=command_id, user_id=str(user), amount=usd(amount_minor), external_reference=reference or command_id
+    )
+
+
+def bid_of(auction: str, bidder: object, amount_minor: int) -> auction_pb2.PlaceBidRequest:
+    return auction_pb2.PlaceBidRequest(
+        command_id=new_id(), auction=auction, bidder_user_id=str(bidder), amount=usd(amount_minor)
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rig:
     """`cell` is served; `there` is its neighbour, called directly."""
@@ -128,34 +128,6 @@ class Rig:
     # At home in the neighbour, with as much.
     carl: UUID
 
-    @property
-    def ledger(self) -> "LedgerServiceAsyncStub":
-        return LedgerServiceStub(self.channel)
-
-    @property
-    def auctions(self) -> "AuctionServiceAsyncStub":
-        return AuctionServiceStub(self.channel)
-
-    @property
-    def legs(self) -> "SettlementServiceAsyncStub":
-        return SettlementServiceStub(self.channel)
-
-    @property
-    def sagas(self) -> "SagaServiceAsyncStub":
-        return SagaServiceStub(self.channel)
-
-    @property
-    def events(self) -> "EventServiceAsyncStub":
-        return EventServiceStub(self.channel)
-
-    @property
-    def operations(self) -> "OperationsServiceAsyncStub":
-        return OperationsServiceStub(self.channel)
-
-    @property
-    def audit(self) -> "AuditServiceAsyncStub":
-        return AuditServiceStub(self.channel)
-
     async def ask(
         self,
         rpc: str,
@@ -170,25 +142,28 @@ class Rig:
         own = {"command_id": new_id()} if "command_id" in kind.DESCRIPTOR.fields_by_name else {}
         said: Any = {**own, **(content or {}), **fields}
         request = kind(**{name: str(value) if isinstance(value, UUID) else value for name, value in said.items()})
-        return await self.call(path_of(rpc), request, by=by, timeout_s=timeout_s)
+        return await self.call(request, by=by, timeout_s=timeout_s)
 
-    async def call(self, path: str, request: Message, *, by: Pairs = (), timeout_s: float = TIMEOUT_S) -> Message:
-        """Calls by path, as a principal that may. Of a stream, the first answer."""
-        method = METHODS[path]
-        open_call = self.channel.unary_stream if method.server_streaming else self.channel.unary_unary
-        call: Any = open_call(
-            path,
-            request_serializer=GetMessageClass(method.input_type).SerializeToString,
-            response_deserializer=GetMessageClass(method.output_type).FromString,
-        )(request, metadata=by or principal_for(path), timeout=timeout_s)
-        if not method.server_streaming:
-            answer: Message = await call
-            return answer
+    async def call(self, request: Message, *, by: Pairs = (), timeout_s: float = TIMEOUT_S) -> Any:  # noqa: ANN401
+        """As a principal that may. Of a stream, the first answer."""
+        call = self.send(request, by=by, timeout_s=timeout_s)
+        if not isinstance(call, grpc.aio.UnaryStreamCall):
+            return await call
         try:
-            first: Message = await call.read()
-            return first
+            return await call.read()
         finally:
             call.cancel()
+
+    def send(self, request: Message, *, by: Pairs = (), timeout_s: float | None = None) -> Any:  # noqa: ANN401 - a call
+        """Begins the call of a request, whose type names its RPC."""
+        return send(self.channel, request, by=by, timeout_s=timeout_s)
+
+    async def pages(self, rpc: str, content: Mapping[str, object] | None = None, **fields: Any) -> list[Any]:  # noqa: ANN401
+        """All answers of an RPC that answers page by page."""
+        pages = [await self.ask(rpc, content, **fields)]
+        while pages[-1].next_page_token:
+            pages.append(await self.ask(rpc, content, **fields, page_token=pages[-1].next_page_token))
+        return pages
 
     async def auction(self, *, increment_minor: int = 0) -> str:
         """The name of a new auction by ann, over the wire: from 1.00 USD, ending in an hour."""
@@ -207,6 +182,18 @@ class Rig:
         return placed
 
 
+def send(channel: grpc.aio.Channel, request: Message, *, by: Pairs = (), timeout_s: float | None = None) -> Any:  # noqa: ANN401
+    """Begins the call of a request over any channel; without a principal, by one that may."""
+    path = path_of(type(request).__name__.removesuffix("Request"))
+    method = METHODS[path]
+    open_call: Any = channel.unary_stream if method.server_streaming else channel.unary_unary
+    return open_call(
+        path,
+        request_serializer=GetMessageClass(method.input_type).SerializeToString,
+        response_deserializer=GetMessageClass(method.output_type).FromString,
+    )(request, metadata=by or principal_for(path), timeout=timeout_s)
+
+
 @pytest.fixture
 async def rig() -> AsyncIterator[Rig]:
     async with serving() as served:
@@ -220,6 +207,13 @@ async def refusal_of(call: Awaitable[object]) -> Refused:
     refused = refusal_in(caught.value)
     assert refused is not None, caught.value
     return refused
+
+
+async def status_of(call: Awaitable[object]) -> grpc.StatusCode:
+    """The gRPC status with which an awaited call fails."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value.code()
 
 
 def principal_for(path: str) -> Pairs:

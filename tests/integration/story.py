@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from uuid import UUID, uuid4
 
 from cells.domain.audit.events import Access, Mismatch
@@ -40,9 +38,8 @@ from cells.domain.sagas.saga_rules import leg_id_of
 from cells.domain.values import Direction, LegId, Money
 from cells.notices import Notice
 from cells.requests import Outcome
-from cells.sagas.native import NativeEngine
 from cells.store.ports import LegCall, PeerUnknown, Store
-from tests.doubles.failpoints import Failpoints
+from tests.doubles.failpoints import holding
 from tests.local_cells import (
     DirectPeers,
     FixedDirectory,
@@ -204,17 +201,11 @@ class Story:
         """The winner comes here from away, when the money is on its way already."""
         eve, vase = await open_user(self.away, 1_000, self.directory), await open_auction(self.here, self.ann)
         await self.bid(vase, eve, 200, self.away)
-        assert isinstance(self.here.engine, NativeEngine)
-        with TemporaryDirectory() as folder:
-            held = Path(folder) / "held"
-            held.write_text("hold/escrow-in/action\n")
-            self.here.engine.steps.failpoints = Failpoints(frozenset({f"@{held}"}))
+        with holding(self.here.engine.steps, "escrow-in"):
             await self.do(CloseAuction(auction_id=vase, by_command=True))
             await self._saga_at(vase, "escrow-in")
             await self._move(self.away, eve, HERE)
-            held.unlink()
-            await self._ended(vase)
-            self.here.engine.steps.failpoints = Failpoints()
+        await self._ended(vase)
 
     @contextmanager
     def _impatient(self, **policy: int) -> Iterator[None]:
@@ -269,11 +260,7 @@ class Story:
     async def _ended(self, auction: UUID) -> None:
         saga_id = (await self.here.auction(auction)).state.saga_id
         assert saga_id is not None
-
-        async def ended() -> bool:
-            return (await self.here.saga(saga_id)).state.ended
-
-        await until_async(ended, timeout_s=30.0)
+        await until_async(lambda: self.here.saga(saga_id), lambda found: found.state.ended, timeout_s=30.0)
 
     async def unfinished_transfer(self) -> asyncio.Task[Outcome]:
         """Its other end cannot be reached; under way for as long as it may take."""

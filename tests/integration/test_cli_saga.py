@@ -10,7 +10,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from cellbook.v1 import saga_pb2
-from cells.sagas import circuit_breaker, steps
+from cellbook.v1.saga_pb2_grpc import SagaServiceStub
 from server.cli import command
 from server.cli.client import Client, ClientError, LedgerRefusal
 from server.cli.main import app
@@ -19,21 +19,13 @@ from server.cli.saga import command as ask
 from server.cli.saga import show
 from server.cli.texts import span_text, time_text
 from tests.integration.services.test_services_sagas import stranded
-from tests.integration.services_rig import HERE, THERE, Rig, serving
+from tests.integration.services_rig import HERE, THERE, Rig
 from tests.local_cells import until_async
 
 NOWHERE = "127.0.0.1:1"
 RUN = CliRunner()
+pytestmark = pytest.mark.usefixtures("quick_retries")
 OPEN = saga_pb2.ListSagasRequest(states=[saga_pb2.SAGA_STATE_RUNNING, saga_pb2.SAGA_STATE_COMPENSATING])
-
-
-@pytest.fixture
-async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
-    monkeypatch.setattr(steps, "BACKOFF_MAX_S", 0.05)
-    monkeypatch.setattr(circuit_breaker, "PROBE_FIRST_S", 0.02)
-    monkeypatch.setattr(circuit_breaker, "PROBE_MAX_S", 0.05)
-    async with serving() as rig:
-        yield rig
 
 
 @pytest.fixture
@@ -42,7 +34,7 @@ async def reach(rig: Rig) -> AsyncIterator[Reach]:
     async with Client(NOWHERE) as client:
         there = client.cell(name=THERE, region="eu", address=NOWHERE)
         here = client.cell(name=HERE, region="us", address=NOWHERE)
-        here.sagas = rig.sagas
+        here.sagas = SagaServiceStub(rig.channel)
         yield Reach(client=client, cells=[here, there], listed=[THERE, HERE])
 
 
@@ -87,11 +79,9 @@ async def test_orders_reach_the_cell_that_drives_the_saga(rig: Rig, reach: Reach
     _, turned = await ask.ordered(reach, "compensate", saga_id, "a forged lamp")
     assert turned.state == saga_pb2.SAGA_STATE_COMPENSATING
     rig.peers.cut.clear()
-
-    async def over() -> bool:
-        return (await ask.found_saga(reach, saga_id))[1].saga.state == saga_pb2.SAGA_STATE_COMPENSATED
-
-    await until_async(over)
+    await until_async(
+        lambda: ask.found_saga(reach, saga_id), lambda found: found[1].saga.state == saga_pb2.SAGA_STATE_COMPENSATED
+    )
     with pytest.raises(LedgerRefusal, match="SAGA_HAS_ENDED"):
         await ask.ordered(reach, "pause", saga_id, "")
     told = [show.news_line(news) async for _, news in ask.watched(reach, saga_id)]
@@ -102,11 +92,7 @@ async def test_orders_reach_the_cell_that_drives_the_saga(rig: Rig, reach: Reach
 async def test_one_saga_is_shown_with_all_that_an_operator_needs(rig: Rig, reach: Reach) -> None:
     """Legs and their ids, whom it waits for, its deadline and its history; the JSON holds the payloads."""
     saga_id = await stranded(rig)
-
-    async def waits() -> bool:
-        return (await ask.found_saga(reach, saga_id))[1].saga.waits_for_cell == THERE
-
-    await until_async(waits)
+    await until_async(lambda: ask.found_saga(reach, saga_id), lambda found: found[1].saga.waits_for_cell == THERE)
     cells, reply = await ask.found_saga(reach, saga_id)
     console = Console(width=200, highlight=False)
     with console.capture() as captured:

@@ -16,6 +16,7 @@ import pytest
 from cellbook.v1 import auction_pb2, audit_pb2, ledger_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cells.domain.commands import ApplyLeg, CompensateLeg, PlaceBid
+from cells.domain.refusals import CommandNotFound
 from cells.domain.sagas.settlement import SETTLEMENT_LEGS
 from cells.domain.values import Money, derived_id
 from cells.requests import CommandRequest, Outcome
@@ -25,9 +26,9 @@ from router import policies as router_policies
 from router.directory.registration import open_command_id
 from server.process.policies import POLICIES
 from server.shell.calls.guard import CallGuard
+from server.shell.calls.statuses import refusal_in
 from server.shell.identity.principal import Role
 from tests.doubles.store import MemoryStore
-from tests.integration.identity_rig import TIMEOUT_S, as_user, asked, paid
 from tests.integration.services_rig import (
     AUDITOR,
     BANK,
@@ -36,12 +37,13 @@ from tests.integration.services_rig import (
     PEER,
     ROUTER,
     SHOP,
+    Pairs,
     Rig,
     add_services,
+    as_user,
     audit_parts,
     new_id,
     refusal_of,
-    serving,
     usd,
 )
 from tests.local_cells import LocalCell, open_user, request, until
@@ -49,15 +51,42 @@ from tests.local_cells import LocalCell, open_user, request, until
 if TYPE_CHECKING:
     from cellbook.v1.ledger_pb2_grpc import LedgerServiceAsyncStub
 
+TIMEOUT_S = 10.0
+
+
+async def asked(rig: Rig, command_id: str, principal: Pairs, *, of: str = "") -> ledger_pb2.GetCommandResponse | None:
+    """What somebody is told; None: that there is no such command."""
+    try:
+        found: ledger_pb2.GetCommandResponse = await rig.ask(
+            "GetCommand", command_id=command_id, principal=of, by=principal
+        )
+    except grpc.aio.AioRpcError as error:
+        refused = refusal_in(error)
+        assert isinstance(refused, CommandNotFound)
+        assert refused.facts == {"command_id": command_id, "cell": HERE}
+        return None
+    return found
+
+
+async def paid(rig: Rig, principal: Pairs, command_id: str = "", amount_minor: int = 5) -> str:
+    """Ann pays ben."""
+    command_id = command_id or new_id()
+    await rig.ask(
+        "Transfer",
+        command_id=command_id,
+        from_user_id=rig.ann,
+        to_user_id=rig.ben,
+        amount=usd(amount_minor),
+        by=principal,
+    )
+    return command_id
+
+
 LEGS = {spec.leg for spec in SETTLEMENT_LEGS}
 SETTLED, FAILED = auction_pb2.AUCTION_STATE_SETTLED, auction_pb2.AUCTION_STATE_SETTLEMENT_FAILED
 
 
-@pytest.fixture
-async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
-    monkeypatch.setattr(steps, "BACKOFF_MAX_S", 0.05)
-    async with serving() as rig:
-        yield rig
+pytestmark = pytest.mark.usefixtures("quick_retries")
 
 
 # --- ids that anybody can work out ------------------------------------------------------------------------------------
@@ -147,8 +176,7 @@ async def sold_under_attack(rig: Rig, monkeypatch: pytest.MonkeyPatch, *, abroad
     else:
         await rig.bid(name, rig.ben, 700)
     async with ambushed(rig, monkeypatch) as traps:
-        close = auction_pb2.CloseAuctionRequest(command_id=new_id(), auction=name)
-        await rig.auctions.CloseAuction(close, metadata=SHOP, timeout=TIMEOUT_S)
+        await rig.ask("CloseAuction", auction=name, by=SHOP)
         async with asyncio.timeout(TIMEOUT_S):
             while (state := await _state(rig, name)) not in {SETTLED, FAILED}:  # noqa: ASYNC110 - as clients see it
                 await asyncio.sleep(0.01)
@@ -156,7 +184,7 @@ async def sold_under_attack(rig: Rig, monkeypatch: pytest.MonkeyPatch, *, abroad
 
 
 async def _state(rig: Rig, name: str) -> int:
-    return (await rig.auctions.GetAuction(auction_pb2.GetAuctionRequest(name=name), metadata=SHOP)).auction.state
+    return int((await rig.ask("GetAuction", name=name, by=SHOP)).auction.state)
 
 
 @pytest.mark.parametrize("abroad", [False, True])
@@ -196,26 +224,23 @@ async def test_no_user_sits_where_a_settlement_is_to_begin(rig: Rig, monkeypatch
     await rig.bid(name, rig.ben, 700)
     taken = derived_id(UUID(name.rpartition("/")[2]), "settlement")
     opening = ledger_pb2.OpenAccountRequest(command_id=new_id(), user_id=str(taken), home_epoch=1)
-    refused = await refusal_of(rig.ledger.OpenAccount(opening, metadata=OPERATOR, timeout=TIMEOUT_S))
+    refused = await refusal_of(rig.call(opening, by=OPERATOR))
     assert (refused.reason, refused.facts["field"]) == ("FIELD_INVALID", "user_id")
     monkeypatch.setattr("server.shell.fields.parse.is_derived", lambda _: False)
-    await rig.ledger.OpenAccount(opening, metadata=OPERATOR, timeout=TIMEOUT_S)
-    close = auction_pb2.CloseAuctionRequest(command_id=new_id(), auction=name)
+    await rig.call(opening, by=OPERATOR)
     with pytest.raises(grpc.aio.AioRpcError):
-        await rig.auctions.CloseAuction(close, metadata=SHOP, timeout=TIMEOUT_S)
+        await rig.ask("CloseAuction", auction=name, by=SHOP)
 
 
 async def test_nobody_keeps_a_user_from_being_registered(rig: Rig) -> None:
     """The router opens accounts under ids that follow from the user's."""
     user_id = uuid4()
     command_id = str(open_command_id(user_id, 1))
-    taken = ledger_pb2.TransferRequest(
-        command_id=command_id, from_user_id=str(rig.ben), to_user_id=str(rig.ann), amount=usd(1)
+    await rig.ask(
+        "Transfer", command_id=command_id, from_user_id=rig.ben, to_user_id=rig.ann, amount=usd(1), by=as_user(rig.ben)
     )
-    await rig.ledger.Transfer(taken, metadata=as_user(rig.ben), timeout=TIMEOUT_S)
-    opened = ledger_pb2.OpenAccountRequest(command_id=command_id, user_id=str(user_id), home_epoch=1)
     for replayed in (False, True):
-        answer = await rig.ledger.OpenAccount(opened, metadata=ROUTER, timeout=TIMEOUT_S)
+        answer = await rig.ask("OpenAccount", command_id=command_id, user_id=user_id, home_epoch=1, by=ROUTER)
         assert answer.receipt.replayed is replayed
 
 
@@ -224,13 +249,20 @@ async def test_what_commands_of_one_id_make_are_two_things(rig: Rig) -> None:
     command_id = new_id()
     made = []
     for principal in (SHOP, (("cellbook-principal", "service/another"),), as_user(rig.ann)):
-        message = auction_pb2.RegisterAssetRequest(
-            command_id=command_id, owner_user_id=str(rig.ann), description=f"a lamp of {principal}"
+        made.append(
+            (
+                await rig.ask(
+                    "RegisterAsset",
+                    command_id=command_id,
+                    owner_user_id=rig.ann,
+                    description=f"a lamp of {principal}",
+                    by=principal,
+                )
+            ).asset
         )
-        made.append((await rig.auctions.RegisterAsset(message, metadata=principal, timeout=TIMEOUT_S)).asset)
         hold = ledger_pb2.ReserveRequest(command_id=new_id(), user_id=str(rig.ann), amount=usd(5))
         hold.command_id = str(derived_id(UUID(command_id), "hold"))
-        made.append((await rig.ledger.Reserve(hold, metadata=principal, timeout=TIMEOUT_S)).hold_id)
+        made.append((await rig.call(hold, by=principal)).hold_id)
     assert len(set(made)) == 6
 
 
@@ -289,12 +321,12 @@ async def test_a_statement_names_no_command_of_somebody_else(rig: Rig) -> None:
     command_id = await paid(rig, as_user(rig.ann))
     for user_id, named in ((rig.ben, False), (rig.ann, True)):
         message = audit_pb2.GetStatementRequest(user_id=str(user_id))
-        mine = await rig.audit.GetStatement(message, metadata=as_user(user_id), timeout=TIMEOUT_S)
+        mine = await rig.call(message, by=as_user(user_id))
         last = mine.movements[-1]
         assert last.principal == f"user/{rig.ann}"
         assert (last.command_id, last.correlation_id) == ((command_id, command_id) if named else ("", ""))
         assert (command_id in str(mine)) is named
-        full = await rig.audit.GetStatement(message, metadata=AUDITOR, timeout=TIMEOUT_S)
+        full = await rig.call(message, by=AUDITOR)
         assert full.movements[-1].command_id == command_id
 
 
@@ -327,13 +359,10 @@ def test_no_rpc_answers_people_by_a_bare_id() -> None:
 
 async def test_a_hold_is_its_owners(rig: Rig) -> None:
     """Whoever has its id can neither take nor free it, in their own name or in the owner's."""
-    held = ledger_pb2.ReserveRequest(command_id=new_id(), user_id=str(rig.ann), amount=usd(50))
-    hold_id = (await rig.ledger.Reserve(held, metadata=as_user(rig.ann), timeout=TIMEOUT_S)).hold_id
+    hold_id = (await rig.ask("Reserve", user_id=rig.ann, amount=usd(50), by=as_user(rig.ann))).hold_id
     for user_id, reason in ((rig.ben, "HOLD_NOT_FOUND"), (rig.ann, "NOT_YOUR_ACCOUNT")):
-        capture = ledger_pb2.CaptureRequest(
-            command_id=new_id(), user_id=str(user_id), hold_id=hold_id, to_user_id=str(rig.carl)
-        )
-        release = ledger_pb2.ReleaseRequest(command_id=new_id(), user_id=str(user_id), hold_id=hold_id)
         ben = as_user(rig.ben)
-        assert (await refusal_of(rig.ledger.Capture(capture, metadata=ben, timeout=TIMEOUT_S))).reason == reason
-        assert (await refusal_of(rig.ledger.Release(release, metadata=ben, timeout=TIMEOUT_S))).reason == reason
+        assert (
+            await refusal_of(rig.ask("Capture", user_id=user_id, hold_id=hold_id, to_user_id=rig.carl, by=ben))
+        ).reason == reason
+        assert (await refusal_of(rig.ask("Release", user_id=user_id, hold_id=hold_id, by=ben))).reason == reason

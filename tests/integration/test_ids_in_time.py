@@ -7,8 +7,8 @@ import pytest
 
 from cellbook.v1 import auction_pb2, ledger_pb2
 from cells.domain.time.window import AHEAD_MAX_MS, WINDOW_MS
-from tests.integration.identity_rig import TIMEOUT_S, as_user, asked, paid
-from tests.integration.services_rig import AUDITOR, SHOP, Rig, new_id, refusal_of, usd
+from tests.integration.services_rig import AUDITOR, SHOP, Rig, as_user, new_id, refusal_of, usd
+from tests.integration.test_identity_of_commands import asked, paid
 
 
 def made_at(moment_ms: int) -> str:
@@ -43,17 +43,15 @@ async def test_what_was_stored_without_its_sender_answers_as_before(rig: Rig) ->
     message = ledger_pb2.TransferRequest(
         command_id=command_id, from_user_id=str(rig.ann), to_user_id=str(rig.ben), amount=usd(5)
     )
-    first = await rig.ledger.Transfer(message, metadata=SHOP, timeout=TIMEOUT_S)
+    first = await rig.call(message, by=SHOP)
     kept = rig.store.kept_outcomes[UUID(command_id)]
     kept[""] = kept.pop("service/shop")._replace(principal="", user_id=None, in_stream=False)
-    again = await rig.ledger.Transfer(message, metadata=SHOP, timeout=TIMEOUT_S)
+    again = await rig.call(message, by=SHOP)
     assert again.receipt.replayed
     assert (again.balance, again.receipt.token) == (first.balance, first.receipt.token)
     for metadata, amount_minor in ((SHOP, 6), (as_user(rig.ann), 5)):
         message.amount.amount_minor = amount_minor
-        assert (await refusal_of(rig.ledger.Transfer(message, metadata=metadata, timeout=TIMEOUT_S))).reason == (
-            "COMMAND_ID_REUSED"
-        )
+        assert (await refusal_of(rig.call(message, by=metadata))).reason == ("COMMAND_ID_REUSED")
     assert await asked(rig, command_id, SHOP) is None
     told = await asked(rig, command_id, AUDITOR)
     assert told is not None
@@ -82,13 +80,11 @@ async def test_an_id_spelled_in_another_way_is_the_same(rig: Rig, spelling: Call
             bidder_user_id=respelled(str(rig.ben)),
             amount=usd(300),
         )
-        answer = await rig.auctions.PlaceBid(bid, metadata=as_user(rig.ben), timeout=TIMEOUT_S)
+        answer = await rig.call(bid, by=as_user(rig.ben))
         assert (answer.receipt.command_id, answer.receipt.replayed) == (command_id, again)
-        many = auction_pb2.BatchPlaceBidsRequest(items=[bid])
-        (result,) = (await rig.auctions.BatchPlaceBids(many, metadata=as_user(rig.ben), timeout=TIMEOUT_S)).results
+        (result,) = (await rig.ask("BatchPlaceBids", items=[bid], by=as_user(rig.ben))).results
         assert result.accepted.receipt.replayed
     told = await asked(rig, spelling(command_id), as_user(rig.ben))
     assert told is not None
     assert told.command_id == command_id
-    balance = ledger_pb2.GetBalanceRequest(user_id=spelling(str(rig.ben)))
-    assert (await rig.ledger.GetBalance(balance, metadata=as_user(rig.ben), timeout=TIMEOUT_S)).user_id == str(rig.ben)
+    assert (await rig.ask("GetBalance", user_id=spelling(str(rig.ben)), by=as_user(rig.ben))).user_id == str(rig.ben)

@@ -9,6 +9,7 @@ from cells.domain.auction.auction import AuctionState
 from cells.domain.sagas.saga import LegState, SagaState
 from cells.domain.values import Direction
 from cells.sagas import circuit_breaker, steps
+from tests.doubles.failpoints import Failpoints
 from tests.local_cells import Mailbox, until
 from tests.saga_world import AWAY, HERE, THIRD, world
 
@@ -85,13 +86,12 @@ async def test_a_deadline_passes_though_the_peer_was_never_asked() -> None:
         await here.become(SagaState.COMPLETED, *stranded)
 
 
-async def test_a_notice_waits_for_a_cell_that_is_away(tmp_path: Path) -> None:
+async def test_a_notice_waits_for_a_cell_that_is_away() -> None:
     """A cut costs nobody their notice; it is sent when the cell is back."""
     async with world() as here:
         auction = await here.won(AWAY)
-        await here.held(auction, "notify-winner", tmp_path / "failpoints")
-        here.cable.cut.add(AWAY)
-        (tmp_path / "failpoints").unlink()
+        async with here.held(auction, "notify-winner"):
+            here.cable.cut.add(AWAY)
         await until(lambda: here.cable.lost > steps.BEST_EFFORT_ATTEMPTS_MAX + 2)
         assert (await here.saga(auction)).state is SagaState.COMMITTED
         here.cable.cut.clear()
@@ -101,13 +101,12 @@ async def test_a_notice_waits_for_a_cell_that_is_away(tmp_path: Path) -> None:
         assert [notice for _, notice in mailbox.sent] == ["AUCTION_WON"]
 
 
-async def test_a_notice_is_given_up_at_the_deadline(tmp_path: Path) -> None:
+async def test_a_notice_is_given_up_at_the_deadline() -> None:
     """A cell that stays away keeps the settlement open no longer than the settlement itself might have taken."""
     async with world() as here:
         auction = await here.won(AWAY, timeout_ms=1_000)
-        await here.held(auction, "notify-winner", tmp_path / "failpoints")
-        here.cable.cut.add(AWAY)
-        (tmp_path / "failpoints").unlink()
+        async with here.held(auction, "notify-winner"):
+            here.cable.cut.add(AWAY)
         await here.becomes(auction, SagaState.COMPLETED)
         assert await here.leg(auction, "notify-winner") is LegState.SKIPPED
         assert await here.leg(auction, "notify-seller") is LegState.DONE
@@ -142,8 +141,10 @@ async def test_a_failpoint_in_a_file_holds_until_it_is_taken_out(tmp_path: Path)
     file = tmp_path / "failpoints"
     async with world() as here:
         auction = await here.won(AWAY)
-        await here.held(auction, "credit-out", file)
-        failpoints = here.steps.failpoints
+        file.write_text("hold/credit-out/action\n")
+        here.steps.failpoints = failpoints = Failpoints(frozenset({f"@{file}"}))
+        await here.close(auction)
+        await here.is_at(auction, "credit-out")
         await asyncio.wait_for(failpoints.hold("pin", Direction.ACTION), 1)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(failpoints.hold("credit-out", Direction.ACTION), 0.2)

@@ -29,8 +29,7 @@ from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.doubles.proofs import MemoryProofs
 from tests.doubles.store import MemoryStore
 from tests.integration.audit.proof_rig import KEYS, CheckpointInMemory
-from tests.integration.audit.put_back import clone, keep, put_back
-from tests.integration.audit.superuser import Superuser, verified
+from tests.integration.audit.superuser import Superuser, clone, keep, put_back, verified
 from tests.integration.database import ask, copy_database, opened, opened_raw
 from tests.integration.played import HERE, THERE, DirectCutPeers
 from tests.local_cells import DirectPeers, LocalCell, build_cell, open_user, request, until

@@ -10,7 +10,7 @@ from cells.encoding.head_seal import HeadSeal
 from tests.integration.audit.proof_rig import KEYS
 from tests.integration.audit.superuser import Superuser, delete_and_close_the_gap, insert, swap_and_time
 from tests.integration.audit.tamper_rig import Evil, passed
-from tests.integration.books.test_laundering import OF_ANOTHER, TENFOLD
+from tests.integration.books.test_reconcile import OF_ANOTHER, TENFOLD
 from tests.integration.database import ask
 
 NOT_AT_1 = "state::jsonb ->> 'cursor' <> '1'"

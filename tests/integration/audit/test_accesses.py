@@ -1,7 +1,6 @@
 """Reads by staff of what is others' stand in the log: batched, bounded, and whichever process answered them."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from unittest.mock import Mock
 from uuid import UUID, uuid4
@@ -28,7 +27,7 @@ from server.shell.identity.principal import Principal, Role
 from server.wire.convert import to_proto
 from tests.integration.json_output import as_json
 from tests.integration.mail.contact_rig import ANN
-from tests.integration.services_rig import AUDITOR, BANK, HERE, OPERATOR, PEER, SHOP, Rig, refusal_of, serving
+from tests.integration.services_rig import AUDITOR, BANK, HERE, OPERATOR, PEER, SHOP, Rig, as_user, refusal_of
 from tests.local_cells import until
 
 OURS = (("cellbook-principal", f"peer/{HERE}"),)
@@ -49,7 +48,7 @@ class Wall(SystemClock):
 
 class Recorded:
     def __init__(self) -> None:
-        self.parts: list[Sequence[Access]] = []
+        self.parts: list[tuple[Access, ...]] = []
         self.problem: Exception | None = None
 
     @property
@@ -132,12 +131,6 @@ async def test_a_process_that_ends_records_what_waits_or_says_how_much_was_lost(
 # --- of a cell ---
 
 
-@pytest.fixture
-async def rig() -> AsyncIterator[Rig]:
-    async with serving() as rig:
-        yield rig
-
-
 async def recorded_in(rig: Rig) -> list[tuple[str, str, str]]:
     await rig.cell.accesses.flush()
     payloads = [json.loads(row.payload) for row in rig.store.log if row.event_type == "ACCESSES_RECORDED"]
@@ -148,18 +141,18 @@ async def recorded_in(rig: Rig) -> list[tuple[str, str, str]]:
 async def test_staff_that_reads_is_in_the_log(rig: Rig) -> None:
     """Accounts, statements, streams, traces, the whole log. Users, services and cells are not recorded."""
     ann, asked = str(rig.ann), ledger_pb2.GetBalanceRequest(user_id=str(rig.ann))
-    own = (("cellbook-principal", f"user/{ann}"),)
+    own = as_user(ann)
     for caller in (own, SHOP, AUDITOR, OPERATOR, BANK):
-        await rig.ledger.GetBalance(asked, metadata=caller)
-    await rig.ledger.GetAccount(ledger_pb2.GetAccountRequest(user_id=ann), metadata=AUDITOR)
-    await rig.audit.GetStatement(audit_pb2.GetStatementRequest(user_id=ann), metadata=AUDITOR)
-    await rig.audit.CheckStream(audit_pb2.CheckStreamRequest(aggregate_id=ann), metadata=AUDITOR)
-    await rig.audit.Trace(audit_pb2.TraceRequest(subject=ann), metadata=AUDITOR)
-    await rig.audit.FindEvents(audit_pb2.FindEventsRequest(subject=ann), metadata=AUDITOR)
-    await rig.audit.ListBalances(audit_pb2.ListBalancesRequest(), metadata=AUDITOR)
-    await rig.audit.Export(audit_pb2.ExportRequest(to_position=1), metadata=AUDITOR).read()
+        await rig.call(asked, by=caller)
+    await rig.ask("GetAccount", user_id=ann, by=AUDITOR)
+    await rig.ask("GetStatement", user_id=ann, by=AUDITOR)
+    await rig.ask("CheckStream", aggregate_id=ann, by=AUDITOR)
+    await rig.ask("Trace", subject=ann, by=AUDITOR)
+    await rig.ask("FindEvents", subject=ann, by=AUDITOR)
+    await rig.ask("ListBalances", by=AUDITOR)
+    await rig.send(audit_pb2.ExportRequest(to_position=1), by=AUDITOR).read()
     for caller in (AUDITOR, SHOP):
-        call = rig.events.Subscribe(event_pb2.SubscribeRequest(), metadata=caller)
+        call = rig.send(event_pb2.SubscribeRequest(), by=caller)
         await call.read()
         call.cancel()
     assert await recorded_in(rig) == [
@@ -197,7 +190,7 @@ async def test_a_help_desk_that_looks_up_a_contact_is_in_the_log(rig: Rig) -> No
 async def test_a_read_waits_for_no_commit(rig: Rig) -> None:
     """The database takes nothing, and the answer comes; the entry follows when it takes something again."""
     rig.store.gate.clear()
-    await rig.ledger.GetBalance(ledger_pb2.GetBalanceRequest(user_id=str(rig.ann)), metadata=AUDITOR)
+    await rig.ask("GetBalance", user_id=rig.ann, by=AUDITOR)
     rig.store.gate.set()
     assert await recorded_in(rig) == [("auditor/anna", "GetBalance", str(rig.ann))]
 
@@ -205,12 +198,10 @@ async def test_a_read_waits_for_no_commit(rig: Rig) -> None:
 async def test_another_process_of_the_cell_has_its_reads_recorded(rig: Rig) -> None:
     """By a call to the process that leads, which takes them from its own cell alone."""
     asked = to_proto(audit_pb2.RecordAccessesRequest, accesses=[ONE])
-    await rig.audit.RecordAccesses(asked, metadata=OURS)
-    refused = await refusal_of(rig.audit.RecordAccesses(asked, metadata=PEER))
+    await rig.call(asked, by=OURS)
+    refused = await refusal_of(rig.call(asked, by=PEER))
     assert refused.reason == "NOT_PERMITTED"
-    refused = await refusal_of(
-        rig.audit.RecordAccesses(to_proto(audit_pb2.RecordAccessesRequest, accesses=[]), metadata=OURS)
-    )
+    refused = await refusal_of(rig.call(to_proto(audit_pb2.RecordAccessesRequest, accesses=[]), by=OURS))
     assert refused.reason == "FIELD_INVALID"
     assert await recorded_in(rig) == [("auditor/anna", "GetBalance", "")]
 
@@ -264,8 +255,8 @@ async def test_the_log_is_written_by_itself(rig: Rig) -> None:
 async def test_the_command_lists_who_has_read(rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
     """Of one user, with those who have read all; or of everybody, for people and for programs."""
     for user in (rig.ann, rig.ben):
-        await rig.ledger.GetBalance(ledger_pb2.GetBalanceRequest(user_id=str(user)), metadata=OPERATOR)
-    await rig.audit.ListBalances(audit_pb2.ListBalancesRequest(), metadata=AUDITOR)
+        await rig.ask("GetBalance", user_id=user, by=OPERATOR)
+    await rig.ask("ListBalances", by=AUDITOR)
     assert len(await recorded_in(rig)) == 3
     async with Client(rig.address) as client:
         here = client.cell(name=HERE, region="", address=rig.address)

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc.aio
 import pytest
 import pytest_asyncio
 from typer.testing import CliRunner
@@ -22,13 +21,13 @@ from cells.domain.refusals import Unavailable
 from server.audit.keys import verifier_keys
 from server.cli.audit import export, proof, publish
 from server.cli.client import ClientError, LedgerRefusal
-from server.shell.calls.statuses import refusal_in
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.audit.proof_rig import until_signed
 from tests.integration.audit.superuser import unguard
 from tests.integration.audit_rig import CELLS, Served, Town, town
 from tests.integration.database import another, ask
 from tests.integration.json_output import as_json
+from tests.integration.services_rig import refusal_of
 from tests.local_cells import open_user, until_async
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -294,9 +293,8 @@ async def test_a_fork_is_refused_over_the_wire(rig: Rig) -> None:
     assert key is not None
     body = f"cellbook/{HERE}\n{size}\n{'A' * 43}=\n"
     request = audit_pb2.CosignRequest(key=str(key.verifier), checkpoint=key.note(body), old_size=size, path=[])
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await witness.audit.Cosign(request, metadata=(("cellbook-principal", f"peer/{HERE}"),))
-    assert isinstance(refusal_in(caught.value), LogForked)
+    call = witness.audit.Cosign(request, metadata=(("cellbook-principal", f"peer/{HERE}"),))
+    assert isinstance(await refusal_of(call), LogForked)
     assert witness.parts.proofs.facade.witness.refused == {HERE: 1}
     assert await alarms(witness) == [("witnessed log", f"log of {HERE}")]
 

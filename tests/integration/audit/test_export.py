@@ -21,7 +21,6 @@ from cells.domain.commands import OpenAccount
 from cells.domain.record import replace
 from cells.domain.refusals import CommandIdReused, ExternalReferenceUsed
 from cells.encoding.codec import canonical
-from cells.sagas import circuit_breaker
 from cells.store.outcomes import OutcomePlace
 from cells.store.unusable import ImportUnfinished
 from server.shell.postgres.embedded import EmbeddedPostgres
@@ -52,10 +51,8 @@ def check(lines: list[bytes]) -> Findings:
 
 
 @pytest.fixture
-async def played(cell_dsn: str, monkeypatch: pytest.MonkeyPatch) -> str:
+async def played(cell_dsn: str, quick_probes: None) -> str:
     """A database in which much has happened; a transfer is still under way."""
-    monkeypatch.setattr(circuit_breaker, "PROBE_FIRST_S", 0.02)
-    monkeypatch.setattr(circuit_breaker, "PROBE_MAX_S", 0.05)
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(opened(cell_dsn))
         story = await opened_story(stack, store, MemoryStore(AWAY))

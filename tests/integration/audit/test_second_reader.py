@@ -62,14 +62,14 @@ class Market:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def market(tmp_path_factory: pytest.TempPathFactory) -> Market:
+async def market() -> Market:
     async with world() as here:
-        await play(here, tmp_path_factory.mktemp("market") / "failpoints")
+        await play(here)
         await here.settled()
         return Market({name: await signed_export(name, here.stores[name]) for name in CELLS})
 
 
-async def play(here: World, failpoints: Path) -> None:
+async def play(here: World) -> None:
     """Enough at home that a tile is full, sales over three cells, and users who move on while they are owed money."""
     for _ in range(130):
         await open_user(here.cells[HERE], 500, here.directory)
@@ -89,31 +89,26 @@ async def play(here: World, failpoints: Path) -> None:
     await move(here, ann, THIRD, AWAY)
     await here.close(auction)
     await here.becomes(auction, SagaState.COMPLETED)
-    await turned_back(here, failpoints)
+    await turned_back(here)
 
 
-async def turned_back(here: World, failpoints: Path) -> None:
+async def turned_back(here: World) -> None:
     """The winner has paid, and moves twice before the sale fails: the money comes back to the last home."""
     auction = await here.won(AWAY, HERE)
     state = (await here.cells[HERE].auction(auction)).state
     assert state.highest_bid is not None
     winner = state.highest_bid.bidder_id
-    await here.held(auction, "ownership", failpoints)
-    await move(here, winner, AWAY, THIRD)
-    for cell in here.cells.values():
-        cell.failpoints = Failpoints(frozenset({"refuse/ownership/action"}))
-    failpoints.unlink()
+    async with here.held(auction, "ownership"):
+        await move(here, winner, AWAY, THIRD)
+        for cell in here.cells.values():
+            cell.failpoints = Failpoints(frozenset({"refuse/ownership/action"}))
     await here.becomes(auction, SagaState.COMPENSATED)
 
 
 async def move(here: World, user: UUID, at: str, to: str) -> None:
     command = replace(request(BeginMove(user_id=user, to_cell=to, region=None)), user_id=user)
     await here.cells[at].execute(command)
-
-    async def arrived() -> bool:
-        return await here.cells[at].home_of(user) == to
-
-    await until_async(arrived)
+    await until_async(lambda: here.cells[at].home_of(user), lambda found: found == to)
 
 
 async def signed_export(name: str, store: MemoryStore) -> list[bytes]:

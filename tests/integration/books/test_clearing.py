@@ -1,7 +1,6 @@
 """Movements between two cells, leg by leg, at a cut that both have promised to keep."""
 
 import asyncio
-from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
@@ -17,10 +16,9 @@ from cells.domain.refusals import NotLeading
 from cells.domain.time.hlc import Stamp
 from cells.domain.values import Money
 from cells.requests import Author
-from cells.sagas.native import NativeEngine
 from cells.store.ports import Batch
 from cells.store.postgres import PostgresStore
-from tests.doubles.failpoints import Failpoints
+from tests.doubles.failpoints import holding
 from tests.integration.database import ask, records
 from tests.integration.moves.moves_rig import asked
 from tests.integration.played import HERE, THERE, Played, Town, corrupt, serving, superuser
@@ -188,62 +186,42 @@ async def test_a_cell_that_is_away_is_named(played: Played) -> None:
         assert (await compared(town)).missing == {}
 
 
+async def open_movements(town: Town) -> list[int]:
+    """As each cell counts those between both, none of which is wrong."""
+    found = [await compared(town, cell=cell) for cell in (HERE, THERE)]
+    assert [about_clearing(each) for each in found] == [[], []]
+    return [each.open_count for each in found]
+
+
 @pytest.mark.parametrize(("leg", "sending"), [("receive", "REMOTE_TRANSFER_SENT"), ("arrive", "BALANCE_DEPARTED")])
-async def test_what_is_on_its_way_is_no_mismatch(played: Played, tmp_path: Path, leg: str, sending: str) -> None:
+async def test_what_is_on_its_way_is_no_mismatch(played: Played, leg: str, sending: str) -> None:
     """Money in a saga that is held between two cells is open, not wrong, until the saga has ended."""
     async with serving(played.dsns) as town:
         town.directory.homes |= {played.ann: HERE, played.ben: HERE, played.carl: THERE}
-        engine = town.there.engine
-        assert isinstance(engine, NativeEngine)
-        held = tmp_path / "failpoints"
-        held.write_text(f"hold/{leg}/action\n")
-        engine.steps.failpoints = Failpoints(frozenset({f"@{held}"}))
         pay = Transfer(from_user_id=played.carl, to_user_id=played.ben, amount=Money("USD", 40), to_cell=HERE)
         move = BeginMove(user_id=played.carl, to_cell=HERE, region=None)
         order = request(pay) if leg == "receive" else asked(move, played.carl)
-        answer = asyncio.create_task(town.there.execute(order))
-
-        async def sent() -> object:
-            return await ask(played.dsns[THERE], "SELECT 1 FROM event_store WHERE event_type = $1", sending)
-
-        await until_async(sent)
-        for cell in (HERE, THERE):
-            found = await compared(town, cell=cell)
-            assert (about_clearing(found), found.open_count) == ([], 1)
-        held.unlink()
+        with holding(town.there.engine.steps, leg):
+            answer = asyncio.create_task(town.there.execute(order))
+            query = "SELECT 1 FROM event_store WHERE event_type = $1"
+            await until_async(lambda: ask(played.dsns[THERE], query, sending))
+            assert await open_movements(town) == [1, 1]
         await answer
         await town.quiet()
-        for cell in (HERE, THERE):
-            found = await compared(town, cell=cell)
-            assert (about_clearing(found), found.open_count) == ([], 0)
+        assert await open_movements(town) == [0, 0]
 
 
-async def test_the_price_of_a_sale_is_open_before_the_cell_that_drives_it_has_taken_it(
-    played: Played, tmp_path: Path
-) -> None:
+async def test_the_price_of_a_sale_is_open_before_the_cell_that_drives_it_has_taken_it(played: Played) -> None:
     """The auction's cell has no entry of the movement yet, and still knows that its saga has not ended."""
+    query = "SELECT count(*) FROM event_store WHERE event_type = 'ESCROW_SENT'"
     async with serving(played.dsns) as town:
-        engine = town.here.engine
-        assert isinstance(engine, NativeEngine)
-        held = tmp_path / "failpoints"
-        held.write_text("hold/escrow-in/action\n")
-        engine.steps.failpoints = Failpoints(frozenset({f"@{held}"}))
-        before = await ask(played.dsns[THERE], "SELECT count(*) FROM event_store WHERE event_type = 'ESCROW_SENT'")
-        sale = asyncio.create_task(town.sale(seller=played.ann, bids=[(played.carl, town.there, 900)]))
-
-        async def sent() -> bool:
-            count = "SELECT count(*) FROM event_store WHERE event_type = 'ESCROW_SENT'"
-            return await ask(played.dsns[THERE], count) != before
-
-        await until_async(sent)
-        for cell in (HERE, THERE):
-            found = await compared(town, cell=cell)
-            assert (about_clearing(found), found.open_count) == ([], 1)
-        held.unlink()
+        before = await ask(played.dsns[THERE], query)
+        with holding(town.here.engine.steps, "escrow-in"):
+            sale = asyncio.create_task(town.sale(seller=played.ann, bids=[(played.carl, town.there, 900)]))
+            await until_async(lambda: ask(played.dsns[THERE], query), lambda found: found != before)
+            assert await open_movements(town) == [1, 1]
         await sale
-        for cell in (HERE, THERE):
-            found = await compared(town, cell=cell)
-            assert (about_clearing(found), found.open_count) == ([], 0)
+        assert await open_movements(town) == [0, 0]
 
 
 async def test_cuts_are_consistent_while_money_crosses(played: Played) -> None:

@@ -4,7 +4,6 @@ import json
 from collections.abc import AsyncIterator
 from uuid import UUID, uuid4
 
-import grpc.aio
 import pytest
 import pytest_asyncio
 
@@ -14,11 +13,11 @@ from cells.domain.refusals import InsufficientFunds
 from cells.domain.values import Money
 from server.cli.audit import trace as shown
 from server.cli.client import ClientError
-from server.shell.calls.statuses import refusal_in
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.audit_rig import CELLS, Sale, Town, town
 from tests.integration.database import ask
 from tests.integration.json_output import as_json
+from tests.integration.services_rig import refusal_of
 from tests.local_cells import request
 
 AUDITOR = (("cellbook-principal", "auditor/anna"),)
@@ -142,10 +141,7 @@ async def test_a_cell_that_is_away_is_named(rig: Town) -> None:
 
 async def test_unknown_is_said_only_when_all_cells_have_said_so(rig: Town) -> None:
     """With a cell away, what nobody knows may be there: an empty answer that names it, not a no."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await traced(rig, uuid4())
-    refused = refusal_in(caught.value)
-    assert refused is not None
+    refused = await refusal_of(traced(rig, uuid4()))
     assert refused.reason == "NOTHING_TO_TRACE"
     assert all(cell in str(refused.facts["cells"]) for cell in CELLS)
     with rig.away(CELLS[2]):
@@ -204,10 +200,7 @@ async def test_money_from_outside_is_traced_by_the_reference_of_the_bank(rig: To
     [found] = reply.events
     assert (found.event.event_type, found.event.cell) == ("WITHDRAWN", CELLS[1])
     assert found.role == audit_pb2.TRACE_ROLE_SUBJECT
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await traced(rig, "deposits/statement/7 line 3", cell=CELLS[0])
-    refused = refusal_in(caught.value)
-    assert refused is not None
+    refused = await refusal_of(traced(rig, "deposits/statement/7 line 3", cell=CELLS[0]))
     assert refused.reason == "NOTHING_TO_TRACE"
 
 

@@ -56,16 +56,10 @@ class Post:
         return state, attempts, problem
 
     async def said(self, notice: Notice, problem: str) -> None:
-        async def so() -> bool:
-            return problem in (await self.row(notice))[2]
-
-        await until_async(so)
+        await until_async(lambda: self.row(notice), lambda found: problem in found[2])
 
     async def has_ended(self, notice: Notice) -> bool:
         return (await self.row(notice))[0] not in {"QUEUED", "SENDING"}
 
     async def becomes(self, notice: Notice, state: str) -> None:
-        async def so() -> bool:
-            return (await self.row(notice))[0] == state
-
-        await until_async(so)
+        await until_async(lambda: self.row(notice), lambda found: found[0] == state)

@@ -15,7 +15,7 @@ from server.mail.outbox import A_DAY_FOR_A_PERSON, A_DAY_FOR_AN_ADDRESS, Outbox
 from tests.integration.database import ask
 from tests.integration.mail.contact_rig import ANN, Served, serve
 from tests.integration.mail.mail_rig import Post
-from tests.integration.services_rig import SHOP, Pairs, refusal_of
+from tests.integration.services_rig import SHOP, Pairs, as_user, refusal_of
 from tests.local_cells import until
 from tests.smtp_server import MailServer, mail_server
 
@@ -29,7 +29,7 @@ async def served(post: Post) -> AsyncIterator[Served]:
 
 
 def own(served: Served) -> Pairs:
-    return (("cellbook-principal", f"user/{served.ann}"),)
+    return as_user(served.ann)
 
 
 async def queued(post: Post) -> list[str]:

@@ -25,7 +25,7 @@ from server.contacts.vault import Contact, Vault
 from server.shell.postgres.database import Pool, open_pool
 from tests.integration.database import CELL_ROLE, ask
 from tests.integration.mail.contact_rig import ANN, Served, serve
-from tests.integration.services_rig import HERE, OPERATOR, SHOP, THERE, refusal_of
+from tests.integration.services_rig import HERE, OPERATOR, SHOP, THERE, as_user, refusal_of
 
 AUDITOR = (("cellbook-principal", "auditor/audrey"),)
 
@@ -204,8 +204,8 @@ async def served(vault: Vault) -> AsyncIterator[Served]:
 
 async def test_a_person_may_do_so_for_themselves(served: Served) -> None:
     """Set, get, erase; somebody else may not, nor may an auditor look."""
-    own = (("cellbook-principal", f"user/{served.ann}"),)
-    other = (("cellbook-principal", f"user/{served.carl}"),)
+    own = as_user(served.ann)
+    other = as_user(served.carl)
     get = contact_pb2.GetContactRequest(user_id=str(served.ann))
     erase = contact_pb2.EraseContactRequest(user_id=str(served.ann))
     await served.stub.SetContact(served.set(), metadata=own)

@@ -15,7 +15,7 @@ from server.contacts.vault import Contact
 from server.services import contacts
 from tests.doubles.store import Fault, MemoryStore
 from tests.integration.mail.contact_rig import ANN, Served, serve
-from tests.integration.services_rig import SHOP, SUPPORT, refusal_of
+from tests.integration.services_rig import SHOP, SUPPORT, as_user, refusal_of
 
 REASON = "ticket 4711: the parcel came back"
 
@@ -120,7 +120,7 @@ async def test_a_look_that_cannot_be_recorded_is_not_answered(
 
 async def test_others_may_say_why(served: Served, look: Look) -> None:
     """Then their look is recorded as well; without a reason only staff is recorded, by the minute."""
-    own = (("cellbook-principal", f"user/{served.ann}"),)
+    own = as_user(served.ann)
     for caller in (own, SHOP):
         await look("", by=caller)
     await served.cell.accesses.flush()

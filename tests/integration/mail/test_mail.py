@@ -92,11 +92,7 @@ async def test_a_wrong_key_loses_no_notice(post: Post) -> None:
     right, post.vault = post.vault, replace(post.vault, seal=Seal(new_key()))
     async with mail_server() as server:
         async with post.carried(server.address):
-
-            async def tried() -> bool:
-                return (await post.row(notice))[1] > 1
-
-            await until_async(tried)
+            await until_async(lambda: post.row(notice), lambda found: found[1] > 1)
         assert (await post.row(notice))[0] == "QUEUED"
         post.vault = right
         async with post.carried(server.address):

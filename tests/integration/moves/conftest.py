@@ -4,16 +4,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from cells.sagas import circuit_breaker
 from tests.integration.moves.moves_rig import check_pairs
 from tests.saga_world import World, world
 
 
 @pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A silent peer is asked after often."""
-    monkeypatch.setattr(circuit_breaker, "PROBE_FIRST_S", 0.02)
-    monkeypatch.setattr(circuit_breaker, "PROBE_MAX_S", 0.05)
+def _soon(quick_probes: None) -> None:
+    """In all of them."""
 
 
 @pytest.fixture

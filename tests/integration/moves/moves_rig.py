@@ -62,10 +62,7 @@ async def until_logged(town: World, cell: str, event_type: str) -> None:
 
 
 async def until_has(town: World, cell: str, user: UUID, amount_minor: int) -> None:
-    async def has() -> bool:
-        return await available(town.cells[cell], user) == amount_minor
-
-    await until_async(has)
+    await until_async(lambda: available(town.cells[cell], user), lambda found: found == amount_minor)
 
 
 def cut_off_at(town: World, leg: str, cell: str = AWAY) -> None:

@@ -347,9 +347,6 @@ async def test_a_copy_takes_as_long_for_the_last_event_as_for_the_first(cell_dsn
                           "WHERE relname = 'moved_events'")  # fmt: skip
         return int(found[0][0]) if found[0][1] == len(rows) else -1
 
-    async def told() -> bool:
-        return await read() >= 0
-
     # Sessions tell what they have done when they end.
-    await until_async(told)
+    await until_async(read, lambda found: found >= 0)
     assert await read() < rows_max * len(rows)

@@ -1,9 +1,7 @@
 """People who move in the middle of auctions and settlements: every leg finds them, and every cent with them."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -55,24 +53,13 @@ async def test_a_leader_who_has_moved_bids_on(town: World) -> None:
     await bids(town, HERE, ann, auction, 300)
     await move(town, ann, AWAY)
     await bids(town, AWAY, ann, auction, 400)
-
-    async def held() -> bool:
-        account = (await town.cells[AWAY].account(ann)).state
-        return [hold.amount_minor for hold in account.holds.values()] == [400]
-
-    await until_async(held)
+    account = town.cells[AWAY].account
+    await until_async(
+        lambda: account(ann), lambda found: [hold.amount_minor for hold in found.state.holds.values()] == [400]
+    )
     await town.close(auction)
     await town.becomes(auction, SagaState.COMPLETED)
     assert await available(town.cells[AWAY], ann) == 600
-
-
-@asynccontextmanager
-async def held(here: World, auction: UUID, leg: str, folder: Path) -> AsyncIterator[None]:
-    """The settlement does not take the leg meanwhile."""
-    failpoints = folder / "failpoints"
-    await here.held(auction, leg, failpoints)
-    yield
-    failpoints.unlink()
 
 
 async def parties(here: World, auction: UUID) -> tuple[UUID, UUID]:
@@ -83,13 +70,11 @@ async def parties(here: World, auction: UUID) -> tuple[UUID, UUID]:
 
 @pytest.mark.parametrize("leg", LEGS)
 @pytest.mark.parametrize("winner_cell", [HERE, AWAY])
-async def test_a_settlement_finds_both_parties_wherever_it_stands(
-    town: World, tmp_path: Path, leg: str, winner_cell: str
-) -> None:
+async def test_a_settlement_finds_both_parties_wherever_it_stands(town: World, leg: str, winner_cell: str) -> None:
     """Winner and seller move while it is held before the leg; it completes, each paid and charged once."""
     auction = await town.won(winner_cell, AWAY)
     winner, seller = await parties(town, auction)
-    async with held(town, auction, leg, tmp_path):
+    async with town.held(auction, leg):
         await move(town, winner, THIRD, at=winner_cell)
         await move(town, seller, HERE, at=AWAY)
     await town.becomes(auction, SagaState.COMPLETED)
@@ -111,12 +96,12 @@ async def turns_back(here: World, auction: UUID, leg: str, *, called_off: bool) 
 )
 @pytest.mark.parametrize("winner_cell", [HERE, AWAY])
 async def test_a_settlement_that_turns_back_finds_both_parties(
-    town: World, tmp_path: Path, leg: str, how: str, winner_cell: str
+    town: World, leg: str, how: str, winner_cell: str
 ) -> None:
     """After both have moved: what had left the winner's old home comes back to the new one."""
     auction = await town.won(winner_cell, AWAY)
     winner, seller = await parties(town, auction)
-    async with held(town, auction, leg, tmp_path):
+    async with town.held(auction, leg):
         await move(town, winner, THIRD, at=winner_cell)
         await move(town, seller, HERE, at=AWAY)
         await turns_back(town, auction, leg, called_off=how == "called off")
@@ -125,11 +110,11 @@ async def test_a_settlement_that_turns_back_finds_both_parties(
     assert await available(town.cells[HERE], seller) == 0
 
 
-async def test_a_settlement_finds_a_winner_who_moves_again_and_back(town: World, tmp_path: Path) -> None:
+async def test_a_settlement_finds_a_winner_who_moves_again_and_back(town: World) -> None:
     """Through three homes, the last of which is the first: what was done there before is not done again."""
     auction = await town.won(AWAY, HERE)
     winner, _ = await parties(town, auction)
-    async with held(town, auction, "ownership", tmp_path):
+    async with town.held(auction, "ownership"):
         await move(town, winner, THIRD, at=AWAY)
         await move(town, winner, AWAY, at=THIRD)
         await turns_back(town, auction, "ownership", called_off=False)
@@ -138,14 +123,14 @@ async def test_a_settlement_finds_a_winner_who_moves_again_and_back(town: World,
 
 
 async def test_without_the_legs_that_are_carried_the_money_stays_between_the_cells(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The ablation: the new home knows of no payment, and bars it instead of taking it back."""
     monkeypatch.setattr(marks, "LEGS", frozenset())
     async with world() as here:
         auction = await here.won(AWAY, HERE)
         winner, _ = await parties(here, auction)
-        async with held(here, auction, "ownership", tmp_path):
+        async with here.held(auction, "ownership"):
             await move(here, winner, THIRD, at=AWAY)
             await turns_back(here, auction, "ownership", called_off=False)
         await here.becomes(auction, SagaState.COMPENSATED)
@@ -220,11 +205,11 @@ async def test_a_hold_that_was_freed_before_its_owner_moved_is_not_freed_again(t
     assert await available(town.cells[THIRD], winner) == PRICE_MINOR
 
 
-async def test_a_hold_that_was_pinned_before_its_owner_moved_twice_is_pinned(town: World, tmp_path: Path) -> None:
+async def test_a_hold_that_was_pinned_before_its_owner_moved_twice_is_pinned(town: World) -> None:
     """The answer was lost, and the settlement asks at the second new home: that has the pin."""
     auction = await town.won(AWAY, HERE)
     winner, _ = await parties(town, auction)
-    async with held(town, auction, "escrow-out", tmp_path):
+    async with town.held(auction, "escrow-out"):
         await move(town, winner, THIRD, at=AWAY)
         await move(town, winner, HERE, at=THIRD)
         written = len(town.stores[HERE].log)

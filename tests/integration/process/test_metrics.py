@@ -17,7 +17,6 @@ from cells.domain.sagas.saga import SagaState
 from cells.domain.time.hlc import Stamp
 from cells.requests import CaughtUp
 from cells.sagas import steps
-from cells.sagas.native import NativeEngine
 from server.__main__ import unready
 from server.process.metrics import register_cell
 from server.shell.observability import metrics
@@ -88,11 +87,7 @@ async def test_a_cell_tells_of_its_writer_its_clock_and_its_sagas(endpoint: Metr
         await here.is_at(auction, "credit-in")
         with pytest.raises(ClockOffsetExceeded):
             cell.time.observe(Stamp(cell.time.clock.wall_ms() + 3_600_000, 0), {}, peer=AWAY)
-
-        async def tried() -> bool:
-            return (await scraped(endpoint))["cellbook_saga_attempts_total", "failed"] > 0
-
-        await until_async(tried)
+        await until_async(lambda: scraped(endpoint), lambda found: found["cellbook_saga_attempts_total", "failed"] > 0)
         told = await scraped(endpoint)
         assert told["cellbook_leading", ""] == 1
         assert told["cellbook_position", ""] == cell.time.durable_position > 0
@@ -113,7 +108,6 @@ async def test_a_cell_tells_of_its_writer_its_clock_and_its_sagas(endpoint: Metr
 async def test_the_writer_is_followed_from_its_start(endpoint: MetricsEndpoint) -> None:
     """As a process does it: the metrics are there before the cell runs, and hear of its first commit."""
     cell = build_cell(HERE, MemoryStore(HERE))
-    assert isinstance(cell.engine, NativeEngine)
     register_cell(endpoint.registry, cell, cell.engine.steps)
     async with leading(cell):
         user = await open_user(cell, 1_00)
@@ -158,11 +152,7 @@ async def test_a_stuck_compensation_shows(endpoint: MetricsEndpoint, monkeypatch
         await here.is_at(auction, "credit-in")
         assert (await scraped(endpoint))["cellbook_compensations_stuck", ""] == 0
         await here.cells[HERE].execute(request(CompensateSaga(saga_id=await here.saga_id(auction), note="")))
-
-        async def stuck() -> bool:
-            return (await scraped(endpoint))["cellbook_compensations_stuck", ""] == 1
-
-        await until_async(stuck)
+        await until_async(lambda: scraped(endpoint), lambda found: found["cellbook_compensations_stuck", ""] == 1)
         told = await scraped(endpoint)
         assert told["cellbook_sagas_stuck", ""] == 1
         assert told["cellbook_saga_oldest_seconds", ""] > 0

@@ -131,11 +131,7 @@ async def test_somebody_comes_to_a_cell_that_is_being_removed(client: Client, ds
                 "INSERT INTO users (user_id, cell, cell_region, residency) VALUES ($1, 'eu-west', 'eu', '')", uuid4()
             )
             removing = asyncio.create_task(refused(client.change("RemoveCell", "eu-west")))
-
-            async def waits() -> bool:
-                return bool(await watch.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
-
-            await until_async(waits)
+            await until_async(lambda: watch.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
         assert (await removing).reason == "CELL_HAS_USERS"
         assert "eu-west" in {cell.name for cell in await client.list_cells()}
     finally:

@@ -3,7 +3,6 @@
 The books look at every commit of every cell: no step done twice, money conserved at every look.
 """
 
-from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -21,13 +20,8 @@ from tests.local_cells import EngineOf, Mailbox, request, until
 from tests.saga_world import AWAY, HERE, THIRD, World, world
 
 
+@pytest.mark.usefixtures("quick_probes")
 class SagaEngineConformance:
-    @pytest.fixture(autouse=True)
-    def _soon(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A silent peer is asked after often."""
-        monkeypatch.setattr(circuit_breaker, "PROBE_FIRST_S", 0.02)
-        monkeypatch.setattr(circuit_breaker, "PROBE_MAX_S", 0.05)
-
     async def test_a_settlement_completes(self, engine_of: EngineOf) -> None:
         """Over three cells, each leg once, both parties told."""
         async with world(engine_of) as here:
@@ -112,13 +106,13 @@ class SagaEngineConformance:
             await here.settled()
 
     @pytest.mark.parametrize("leg", ["pin", "escrow-in", "credit-in", "ownership", "notify-seller"])
-    async def test_the_next_leader_goes_on(self, engine_of: EngineOf, leg: str, tmp_path: Path) -> None:
+    async def test_the_next_leader_goes_on(self, engine_of: EngineOf, leg: str) -> None:
         """Whatever leg it was at when its leader went."""
         async with world(engine_of) as here:
             auction = await here.won(AWAY, THIRD)
-            await here.held(auction, leg, tmp_path / "failpoints")
-            await here.step_down(HERE)
-            await here.lead(HERE)
+            async with here.held(auction, leg):
+                await here.step_down(HERE)
+                await here.lead(HERE)
             await here.settles(auction)
 
     async def test_a_start_that_nobody_heard_of_is_not_lost(self, engine_of: EngineOf) -> None:
@@ -228,14 +222,13 @@ class SagaOrdersConformance:
             await resume(here, saga_id)
             await here.settles(auction)
 
-    async def test_a_deadline_passes_in_a_pause(self, engine_of: EngineOf, tmp_path: Path) -> None:
+    async def test_a_deadline_passes_in_a_pause(self, engine_of: EngineOf) -> None:
         """Nothing is done about it then; resumed, the saga turns back at once."""
         async with world(engine_of) as here:
             auction = await here.won(AWAY, THIRD, timeout_ms=3_000)
-            await here.held(auction, "pin", tmp_path / "failpoints")
-            saga_id = await here.saga_id(auction)
-            await pause(here, saga_id)
-            (tmp_path / "failpoints").unlink()
+            async with here.held(auction, "pin"):
+                saga_id = await here.saga_id(auction)
+                await pause(here, saga_id)
             deadline_ms = (await here.saga(auction)).deadline_ms
             assert deadline_ms is not None
             clock = here.cells[HERE].time.clock

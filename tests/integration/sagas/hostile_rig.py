@@ -1,5 +1,6 @@
 """What a hostile cell sends, over gRPC, as the peer eu-west or as a third cell."""
 
+from collections.abc import Awaitable
 from uuid import UUID
 
 from cellbook.v1 import settlement_pb2
@@ -20,23 +21,17 @@ USD = Money("USD", 20_000)
 def leg_of(
     rig: Rig, action: LegAction, name: str, *, saga_id: UUID = SAGA, orchestrator: str = THERE
 ) -> settlement_pb2.Leg:
-    return leg_to_proto(
-        LegCall(
-            leg_id=LegId(saga_id, name, 1),
-            action=action,
-            orchestrator=orchestrator,
-            causation_id=rig.ben,
-            user_id=rig.ann,
-        )
-    )
+    leg_id = LegId(saga_id, name, 1)
+    call = LegCall(leg_id=leg_id, action=action, orchestrator=orchestrator, causation_id=rig.ben, user_id=rig.ann)
+    return leg_to_proto(call)
 
 
-async def apply(rig: Rig, leg: settlement_pb2.Leg, metadata: Pairs = PEER) -> settlement_pb2.ApplyLegResponse:
-    return await rig.legs.ApplyLeg(settlement_pb2.ApplyLegRequest(leg=leg), metadata=metadata)
+def apply(rig: Rig, leg: settlement_pb2.Leg, by: Pairs = PEER) -> Awaitable[settlement_pb2.ApplyLegResponse]:
+    return rig.ask("ApplyLeg", leg=leg, by=by)
 
 
-async def undo(rig: Rig, leg: settlement_pb2.Leg, metadata: Pairs = PEER) -> settlement_pb2.CompensateLegResponse:
-    return await rig.legs.CompensateLeg(settlement_pb2.CompensateLegRequest(leg=leg), metadata=metadata)
+def undo(rig: Rig, leg: settlement_pb2.Leg, by: Pairs = PEER) -> Awaitable[settlement_pb2.CompensateLegResponse]:
+    return rig.ask("CompensateLeg", leg=leg, by=by)
 
 
 def arrival(user_id: UUID, *, from_cell: str = THERE, epoch: int = 2) -> ArriveUser:

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from cellbook.v1 import auction_pb2, settlement_pb2
+from cellbook.v1 import settlement_pb2
 from cells.domain import commands
 from cells.domain.record import replace
 from cells.domain.values import Money
@@ -33,15 +33,14 @@ def saying(rig: Rig, vector: str) -> Pairs:
 async def test_a_position_of_a_third_cell_goes_into_no_log(rig: Rig) -> None:
     """Nor that of a cell that there is not; what it says of itself does."""
     vector = f"{THIRD}={2**62},{THERE}=9,mars=1"
-    await rig.auctions.ListAuctions(auction_pb2.ListAuctionsRequest(), metadata=saying(rig, vector))
+    await rig.ask("ListAuctions", by=saying(rig, vector))
     await rig.cell.execute(request(deposit(rig.ann)))
     assert json.loads(rig.store.log[-1].vector_clock) == {HERE: len(rig.store.log), THERE: 9}
 
 
 async def test_a_claim_about_this_log_stops_nobody_but_who_claims(rig: Rig) -> None:
     """The hostile cell is refused, the alarm is raised, and everybody else is served as before."""
-    asked = auction_pb2.ListAuctionsRequest()
-    refused = await refusal_of(rig.auctions.ListAuctions(asked, metadata=saying(rig, f"{HERE}={2**62}")))
+    refused = await refusal_of(rig.ask("ListAuctions", by=saying(rig, f"{HERE}={2**62}")))
     assert (refused.reason, refused.final) == ("BEYOND_HEAD", False)
     await until(lambda: rig.cell.time.disputed == {THERE: 2**62})
     await rig.cell.execute(request(deposit(rig.ann)))
@@ -179,7 +178,7 @@ async def test_a_leg_that_is_not_for_the_cell_to_ask(market: Market, attack: Att
     before = await rig.store.head()
     assert (await refusal_of(apply(rig, leg))).reason == "FOREIGN_LEG"
     item = settlement_pb2.LegRequest(apply=settlement_pb2.ApplyLegRequest(leg=leg))
-    batch = await rig.legs.BatchLegs(settlement_pb2.BatchLegsRequest(items=[item]), metadata=PEER)
+    batch = await rig.ask("BatchLegs", items=[item], by=PEER)
     assert batch.results[0].refused.code == 7  # PERMISSION_DENIED
     if not leg.HasField("settle_pending"):
         assert (await refusal_of(undo(rig, leg))).reason == "FOREIGN_LEG"

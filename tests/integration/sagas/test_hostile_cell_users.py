@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from cellbook.v1 import audit_pb2, event_pb2, ledger_pb2, move_pb2
+from cellbook.v1 import audit_pb2, event_pb2, move_pb2
 from cells.domain.account.balance import Balance, EarlierHome, Hold
 from cells.domain.moves.home import Home
 from cells.domain.record import replace
@@ -123,8 +123,7 @@ async def test_what_a_user_brings_answers_nobody_elses_command(rig: Rig, princip
         cell=THERE,
     )
     await bring(rig, rig.carl, outcomes=[planted])
-    sent = ledger_pb2.ReserveRequest(command_id=command_id, user_id=str(rig.ann), amount=usd(7))
-    answer = await rig.ledger.Reserve(sent, metadata=SHOP)
+    answer = await rig.ask("Reserve", command_id=command_id, user_id=rig.ann, amount=usd(7), by=SHOP)
     assert answer.hold_id
     assert not answer.receipt.replayed
 
@@ -176,17 +175,17 @@ async def test_contacts_go_to_the_cell_that_the_user_goes_to(rig: Rig) -> None:
 async def test_a_users_account_is_not_read_by_another_cell(rig: Rig) -> None:
     """A trace follows flows from cell to cell; the whole of an account no cell gets from another."""
     asked = audit_pb2.FindEventsRequest(subject=str(rig.ann))
-    assert (await refusal_of(rig.audit.FindEvents(asked, metadata=PEER))).reason == "NOT_PERMITTED"
-    assert (await rig.audit.FindEvents(asked, metadata=AUDITOR)).events
+    assert (await refusal_of(rig.call(asked, by=PEER))).reason == "NOT_PERMITTED"
+    assert (await rig.call(asked, by=AUDITOR)).events
 
 
 async def test_no_cell_has_the_log_of_another_witnessed(rig: Rig) -> None:
     """A witness signs what its own cell asks for: a second history of another's log finds no signature."""
-    asked = audit_pb2.CosignRequest(key=str(KEYS.log.verifier), checkpoint="cellbook/us-east\n1\nAAAA\n", old_size=0)
-    assert (await refusal_of(rig.audit.Cosign(asked, metadata=PEER))).reason == "FIELD_INVALID"
+    note = "cellbook/us-east\n1\nAAAA\n"
+    asked = rig.ask("Cosign", key=str(KEYS.log.verifier), checkpoint=note, old_size=0, by=PEER)
+    assert (await refusal_of(asked)).reason == "FIELD_INVALID"
 
 
 async def test_what_is_between_two_cells_is_told_to_those_two(rig: Rig) -> None:
     """A cell lists no movements between this one and a third."""
-    asked = audit_pb2.ListClearingRequest(peer=THIRD)
-    assert (await refusal_of(rig.audit.ListClearing(asked, metadata=PEER))).reason == "NOT_PERMITTED"
+    assert (await refusal_of(rig.ask("ListClearing", peer=THIRD, by=PEER))).reason == "NOT_PERMITTED"

@@ -29,18 +29,12 @@ from cells.domain.results import BalanceAfter
 from cells.domain.sagas.saga import SagaState
 from cells.domain.values import BALANCE_MAX_MINOR, Money
 from cells.requests import CommandState, Outcome
-from cells.sagas import circuit_breaker
 from cells.store.ports import SagaFilter, Versioned
 from tests.doubles.failpoints import Failpoints
 from tests.local_cells import READER, FixedDirectory, available, deposit, open_user, request, until_async
 from tests.saga_world import AWAY, HERE, World, world
 
-
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A silent peer is asked after often."""
-    monkeypatch.setattr(circuit_breaker, "PROBE_FIRST_S", 0.02)
-    monkeypatch.setattr(circuit_breaker, "PROBE_MAX_S", 0.05)
+pytestmark = pytest.mark.usefixtures("quick_probes")
 
 
 class Town:
@@ -79,10 +73,11 @@ class Town:
         return command_id
 
     async def ended(self, command_id: UUID) -> CommandState:
-        async def over() -> bool:
-            return (await self.here.outcomes.status(command_id, READER)).state is not CommandState.IN_PROGRESS
-
-        await until_async(over, timeout_s=30.0)
+        await until_async(
+            lambda: self.here.outcomes.status(command_id, READER),
+            lambda found: found.state is not CommandState.IN_PROGRESS,
+            timeout_s=30.0,
+        )
         return (await self.here.outcomes.status(command_id, READER)).state
 
     async def balances(self) -> tuple[int, int]:
@@ -212,11 +207,7 @@ async def test_a_transfer_that_cannot_arrive_in_time_comes_back(town: Town) -> N
     town.expiring_soon()
     town.world.cable.cut.add(AWAY)
     command_id = await town.begun(town.pay())
-
-    async def turned_back() -> bool:
-        return bool(await sagas_of(town.here, SagaState.COMPENSATING))
-
-    await until_async(turned_back)
+    await until_async(lambda: sagas_of(town.here, SagaState.COMPENSATING))
     town.world.cable.cut.clear()
     assert await town.ended(command_id) is CommandState.REFUSED
     assert isinstance((await town.here.outcomes.status(command_id, READER)).refusal, TransferExpired)
@@ -238,11 +229,7 @@ async def test_a_credit_whose_answer_is_lost_until_the_deadline_stands(town: Tow
 
     there.failpoints = Unheard()
     command_id = await town.begun(town.pay())
-
-    async def turned_back() -> bool:
-        return bool(await sagas_of(town.here, SagaState.COMPENSATING))
-
-    await until_async(turned_back)
+    await until_async(lambda: sagas_of(town.here, SagaState.COMPENSATING))
     there.failpoints = Failpoints()
     town.world.cable.cut.clear()
     assert await town.ended(command_id) is CommandState.ACCEPTED

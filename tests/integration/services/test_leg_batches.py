@@ -97,7 +97,7 @@ async def test_a_leg_twice_in_a_batch_is_taken_once(rig: Rig) -> None:
     """Both have the same answer, and so has the leg alone."""
     call = credit(rig.ann)
     results = await taken(rig, item(call), item(call))
-    alone = await rig.legs.ApplyLeg(item(call).apply, metadata=PEER)
+    alone = await rig.call(item(call).apply, by=PEER)
     assert {result.applied.event_id for result in results} == {alone.event_id}
     assert await available(rig.cell, rig.ann) == 100_007
 

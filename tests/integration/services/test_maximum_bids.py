@@ -10,7 +10,7 @@ from cells.domain.commands import CloseAuction, PlaceBid
 from cells.domain.refusals import BidTooLow, CommandIdReused, FieldInvalid, InsufficientFunds
 from cells.domain.values import Money
 from cells.requests import Outcome
-from tests.integration.services_rig import HERE, THERE, Rig, new_id, refusal_of, usd
+from tests.integration.services_rig import HERE, THERE, Rig, as_user, new_id, refusal_of, usd
 from tests.local_cells import LocalCell, open_auction, open_user, request, until_async
 
 KIND = auction_pb2.AuctionChangeKind
@@ -47,10 +47,7 @@ async def leads(rig: Rig, auction: str) -> tuple[str, int]:
 
 
 async def has(cell: LocalCell, user: UUID, available: int, reserved: int) -> None:
-    async def so() -> bool:
-        return await money(cell, user) == (available, reserved)
-
-    await until_async(so)
+    await until_async(lambda: money(cell, user), lambda found: found == (available, reserved))
 
 
 async def test_a_winner_of_another_cell_pays_the_price_and_no_more(rig: Rig) -> None:
@@ -114,7 +111,7 @@ async def test_watchers_see_both_bids_and_nobody_sees_the_maximum(rig: Rig) -> N
     at = (await rig.ask("WatchAuction", auction=auction)).next_position
     bens = (await rig.bid(auction, rig.ben, 400)).bid_id
     watch = auction_pb2.WatchAuctionRequest(auction=auction, from_position=at)
-    stream = rig.auctions.WatchAuction(watch, metadata=(("cellbook-principal", f"user/{rig.ben}"),))
+    stream = rig.send(watch, by=as_user(rig.ben))
     seen: list[auction_pb2.AuctionChange] = []
     async for item in stream:
         seen += item.changes

@@ -1,6 +1,5 @@
 """OperationsService: what a process says of itself and of its cell."""
 
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from unittest.mock import AsyncMock
 
@@ -14,20 +13,14 @@ from cells.domain.refusals import ClockOffsetExceeded
 from cells.domain.time.hlc import Stamp
 from cells.store.ports import StoreUnavailable
 from server.services.operations import VERSION
-from tests.integration.services_rig import AUDITOR, HERE, SHOP, THERE, Rig, refusal_of, serving, usd
+from tests.integration.services_rig import AUDITOR, HERE, SHOP, THERE, Rig, refusal_of, usd
 from tests.local_cells import until_async
 
 ASKED = pb.GetCellStatusRequest()
 
 
-@pytest.fixture
-async def rig() -> AsyncIterator[Rig]:
-    async with serving() as rig:
-        yield rig
-
-
 async def status(rig: Rig) -> pb.GetCellStatusResponse:
-    found: pb.GetCellStatusResponse = await rig.operations.GetCellStatus(ASKED, metadata=AUDITOR)
+    found: pb.GetCellStatusResponse = await rig.call(ASKED, by=AUDITOR)
     return found
 
 
@@ -44,7 +37,7 @@ async def test_a_leader_tells_of_its_log(rig: Rig) -> None:
     assert after.commands - before.commands == 2
     assert 0 <= after.commit_age_ms < 10_000
     assert abs(after.time_ms - rig.cell.time.clock.wall_ms()) < 10_000
-    assert (await refusal_of(rig.operations.GetCellStatus(ASKED, metadata=SHOP))).reason == "NOT_PERMITTED"
+    assert (await refusal_of(rig.call(ASKED, by=SHOP))).reason == "NOT_PERMITTED"
 
 
 async def test_it_tells_of_a_silent_peer_and_of_money_in_transit(rig: Rig) -> None:
@@ -64,11 +57,7 @@ async def test_it_tells_of_a_silent_peer_and_of_money_in_transit(rig: Rig) -> No
     assert found.sagas.running == 1
     assert 0 < found.sagas.oldest_age_ms < 60_000
     rig.peers.cut.clear()
-
-    async def arrived() -> bool:
-        return not (await status(rig)).sagas.oldest_age_ms
-
-    await until_async(arrived)
+    await until_async(lambda: status(rig), lambda found: not found.sagas.oldest_age_ms)
     [peer] = (await status(rig)).peers
     # Here it counts as sent for good: the balance of the other cell makes it up.
     assert list(peer.clearing) == [usd(500)]
@@ -97,11 +86,7 @@ async def test_it_tells_of_the_last_pass(rig: Rig) -> None:
     found = await status(rig)
     assert (found.reconciliation.position, found.reconciliation.finding_count) == (3, 1)
     assert [(each.check, each.found) for each in found.reconciliation.findings] == [("house balance", "2")]
-
-    async def signed() -> bool:
-        return (await status(rig)).signing.size == rig.cell.time.durable_position
-
-    await until_async(signed)
+    await until_async(lambda: status(rig), lambda found: found.signing.size == rig.cell.time.durable_position)
 
 
 async def test_a_process_that_does_not_lead_answers_by_itself(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """Every RPC of a cell, over a real socket, as a client sees it."""
 
 import asyncio
+from collections.abc import Awaitable
+from typing import Any
 from uuid import UUID
 
 import grpc.aio
@@ -16,25 +18,19 @@ from tests.integration.services_rig import (
     THERE,
     Pairs,
     Rig,
+    deposit_of,
     new_id,
     refusal_of,
+    status_of,
     usd,
 )
 from tests.local_cells import available, open_auction, until
 
 
-async def deposit(
+def deposit(
     rig: Rig, reference: str, *, command_id: str = "", amount_minor: int = 500, by: Pairs = BANK
-) -> ledger_pb2.DepositResponse:
-    made: ledger_pb2.DepositResponse = await rig.ask(
-        "Deposit",
-        command_id=command_id or new_id(),
-        user_id=rig.ann,
-        amount=usd(amount_minor),
-        external_reference=reference,
-        by=by,
-    )
-    return made
+) -> Awaitable[ledger_pb2.DepositResponse]:
+    return rig.call(deposit_of(rig.ann, amount_minor, command_id=command_id, reference=reference), by=by)
 
 
 # --- the ledger ---
@@ -128,12 +124,8 @@ async def test_a_deadline_in_a_commit_leaves_the_outcome_askable(rig: Rig) -> No
     """The client goes, the commit does not: GetCommand tells that it happened."""
     command_id = new_id()
     rig.store.gate.clear()
-    request = ledger_pb2.DepositRequest(
-        command_id=command_id, user_id=str(rig.ann), amount=usd(1), external_reference="slow"
-    )
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await rig.ledger.Deposit(request, metadata=BANK, timeout=0.3)
-    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    slow = rig.call(deposit_of(rig.ann, 1, command_id=command_id), by=BANK, timeout_s=0.3)
+    assert await status_of(slow) is grpc.StatusCode.DEADLINE_EXCEEDED
     rig.store.gate.set()
     await until(lambda: UUID(command_id) in rig.store.kept_outcomes)
     told = await rig.ask("GetCommand", command_id=command_id, by=BANK)
@@ -228,19 +220,8 @@ async def test_auctions_are_listed_page_by_page(rig: Rig) -> None:
     assert await listed(rig, state=auction_pb2.AUCTION_STATE_ACTIVE) == [active]
 
 
-async def listed(
-    rig: Rig,
-    *,
-    page_size: int = 0,
-    state: auction_pb2.AuctionState.ValueType = auction_pb2.AUCTION_STATE_UNSPECIFIED,
-) -> list[list[str]]:
-    pages, token = [], ""
-    while True:
-        answer = await rig.ask("ListAuctions", page_token=token, page_size=page_size, state=state)
-        pages.append([auction.name for auction in answer.auctions])
-        token = answer.next_page_token
-        if not token:
-            return pages
+async def listed(rig: Rig, **wanted: Any) -> list[list[str]]:  # noqa: ANN401
+    return [[auction.name for auction in page.auctions] for page in await rig.pages("ListAuctions", **wanted)]
 
 
 async def test_sagas_are_listed_by_kind_and_state(rig: Rig) -> None:
@@ -253,14 +234,8 @@ async def test_sagas_are_listed_by_kind_and_state(rig: Rig) -> None:
         closed = await rig.ask("CloseAuction", auction=name)
         await settled(rig, closed.saga_id)
     for kind in (saga_pb2.SAGA_KIND_SETTLEMENT, saga_pb2.SAGA_KIND_REMOTE_BID):
-        found, token = [], ""
-        while True:
-            answer = await rig.ask("ListSagas", kind=kind, page_size=2, page_token=token)
-            found += [saga.kind for saga in answer.sagas]
-            token = answer.next_page_token
-            if not token:
-                break
-        assert found == [kind] * 3
+        pages = await rig.pages("ListSagas", kind=kind, page_size=2)
+        assert [saga.kind for page in pages for saga in page.sagas] == [kind] * 3
     assert not (await rig.ask("ListSagas", states=[saga_pb2.SAGA_STATE_RUNNING])).sagas
 
 

@@ -53,7 +53,7 @@ async def test_bad_input_is_refused_by_field_and_changes_nothing() -> None:
     """Each bad field is named with a reason that clients can act on."""
     async with serving() as rig, unchanged(rig):
         for bad in BAD:
-            refused = await refusal_of(rig.call(path_of(bad.rpc), request_of(bad)))
+            refused = await refusal_of(rig.call(request_of(bad)))
             found = (refused.reason, refused.facts.get("field"))
             assert found == (bad.reason, bad.field or bad.path), (bad, refused)
             assert refused.final
@@ -66,7 +66,7 @@ async def test_a_change_would_be_noticed() -> None:
         good = ledger_pb2.DepositRequest(command_id=C, user_id=str(rig.ann), amount=usd(5), external_reference="r")
         with pytest.raises(AssertionError):
             async with unchanged(rig):
-                await rig.call(path_of("Deposit"), good)
+                await rig.call(good)
 
 
 async def test_the_good_requests_are_good() -> None:
@@ -74,7 +74,7 @@ async def test_the_good_requests_are_good() -> None:
     async with serving() as rig:
         for rpc, request in GOOD.items():
             try:
-                await rig.call(path_of(rpc), request)
+                await rig.call(request)
             except grpc.aio.AioRpcError as error:
                 assert error.code() is not grpc.StatusCode.INVALID_ARGUMENT, rpc  # noqa: PT017 - any other will do
 
@@ -132,7 +132,7 @@ class Junk:
 
 async def code_of(rig: Rig, path: str, request: Message) -> grpc.StatusCode:
     try:
-        await rig.call(path, request, timeout_s=2.0)
+        await rig.call(request, timeout_s=2.0)
     except grpc.aio.AioRpcError as error:
         return error.code()
     return grpc.StatusCode.OK

@@ -1,12 +1,10 @@
 """Over the wire, while no timer fires: what is due is so all the same."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from cells.domain.refusals import AuctionNotActive, HoldExpired
 from cells.writer.timers import Timers
-from tests.integration.services_rig import Rig, refusal_of, serving, usd
+from tests.integration.services_rig import Rig, refusal_of, usd
 from tests.local_cells import until
 
 ALL_MINOR = 100_000
@@ -14,11 +12,10 @@ SOON_MS = 200
 
 
 @pytest.fixture
-async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
+def rig(monkeypatch: pytest.MonkeyPatch, rig: Rig) -> Rig:
     """Its timers are as late as can be."""
     monkeypatch.setattr(Timers, "_due", lambda _: [])
-    async with serving() as rig:
-        yield rig
+    return rig
 
 
 async def until_ms(rig: Rig, time_ms: int) -> None:

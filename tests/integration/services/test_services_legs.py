@@ -127,7 +127,7 @@ async def read_items(call: Log, count: int) -> list[event_pb2.SubscribeResponse]
 async def test_a_subscriber_catches_up_and_then_follows(rig: Rig) -> None:
     """All that was, then caught_up once, then what comes: no position is left out."""
     head = (await rig.store.head()).position
-    call = rig.events.Subscribe(event_pb2.SubscribeRequest(), metadata=SHOP)
+    call = rig.send(event_pb2.SubscribeRequest(), by=SHOP)
     items = await read_items(call, head + 1)
     assert [item.event.position for item in items[:-1]] == list(range(1, head + 1))
     assert items[-1].caught_up.position == head
@@ -145,7 +145,7 @@ async def test_a_subscriber_gets_what_it_asked_for(rig: Rig) -> None:
     """The filter leaves out the rest, and the position where to start is kept."""
     wanted = event_pb2.EventFilter(event_types=["DEPOSITED"], aggregate_id=str(rig.ben))
     request = event_pb2.SubscribeRequest(from_position=2, filter=wanted)
-    call = rig.events.Subscribe(request, metadata=SHOP)
+    call = rig.send(request, by=SHOP)
     event, caught_up = await read_items(call, 2)
     assert (event.event.aggregate_id, event.event.event_type) == (str(rig.ben), "DEPOSITED")
     assert caught_up.HasField("caught_up")
@@ -156,8 +156,8 @@ async def test_progress_is_told_to_whoever_asks_for_it(rig: Rig, monkeypatch: py
     """Where no event matches, it tells from where to go on; a client that does not know of it is not sent it."""
     monkeypatch.setattr("cells.log.subscriptions.PROGRESS_S", 0.0)
     nothing = event_pb2.EventFilter(event_types=["AUCTION_CREATED"])
-    knowing = rig.events.Subscribe(event_pb2.SubscribeRequest(filter=nothing, progress=True), metadata=SHOP)
-    unknowing = rig.events.Subscribe(event_pb2.SubscribeRequest(filter=nothing), metadata=SHOP)
+    knowing = rig.send(event_pb2.SubscribeRequest(filter=nothing, progress=True), by=SHOP)
+    unknowing = rig.send(event_pb2.SubscribeRequest(filter=nothing), by=SHOP)
     head = (await rig.store.head()).position
     told = await read_items(knowing, 3)
     assert told[0].caught_up.position == head
@@ -193,7 +193,7 @@ class Counted:
 async def test_a_subscriber_that_goes_leaves_nothing_behind(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cancelled stream ends at once in the cell, be it waiting for news or in the middle of the log."""
     readers = Counted(monkeypatch)
-    calls = [rig.events.Subscribe(event_pb2.SubscribeRequest(), metadata=SHOP) for _ in range(5)]
+    calls = [rig.send(event_pb2.SubscribeRequest(), by=SHOP) for _ in range(5)]
     await asyncio.gather(*(read_items(call, 1 + number) for number, call in enumerate(calls)))
     await until(lambda: readers.open == 5)
     for call in calls:

@@ -1,7 +1,7 @@
 """SagaService as an operator sees it, over a real socket."""
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 import pytest
@@ -11,22 +11,13 @@ from cells.domain.commands import PlaceBid
 from cells.domain.refusals import CommandIdReused, NotPermitted, SagaNotFound
 from cells.domain.sagas.saga_refusals import SagaHasEnded, SagaIsPaused, SagaNotPaused, SagaPastPivot, SagasDrivenHere
 from cells.domain.values import Money
-from cells.sagas import circuit_breaker, steps
-from cells.sagas.native import NativeEngine
-from tests.doubles.failpoints import Failpoints
-from tests.integration.services_rig import HERE, OPERATOR, THERE, Rig, new_id, refusal_of, serving
+from cells.sagas import circuit_breaker
+from tests.doubles.failpoints import holding
+from tests.integration.services_rig import HERE, OPERATOR, THERE, Rig, new_id, refusal_of
 from tests.local_cells import request, until_async
 
+pytestmark = pytest.mark.usefixtures("quick_retries")
 COMPLETED, COMPENSATED = saga_pb2.SAGA_STATE_COMPLETED, saga_pb2.SAGA_STATE_COMPENSATED
-
-
-@pytest.fixture
-async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
-    monkeypatch.setattr(steps, "BACKOFF_MAX_S", 0.05)
-    monkeypatch.setattr(circuit_breaker, "PROBE_FIRST_S", 0.02)
-    monkeypatch.setattr(circuit_breaker, "PROBE_MAX_S", 0.05)
-    async with serving() as rig:
-        yield rig
 
 
 async def stranded(rig: Rig) -> str:
@@ -45,10 +36,7 @@ async def get(rig: Rig, saga_id: str) -> saga_pb2.GetSagaResponse:
 
 
 async def becomes(rig: Rig, saga_id: str, held: Callable[[saga_pb2.Saga], object]) -> saga_pb2.Saga:
-    async def so() -> object:
-        return held((await get(rig, saga_id)).saga)
-
-    await until_async(so)
+    await until_async(lambda: get(rig, saga_id), lambda found: held(found.saga))
     return (await get(rig, saga_id)).saga
 
 
@@ -134,16 +122,13 @@ async def test_an_operator_turns_a_saga_back(rig: Rig) -> None:
 
 async def test_past_the_pivot_the_refusal_says_so(rig: Rig) -> None:
     """It names the pivot, and the saga goes on forward."""
-    engine = rig.cell.engine
-    assert isinstance(engine, NativeEngine)
-    engine.steps.failpoints = Failpoints(frozenset({"hold/settle/action"}))
-    saga_id = await stranded(rig)
-    rig.peers.cut.clear()
-    await becomes(rig, saga_id, lambda saga: saga.state == saga_pb2.SAGA_STATE_COMMITTED)
-    refused = await refusal_of(compensate(rig, saga_id))
-    assert isinstance(refused, SagaPastPivot)
-    assert refused.facts["leg"] == "ownership"
-    engine.steps.failpoints = Failpoints()
+    with holding(rig.cell.engine.steps, "settle"):
+        saga_id = await stranded(rig)
+        rig.peers.cut.clear()
+        await becomes(rig, saga_id, lambda saga: saga.state == saga_pb2.SAGA_STATE_COMMITTED)
+        refused = await refusal_of(compensate(rig, saga_id))
+        assert isinstance(refused, SagaPastPivot)
+        assert refused.facts["leg"] == "ownership"
     await pause(rig, saga_id)
     await resume(rig, saga_id)
     await becomes(rig, saga_id, lambda saga: saga.state == COMPLETED)
@@ -164,7 +149,7 @@ async def test_unknown_sagas_are_not_found(rig: Rig) -> None:
     assert isinstance(await refusal_of(get(rig, new_id())), SagaNotFound)
     for order in (pause, resume, compensate, retry):
         assert isinstance(await refusal_of(order(rig, new_id())), SagaNotFound)
-    watch = rig.sagas.WatchSaga(saga_pb2.WatchSagaRequest(saga_id=new_id()), metadata=OPERATOR)
+    watch = rig.send(saga_pb2.WatchSagaRequest(saga_id=new_id()), by=OPERATOR)
     assert isinstance(await refusal_of(watch.read()), SagaNotFound)
 
 
@@ -183,21 +168,15 @@ async def test_sagas_are_listed_for_an_operator(rig: Rig) -> None:
     assert await listed(rig, started_from_ms=age_ms) == [second, third]
     assert await listed(rig, paused=True) == [third]
     assert await listed(rig, stuck=True) == []
-    pages, token = [], ""
-    while True:
-        answer = await rig.ask("ListSagas", page_size=2, page_token=token, cell=THERE, by=OPERATOR)
-        pages.append([saga.saga_id for saga in answer.sagas])
-        token = answer.next_page_token
-        if not token:
-            break
-    assert pages == [[first, second], [third]]
+    pages = await rig.pages("ListSagas", page_size=2, cell=THERE, by=OPERATOR)
+    assert [[saga.saga_id for saga in page.sagas] for page in pages] == [[first, second], [third]]
 
 
 async def test_a_saga_is_watched_to_its_end(rig: Rig) -> None:
     """From its first event on, failed attempts too; the stream ends with the saga."""
     saga_id = await stranded(rig)
     seen: list[saga_pb2.WatchSagaResponse] = []
-    async for news in rig.sagas.WatchSaga(saga_pb2.WatchSagaRequest(saga_id=saga_id), metadata=OPERATOR, timeout=60):
+    async for news in rig.send(saga_pb2.WatchSagaRequest(saga_id=saga_id), by=OPERATOR, timeout_s=60):
         seen.append(news)
         if not news.HasField("event"):
             rig.peers.cut.clear()
@@ -205,7 +184,7 @@ async def test_a_saga_is_watched_to_its_end(rig: Rig) -> None:
     assert attempts[0].saga.attempts
     assert [news.event for news in seen if news.HasField("event")] == list((await get(rig, saga_id)).history)
     assert seen[-1].saga.state == COMPLETED
-    watched = rig.sagas.WatchSaga(saga_pb2.WatchSagaRequest(saga_id=saga_id), metadata=OPERATOR, timeout=60)
+    watched = rig.send(saga_pb2.WatchSagaRequest(saga_id=saga_id), by=OPERATOR, timeout_s=60)
     assert [news.event async for news in watched] == list((await get(rig, saga_id)).history)
 
 

@@ -1,30 +1,15 @@
 """ListUserEvents: what happened to an account, newest first."""
 
 import json
-from collections.abc import AsyncIterator
 from uuid import UUID
 
-import pytest
-
 from cellbook.v1 import event_pb2
-from tests.integration.services_rig import AUDITOR, SHOP, SUPPORT, Rig, refusal_of, serving, usd
-
-
-@pytest.fixture
-async def rig() -> AsyncIterator[Rig]:
-    async with serving() as rig:
-        yield rig
+from tests.integration.services_rig import AUDITOR, SHOP, SUPPORT, Rig, as_user, refusal_of, usd
 
 
 async def pages(rig: Rig, user_id: UUID, size: int) -> list[list[event_pb2.Event]]:
-    found, token = list[list[event_pb2.Event]](), ""
-    while True:
-        request = event_pb2.ListUserEventsRequest(user_id=str(user_id), page_size=size, page_token=token)
-        page = await rig.events.ListUserEvents(request, metadata=SUPPORT)
-        found.append(list(page.events))
-        token = page.next_page_token
-        if not token:
-            return found
+    found = await rig.pages("ListUserEvents", user_id=user_id, page_size=size, by=SUPPORT)
+    return [list(page.events) for page in found]
 
 
 async def test_the_events_of_an_account_come_newest_first(rig: Rig) -> None:
@@ -47,10 +32,10 @@ async def test_the_events_of_an_account_come_newest_first(rig: Rig) -> None:
 async def test_what_happens_meanwhile_moves_no_page(rig: Rig) -> None:
     """The next page goes on below the last one."""
     request = event_pb2.ListUserEventsRequest(user_id=str(rig.ann), page_size=1)
-    first = await rig.events.ListUserEvents(request, metadata=SUPPORT)
+    first = await rig.call(request, by=SUPPORT)
     await rig.ask("Reserve", user_id=rig.ann, amount=usd(100))
     request.page_token = first.next_page_token
-    second = await rig.events.ListUserEvents(request, metadata=SUPPORT)
+    second = await rig.call(request, by=SUPPORT)
     assert [each.stream_version for each in (*first.events, *second.events)] == [2, 1]
     assert not second.next_page_token
 
@@ -58,14 +43,13 @@ async def test_what_happens_meanwhile_moves_no_page(rig: Rig) -> None:
 async def test_staff_alone_reads_them_and_is_in_the_log(rig: Rig) -> None:
     """They name the principals of others' commands. A user of another cell is asked for there."""
     request = event_pb2.ListUserEventsRequest(user_id=str(rig.ann))
-    for caller in (SHOP, (("cellbook-principal", f"user/{rig.ann}"),)):
-        assert (await refusal_of(rig.events.ListUserEvents(request, metadata=caller))).reason == "NOT_PERMITTED"
+    for caller in (SHOP, as_user(rig.ann)):
+        assert (await refusal_of(rig.call(request, by=caller))).reason == "NOT_PERMITTED"
     for caller in (AUDITOR, SUPPORT):
-        await rig.events.ListUserEvents(request, metadata=caller)
+        await rig.call(request, by=caller)
     await rig.cell.accesses.flush()
     [recorded] = [row for row in rig.store.log if row.event_type == "ACCESSES_RECORDED"]
     assert [
         (each["principal"], each["method"], each["subject"]) for each in json.loads(recorded.payload)["accesses"]
     ] == [("auditor/anna", "ListUserEvents", str(rig.ann)), ("support/sue", "ListUserEvents", str(rig.ann))]
-    away = event_pb2.ListUserEventsRequest(user_id=str(rig.carl))
-    assert (await refusal_of(rig.events.ListUserEvents(away, metadata=SUPPORT))).reason == "WRONG_CELL"
+    assert (await refusal_of(rig.ask("ListUserEvents", user_id=rig.carl, by=SUPPORT))).reason == "WRONG_CELL"

@@ -34,7 +34,7 @@ Item = auction_pb2.WatchAuctionResponse
 
 def watch(rig: Rig, auction: str, from_position: int = 0, *, by: Pairs = SHOP) -> AsyncIterator[Item]:
     wanted = auction_pb2.WatchAuctionRequest(auction=auction, from_position=from_position)
-    return aiter(rig.auctions.WatchAuction(wanted, metadata=by, timeout=20))
+    return aiter(rig.send(wanted, by=by, timeout_s=20))
 
 
 async def until_end(call: "grpc.aio.UnaryStreamCall[auction_pb2.WatchAuctionRequest, Item]") -> AsyncIterator[Item]:
@@ -117,7 +117,7 @@ def feed_of(rig: Rig) -> AuctionFeed:
 async def test_a_watcher_that_goes_leaves_nothing_behind(rig: Rig) -> None:
     auction = await rig.auction()
     wanted = auction_pb2.WatchAuctionRequest(auction=auction)
-    calls = [rig.auctions.WatchAuction(wanted, metadata=SHOP) for _ in range(5)]
+    calls = [rig.send(wanted, by=SHOP) for _ in range(5)]
     await asyncio.gather(*(call.read() for call in calls))
     feed = feed_of(rig)
     assert feed._watchers == len(calls) == next(iter(watch_metrics(rig.guard))).samples[0].value

@@ -1,6 +1,8 @@
 """How a call ends, whatever the handler does, over a real socket."""
 
 import asyncio
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
@@ -8,26 +10,35 @@ import grpc.aio
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
-from cellbook.v1 import ledger_pb2, ledger_pb2_grpc
+from cellbook.v1 import event_pb2, ledger_pb2, ledger_pb2_grpc
+from cellbook.v1.event_pb2_grpc import EventServiceStub
 from cells.domain.refusals import (
     FieldInvalid,
     InsufficientFunds,
     QueueFull,
     WrongCell,
 )
+from server.cli.keys import authority as authorities
+from server.cli.keys.authority import HOSTS, Authority, make_keys
+from server.shell.calls import streams
 from server.shell.calls.policy import BATCH_BYTES_MAX, REQUEST_BYTES_MAX
 from server.shell.calls.statuses import DETAILS_KEY, refusal_from, refusal_in
 from server.shell.channels.client import open_channel
+from server.shell.identity import tokens
+from server.shell.identity.principal import parse_principal
 from server.shell.rpc import Context
+from tests.integration.services_rig import refusal_of, status_of
 from tests.integration.shell.shell_host import (
     SERVICE,
     USER,
+    Pairs,
     Shell,
     accept,
     ledger_servicer,
     refuse,
     running,
 )
+from tests.integration.shell.test_identity import House, housed
 
 
 async def test_a_refusal_arrives_with_its_facts(shell: Shell) -> None:
@@ -160,9 +171,9 @@ async def test_a_call_without_a_deadline_gets_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bytes_max", [REQUEST_BYTES_MAX, BATCH_BYTES_MAX])
 async def test_a_request_that_is_too_large_is_refused(shell: Shell, bytes_max: int) -> None:
     """The bounds are ours, not grpc's 4 MiB: the method's own, and the largest of any method before it is read."""
-    with pytest.raises(grpc.aio.AioRpcError) as failed:
-        await shell.stub.GetBalance(ledger_pb2.GetBalanceRequest(user_id="x" * bytes_max), metadata=SERVICE, timeout=10)
-    assert failed.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    large = ledger_pb2.GetBalanceRequest(user_id="x" * bytes_max)
+    call = shell.stub.GetBalance(large, metadata=SERVICE, timeout=10)
+    assert await status_of(call) is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 async def test_a_long_fact_does_not_burst_the_headers(shell: Shell) -> None:
@@ -173,3 +184,79 @@ async def test_a_long_fact_does_not_burst_the_headers(shell: Shell) -> None:
     refused = refusal_from(error)
     assert refused is not None
     assert len(refused.message) < 1_000
+
+
+# --- streams end with what has proven their caller ---
+
+
+PATIENCE_S = 20.0
+
+
+@pytest.fixture
+def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
+    """Looked after ten times as often as outside of tests."""
+    monkeypatch.setattr(streams, "PROOF_CHECK_S", 0.1)
+    made = Authority(tmp_path / "keys")
+    make_keys(made, ["us-east"], HOSTS)
+    return made
+
+
+async def ending(channel: grpc.aio.Channel, metadata: Pairs = (), then: Callable[[], object] = lambda: None) -> str:
+    """Why an endless stream ends that stands when `then` happens."""
+    call = EventServiceStub(channel).Subscribe(event_pb2.SubscribeRequest(), metadata=metadata)
+    for _ in range(3):
+        await call.read()
+    then()
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await asyncio.wait_for(call.read(), PATIENCE_S)
+    refused = refusal_in(failed.value)
+    assert (failed.value.code(), refused is not None) == (grpc.StatusCode.UNAUTHENTICATED, True)
+    assert refused is not None
+    return refused.message
+
+
+def short(house: House, valid: timedelta) -> Pairs:
+    made = house.authority.token(parse_principal("auditor/anna"), valid=valid)
+    return (("authorization", f"Bearer {made}"),)
+
+
+async def test_a_stream_ends_with_its_token(
+    tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its exp, and not before; one with a longer token goes on."""
+    monkeypatch.setattr(tokens, "LEEWAY_S", 0.0)
+    async with housed(tmp_path, authority) as house, house.door(public=True) as channel:
+        house.events.wait = True
+        lasting = EventServiceStub(channel).Subscribe(
+            event_pb2.SubscribeRequest(), metadata=short(house, timedelta(hours=1))
+        )
+        await lasting.read()
+        assert "expired" in await ending(channel, short(house, timedelta(seconds=2)))
+        assert not lasting.done()
+        lasting.cancel()
+
+
+async def test_a_stream_ends_with_the_key_of_its_token(tmp_path: Path, authority: Authority) -> None:
+    """As soon as the key set is read again without it."""
+    async with housed(tmp_path, authority, jwt_refresh_s=1) as house, house.door(public=True) as channel:
+        house.events.wait = True
+
+        def retire() -> None:
+            authority.rotate()
+            authority.retire()
+
+        async with house.security.running():
+            assert "key that signed it" in await ending(channel, short(house, timedelta(hours=1)), retire)
+
+
+async def test_a_stream_ends_with_its_certificate(
+    tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection stands; a call over it is refused, too."""
+    monkeypatch.setattr(authorities, "VALID_DAYS", 3 / 86_400)
+    authority.certify("olga", parse_principal("operator/olga"))
+    async with housed(tmp_path, authority) as house, house.door("olga") as channel:
+        house.events.wait = True
+        assert "expired at" in await ending(channel)
+        refused = await refusal_of(EventServiceStub(channel).Subscribe(event_pb2.SubscribeRequest()).read())
+        assert refused.reason == "CERTIFICATE_EXPIRED"

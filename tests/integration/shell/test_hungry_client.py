@@ -9,35 +9,38 @@ import pytest
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from cellbook.v1 import auction_pb2, ledger_pb2
+from cellbook.v1 import auction_pb2
 from server.process.policies import POLICIES, SAGA, policies_of
 from server.shell.calls.denials import RateExceeded
 from server.shell.calls.limits import Throttle
 from server.shell.calls.policy import one
-from tests.integration.services_rig import BANK, HERE, METHODS, THERE, Pairs, Rig, new_id, refusal_of, usd
+from tests.integration.services_rig import (
+    BANK,
+    HERE,
+    METHODS,
+    THERE,
+    Pairs,
+    Rig,
+    as_user,
+    deposit_of,
+    new_id,
+    refusal_of,
+    usd,
+)
 from tests.local_cells import until
 
 BATCH, BATCHES, OTHERS = 250, 8, 15
 
 
-def item(rig: Rig) -> ledger_pb2.DepositRequest:
-    command_id = new_id()
-    return ledger_pb2.DepositRequest(
-        command_id=command_id, user_id=str(rig.ann), amount=usd(1), external_reference=command_id
-    )
-
-
 async def deposit(rig: Rig, principal: Pairs) -> int:
     """Its position."""
-    done = await rig.ledger.Deposit(item(rig), metadata=principal, timeout=20)
-    return done.receipt.token.position
+    return int((await rig.call(deposit_of(rig.ann), by=principal, timeout_s=20)).receipt.token.position)
 
 
 async def deposit_all(rig: Rig) -> int:
     """The position of the last one of a batch."""
-    request = ledger_pb2.BatchDepositRequest(items=[item(rig) for _ in range(BATCH)])
-    done = await rig.ledger.BatchDeposit(request, metadata=BANK, timeout=20)
-    return max(each.accepted.receipt.token.position for each in done.results)
+    done = await rig.ask("BatchDeposit", items=[deposit_of(rig.ann) for _ in range(BATCH)], by=BANK, timeout_s=20)
+    return max(int(each.accepted.receipt.token.position) for each in done.results)
 
 
 def other(number: int) -> Pairs:
@@ -105,7 +108,7 @@ async def test_a_user_pays_for_the_work_and_not_for_the_call(rig: Rig) -> None:
     now_s = 1_000.0
     throttle = Throttle(user_calls_per_s=100, monotonic_s=lambda: now_s)
     rig.guard.throttle, rig.guard.policies = throttle, policies_of(HERE)
-    ann: Pairs = (("cellbook-principal", f"user/{rig.ann}"),)
+    ann = as_user(rig.ann)
     for path, request, cost in (
         (BATCH_BIDS, bids(rig, HERE, 150), 150),
         (BATCH_BIDS, bids(rig, THERE, 30), 30 * SAGA),

@@ -114,10 +114,7 @@ async def test_the_kernels_of_both_sides_find_a_dead_session(
         firewall.pause()
         return bool(await ask(postgres.dsn("postgres"), WAITS_TO_SEND))
 
-    async def sends() -> bool:
-        return bool(await ask(postgres.dsn("postgres"), SENDS))
-
-    await until_async(sends)
+    await until_async(lambda: ask(postgres.dsn("postgres"), SENDS))
     await until_async(waits)
     firewall.drop()
     asked = asyncio.ensure_future(asking.fetchval("SELECT 1"))
@@ -152,12 +149,9 @@ async def test_a_query_whose_client_has_gone_ends(postgres: EmbeddedPostgres) ->
         where = "application_name = 'gone' AND wait_event = 'PgSleep'"
         return bool(await ask(postgres.dsn("postgres"), f"SELECT FROM pg_stat_activity WHERE {where}"))
 
-    async def ended() -> bool:
-        return not await runs()
-
     await until_async(runs)
     gone.terminate()
-    await until_async(ended, timeout_s=FOUND_S)
+    await until_async(runs, lambda found: not found, timeout_s=FOUND_S)
     await asyncio.gather(query, return_exceptions=True)
 
 

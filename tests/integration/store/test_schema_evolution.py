@@ -22,7 +22,6 @@ from cells.domain.events import EVENT_TYPES, AnyEvent
 from cells.domain.values import Kind, Ref
 from cells.encoding import codec
 from cells.encoding.codec import POSTINGS, UPCASTERS, UnknownEvent
-from cells.sagas import circuit_breaker
 from cells.store.ports import EventRow
 from tests.doubles.proofs import MemoryProofs
 from tests.doubles.store import MemoryStore
@@ -76,10 +75,8 @@ def mixed(rows: list[EventRow]) -> list[EventRow]:
 
 
 @pytest.fixture
-async def store(monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
+async def store(quick_probes: None) -> MemoryStore:
     """In which everything has happened twice, and each kind is there in both versions."""
-    monkeypatch.setattr(circuit_breaker, "PROBE_FIRST_S", 0.02)
-    monkeypatch.setattr(circuit_breaker, "PROBE_MAX_S", 0.05)
     here = MemoryStore(HERE)
     async with AsyncExitStack() as stack:
         story = await opened_story(stack, here, MemoryStore(AWAY))

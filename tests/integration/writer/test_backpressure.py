@@ -21,9 +21,11 @@ from tests.integration.services_rig import (
     SHOP,
     THERE,
     Rig,
+    deposit_of,
     new_id,
     path_of,
     refusal_of,
+    status_of,
     usd,
 )
 from tests.local_cells import until
@@ -33,15 +35,7 @@ UNREADABLE = grpc.StatusCode.INVALID_ARGUMENT
 
 
 def deposit(rig: Rig, timeout_s: float = 10.0, command_id: str = "") -> Coroutine[Any, Any, ledger_pb2.DepositResponse]:
-    command_id = command_id or new_id()
-    request = ledger_pb2.DepositRequest(
-        command_id=command_id, user_id=str(rig.ann), amount=usd(1), external_reference=command_id
-    )
-
-    async def call() -> ledger_pb2.DepositResponse:
-        return await rig.ledger.Deposit(request, metadata=BANK, timeout=timeout_s)
-
-    return call()
+    return rig.call(deposit_of(rig.ann, 1, command_id=command_id), timeout_s=timeout_s)
 
 
 async def deposited(rig: Rig) -> int:
@@ -76,9 +70,7 @@ async def test_a_full_queue_turns_clients_away_at_once(rig: Rig) -> None:
     """RESOURCE_EXHAUSTED with a time to come again, while the queue does not move at all."""
     rig.cell.writer.queue.commands_max = 3
     async with held_up(rig, waiting=3):
-        with pytest.raises(grpc.aio.AioRpcError) as error:
-            await deposit(rig)
-        assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await status_of(deposit(rig)) is grpc.StatusCode.RESOURCE_EXHAUSTED
         refused = await refusal_of(deposit(rig))
         assert isinstance(refused, QueueFull)
         assert refused.retry_after_ms
@@ -106,14 +98,8 @@ async def test_reads_and_legs_pass_a_full_queue(rig: Rig) -> None:
         pin_hold=pin,
     )
     async with held_up(rig, waiting=3):
-        balance = ledger_pb2.GetBalanceRequest(user_id=str(rig.ann))
-        assert (await rig.ledger.GetBalance(balance, metadata=SHOP, timeout=10)).balances
-        request = settlement_pb2.CompensateLegRequest(leg=leg)
-
-        async def compensate() -> settlement_pb2.CompensateLegResponse:
-            return await rig.legs.CompensateLeg(request, metadata=PEER, timeout=10)
-
-        compensated = asyncio.create_task(compensate())
+        assert (await rig.ask("GetBalance", user_id=rig.ann, by=SHOP)).balances
+        compensated = asyncio.create_task(rig.ask("CompensateLeg", leg=leg, by=PEER))
         await until(lambda: len(rig.cell.writer.queue._urgent) == 1 or compensated.done())
         assert not compensated.done(), compensated.exception()
     done = await compensated
@@ -181,9 +167,7 @@ async def test_without_the_bound_callers_would_wait_for_nothing(rig: Rig) -> Non
     queue = rig.cell.writer.queue
     queue.throughput.per_s, queue.commands_always, queue.wait_max_s = 1.0, 1, float("inf")
     async with held_up(rig, waiting=2):
-        with pytest.raises(grpc.aio.AioRpcError) as error:
-            await deposit(rig, timeout_s=0.3)
-        assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert await status_of(deposit(rig, timeout_s=0.3)) is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 # --- deadlines ---
@@ -192,9 +176,7 @@ async def test_without_the_bound_callers_would_wait_for_nothing(rig: Rig) -> Non
 async def late_deposits(rig: Rig) -> int:
     """What is done of a deposit whose deadline passes while it waits in the queue."""
     async with held_up(rig, waiting=1):
-        with pytest.raises(grpc.aio.AioRpcError) as error:
-            await deposit(rig, timeout_s=0.3)
-        assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert await status_of(deposit(rig, timeout_s=0.3)) is grpc.StatusCode.DEADLINE_EXCEEDED
         waiting = list(rig.cell.writer.queue.clients())[-1]
         deadline_s = waiting.request.deadline_s
         await until(waiting.waiters[0].done)
@@ -225,8 +207,7 @@ async def test_a_command_that_waits_is_not_said_to_be_unknown(rig: Rig) -> None:
     """It may happen yet: to say that nothing was done under its id would be taken for the last word."""
     async with held_up(rig, 1):
         waiting = list(rig.cell.writer.queue.clients())[-1].request.command_id
-        asked = ledger_pb2.GetCommandRequest(command_id=str(waiting))
-        status = await rig.ledger.GetCommand(asked, metadata=BANK, timeout=10)
+        status = await rig.ask("GetCommand", command_id=waiting, by=BANK)
         assert status.state == ledger_pb2.COMMAND_STATE_IN_PROGRESS
 
 
@@ -234,15 +215,13 @@ async def test_a_deadline_within_a_commit_leaves_nothing_unknown(rig: Rig) -> No
     """The commit goes on; the command's id tells how it ended, and sent again it happens no second time."""
     command_id = new_id()
     rig.store.gate.clear()
-    with pytest.raises(grpc.aio.AioRpcError) as error:
-        await deposit(rig, timeout_s=0.3, command_id=command_id)
-    assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert await status_of(deposit(rig, timeout_s=0.3, command_id=command_id)) is grpc.StatusCode.DEADLINE_EXCEEDED
     asked = ledger_pb2.GetCommandRequest(command_id=command_id)
-    status = await rig.ledger.GetCommand(asked, metadata=BANK, timeout=10)
+    status = await rig.call(asked, by=BANK)
     assert status.state == ledger_pb2.COMMAND_STATE_IN_PROGRESS
     rig.store.gate.set()
     await until(lambda: ("treasury/bank", UUID(command_id)) not in rig.cell.writer.deciding)
-    status = await rig.ledger.GetCommand(asked, metadata=BANK, timeout=10)
+    status = await rig.call(asked, by=BANK)
     assert status.state == ledger_pb2.COMMAND_STATE_ACCEPTED
     assert (await deposit(rig, command_id=command_id)).receipt.replayed
     assert await deposited(rig) == 1

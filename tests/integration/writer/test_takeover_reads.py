@@ -15,11 +15,7 @@ OTHERS = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND 
 
 async def rows_read(dsn: str) -> int:
     """So far, by all sessions: each reports at its end, which is waited for."""
-
-    async def alone() -> bool:
-        return not await ask(dsn, OTHERS)
-
-    await until_async(alone)
+    await until_async(lambda: ask(dsn, OTHERS), lambda found: not found)
     [[count]] = await ask(dsn, READ)
     return int(count)
 

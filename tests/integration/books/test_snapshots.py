@@ -1,26 +1,37 @@
 """Snapshots that are made while the log is written: no question about a long past reads more than a few events."""
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from uuid import UUID
 
 import pytest
+import pytest_asyncio
 from structlog.testing import capture_logs
 
 from cells.audit.history import snapshotter
 from cells.audit.history.moments import Moment
-from cells.audit.history.questions import Past
+from cells.audit.history.questions import History, Past
+from cells.audit.history.snapshots import SnapshotKey
+from cells.audit.reconcile import trial
+from cells.audit.reconcile.findings import Check, Order
+from cells.audit.reconcile.rebuild import rebuild
+from cells.audit.reconcile.trial import LiveSums, TrialBalances
 from cells.domain.account.account import Account
-from cells.domain.commands import PlaceBid
+from cells.domain.commands import PlaceBid, Transfer, Withdraw
 from cells.domain.values import Money
-from cells.requests import Outcome
+from cells.requests import Author, Outcome
+from cells.writer.batch import Commit
 from cells.writer.lineage import SNAPSHOT_EVENTS, CachedState, Lineage
 from server.process.settings import ServerSettings
 from server.shell.postgres.embedded import EmbeddedPostgres
-from tests.integration.audit_rig import CELLS, Served, serve
+from tests.doubles.history import MemoryHistoryLookups
+from tests.integration.audit_rig import CELLS, Served, serve, town
 from tests.integration.database import another, ask, opened
-from tests.local_cells import deposit, leading, open_auction, open_user, request
+from tests.integration.played import HERE, Played, serving
+from tests.local_cells import deposit, leading, memory_cell, open_auction, open_user, request
 
 CELL = CELLS[0]
 DEPOSITS = 300
@@ -194,3 +205,124 @@ async def test_without_the_comparison_a_changed_state_would_be_the_past(
     monkeypatch.setattr(CachedState, "loaded", believed)
     _, _, past = await lied_to(dsn)
     assert past.state.balance("USD").available_minor > 99_900
+
+
+# --- sums that are added up while the log is written ---
+
+
+EVERY = 4
+
+
+@pytest.fixture(autouse=True)
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "HOUSE_EVERY", EVERY)
+
+
+async def test_live_sums_are_those_of_the_log() -> None:
+    """For each part of the log, and for the whole of it; a part that is only half known is read from the log."""
+    async with memory_cell() as (cell, store):
+        live, late, commits = LiveSums(), LiveSums(), list[Commit]()
+        cell.writer.followers += [live.follow, commits.append]
+        seller, payer, payee = [await open_user(cell, 10_000) for _ in range(3)]
+        auction_id = await open_auction(cell, seller)
+        for bidder_id, amount_minor in ((payer, 100), (payee, 200), (payee, 300), (payer, 400)):
+            bid = PlaceBid(
+                auction_id=auction_id,
+                auction_cell=cell.name,
+                bidder_id=bidder_id,
+                amount=Money("USD", amount_minor),
+            )
+            await cell.execute(request(bid))
+        await cell.execute(request(Transfer(from_user_id=payer, to_user_id=payee, amount=Money("USD", 7))))
+        await cell.execute(request(Withdraw(user_id=payee, amount=Money("USD", 5), external_reference="out")))
+        history = History(
+            cell=cell.name,
+            store=store,
+            time=cell.time,
+            lookups=MemoryHistoryLookups(store),
+            deciding=set,
+            placed=cell.routing.placed,
+        )
+        read, known = TrialBalances(history=history), TrialBalances(history=history, live=live)
+
+        end = len(store.log) - len(store.log) % EVERY
+        assert end >= 4 * EVERY
+        for until in range(EVERY, end + 1, EVERY):
+            expected = Counter(await read.sums_at(until))
+            expected.subtract(await read.sums_at(until - EVERY))
+            found = live.between(until - EVERY, until)
+            # Counters are equal whether a sum of zero is in them or not.
+            assert found == expected
+            assert sum(found.values()) == 0
+            assert await known.sums_at(until) == await read.sums_at(until)
+
+        for commit in commits[2:]:
+            late.follow(commit)
+        assert late.between(0, EVERY) is None
+        assert late.between(end - EVERY, end) == live.between(end - EVERY, end)
+        assert late.between(0, end) is None
+
+
+async def test_a_gap_in_the_commits_is_no_part() -> None:
+    """After another process has led, the sums begin anew."""
+    async with memory_cell() as (cell, _):
+        live, commits = LiveSums(), list[Commit]()
+        cell.writer.followers.append(commits.append)
+        for _ in range(3 * EVERY):
+            await open_user(cell)
+        with_events = [commit for commit in commits if commit.events]
+        for commit in with_events[: EVERY + 1] + with_events[EVERY + 2 :]:
+            live.follow(commit)
+        assert live.between(0, EVERY) is not None
+        assert live.between(EVERY, 2 * EVERY) is None
+        assert live.between(2 * EVERY, 3 * EVERY) is not None
+
+
+# --- forged snapshots ---
+
+
+# Both say that a million of minor units more was taken in as fees, with the hash that anybody can make.
+HOUSE = """INSERT INTO house_snapshots (position, balances, leaf_hash, seal)
+    SELECT position, b, leaf_hash, sha256(leaf_hash || convert_to(b, 'UTF8')) FROM event_store, (
+        SELECT '{"external":{"USD":"-1000000"},"fees":{"USD":"1000000"}}' AS b) s WHERE position = $1"""
+STATE = """INSERT INTO snapshots (aggregate_id, position, stream_version, kind, state, leaf_hash, seal)
+    SELECT a.id, e.position, e.stream_version, 'account', s, e.leaf_hash, sha256(e.leaf_hash || convert_to(s, 'UTF8'))
+    FROM accounts a JOIN event_store e ON e.aggregate_id = a.id AND e.stream_version = 1,
+         LATERAL (SELECT replace(a.state, '"available_minor":"', '"available_minor":"99') AS s) forged
+    WHERE a.id = $1"""
+
+
+@pytest_asyncio.fixture
+async def signing_cell(cluster: EmbeddedPostgres, template: str, tmp_path: Path) -> AsyncIterator[Served]:
+    async with town(cluster, template, CELLS[0], keys=tmp_path) as cells:
+        yield cells.cells[CELLS[0]]
+
+
+async def test_a_forged_snapshot_changes_no_answer(signing_cell: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the trial balance nor a state of the past; switched off, the seal lets both be falsified."""
+    cell, audit = signing_cell.parts.cell, signing_cell.parts.audit
+    user = await open_user(cell, 500)
+    await cell.execute(request(deposit(user)))
+    end = Moment(position=(await cell.store.head()).position)
+    right = (await audit.trial.at(end)).sums, (await audit.history.account(user, end)).state
+    await ask(signing_cell.dsn, HOUSE, end.position)
+    await ask(signing_cell.dsn, STATE, user)
+    assert ((await audit.trial.at(end)).sums, (await audit.history.account(user, end)).state) == right
+    monkeypatch.setattr(SnapshotKey, "sealed", lambda *_: True)
+    assert (await audit.trial.at(end)).sums["fees", "USD"] == 1_000_000
+    assert (await audit.history.account(user, end)).state != right[1]
+
+
+async def test_a_pass_finds_and_a_rebuild_drops_snapshots_that_are_not_what_the_events_come_to(played: Played) -> None:
+    """However well they are sealed: each is compared with the replay, at its place."""
+    dsn = played.dsns[HERE]
+    async with serving(played.dsns) as town:
+        await ask(dsn, HOUSE, 40)
+        await ask(dsn, STATE, played.ann)
+        report = (await town.reconciliations[HERE].reconcile(Order(full=True))).report
+        rows = [each.row for each in report.findings if each.check is Check.SNAPSHOT]
+        assert any("house_snapshots (40): fees USD" in row for row in rows)
+        assert any(row.startswith(f"snapshots ({played.ann}") for row in rows)
+        done = await rebuild(town.reconciliations[HERE], author=Author("operator/olga"), note="somebody's work")
+        assert done.after.findings == []
+    assert await ask(dsn, "SELECT position FROM house_snapshots UNION ALL SELECT position FROM snapshots") == []
