@@ -1,12 +1,13 @@
 """The hybrid logical clock, as a table of steps and as properties."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cells.domain.refusals import ClockAtBound, ClockOffsetExceeded, FieldInvalid
+from cells.domain.refusals import ClockAtBound, ClockOffsetExceeded, FieldInvalid, Refused
 from cells.domain.time.hlc import LOGICAL_MAX, PHYSICAL_MAX_MS, HybridLogicalClock, Stamp
 from cells.domain.time.vector import (
     CELLS_MAX,
@@ -18,17 +19,22 @@ from cells.domain.time.vector import (
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """At wall time `now` the clock ticks or takes in the stamp `heard`; then it shows `last`."""
+    """At wall time `now` the clock ticks or takes in the stamp `heard`; then it shows `last`.
+
+    `bound` and `restart` come before that. `refused`: the tick or the stamp is, and leaves the clock as it was.
+    """
 
     why: str
     now: int
     last: tuple[int, int]
     heard: tuple[int, int] | None = None
-    refused: bool = False
+    bound: int | None = None
+    restart: int | None = None
+    refused: type[Refused] | None = None
 
 
 HISTORY = (
-    Step(why="the first stamp", now=10, last=(10, 0)),
+    Step(why="the first stamp", bound=100, now=10, last=(10, 0)),
     Step(why="the wall clock moves on", now=11, last=(11, 0)),
     Step(why="twice in a millisecond", now=11, last=(11, 1)),
     Step(why="our clock mysteriously jumps back", now=3, last=(11, 2)),
@@ -40,8 +46,8 @@ HISTORY = (
     Step(why="same millisecond, greater counter", now=15, heard=(20, 9), last=(20, 9)),
     Step(why="same millisecond, smaller counter", now=15, heard=(20, 8), last=(20, 9)),
     Step(why="as far ahead as allowed", now=15, heard=(25, 1), last=(25, 1)),
-    Step(why="one too far", now=15, heard=(26, 0), last=(25, 1), refused=True),
-    Step(why="a broken clock of a peer", now=15, heard=(PHYSICAL_MAX_MS, 0), last=(25, 1), refused=True),
+    Step(why="one too far", now=15, heard=(26, 0), last=(25, 1), refused=ClockOffsetExceeded),
+    Step(why="a broken clock of a peer", now=15, heard=(PHYSICAL_MAX_MS, 0), last=(25, 1), refused=ClockOffsetExceeded),
     Step(why="nothing of it has stuck", now=16, last=(25, 2)),
     Step(why="the wall clock catches up", now=30, last=(30, 0)),
     Step(why="a peer's counter is full", now=30, heard=(30, LOGICAL_MAX), last=(30, LOGICAL_MAX)),
@@ -50,20 +56,50 @@ HISTORY = (
     Step(why="up to the bound, not into it", now=100, last=(99, 0)),
     Step(why="past the bound only the counter moves", now=150, last=(99, 1)),
 )
+# Up to the bound that is promised, and not beyond it.
+FULL = LOGICAL_MAX
+BOUNDS: dict[str, tuple[Step, ...]] = {
+    "nothing is given out before a bound is promised": (
+        Step(why="a new clock has no promise", now=60, last=(0, 0), refused=ClockAtBound),
+        Step(why="and then it has", bound=1_000, now=60, last=(60, 0)),
+    ),
+    "the bound never falls": (
+        Step(why="a promise", bound=1_000, now=400, last=(400, 0)),
+        Step(why="a late promise of less changes nothing", bound=10, now=500, last=(500, 0)),
+    ),
+    "stamps before the bound run out at last": (
+        Step(why="a peer is nearly there", bound=100, now=200, heard=(99, FULL - 1), last=(99, FULL - 1)),
+        Step(why="the last stamp of all", now=200, last=(99, FULL)),
+        Step(why="none is left", now=200, last=(99, FULL), refused=ClockAtBound),
+        Step(why="nor the second time", now=200, last=(99, FULL), refused=ClockAtBound),
+        Step(why="a raised bound frees it", bound=150, now=120, last=(120, 0)),
+    ),
+    "a peer past the bound is waited for": (
+        Step(why="it is ahead", bound=100, now=290, heard=(300, 0), last=(300, 0)),
+        Step(why="until the bound is raised", now=290, last=(300, 0), refused=ClockAtBound),
+        Step(why="and then on from the peer's", bound=1_000, now=290, last=(300, 1)),
+    ),
+    "a restart keeps what was heard": (
+        Step(why="of a peer", now=295, heard=(300, 7), last=(300, 7)),
+        Step(why="a leader that comes back", restart=200, bound=1_000, now=250, last=(300, 8)),
+    ),
+}
 
 
-def test_a_history() -> None:
-    """The clock shows the table's values, whatever the wall clock and the peers do."""
+@pytest.mark.parametrize("steps", [HISTORY, *BOUNDS.values()], ids=["a history", *BOUNDS])
+def test_the_clock_goes_by_the_table(steps: tuple[Step, ...]) -> None:
+    """It shows the table's values, whatever the wall clock and the peers do."""
     clock = HybridLogicalClock(max_offset_ms=10)
-    clock.raise_bound(100)
-    for step in HISTORY:
-        if step.heard is None:
-            assert clock.tick(step.now) == step.last, step.why
-        elif step.refused:
-            with pytest.raises(ClockOffsetExceeded):
+    for step in steps:
+        if step.restart is not None:
+            clock.restart(step.restart)
+        if step.bound is not None:
+            clock.raise_bound(step.bound)
+        with pytest.raises(step.refused) if step.refused else nullcontext():
+            if step.heard is None:
+                assert clock.tick(step.now) == step.last, step.why
+            else:
                 clock.observe(Stamp(*step.heard), step.now, peer="eu-west")
-        else:
-            clock.observe(Stamp(*step.heard), step.now, peer="eu-west")
         assert clock.last == step.last, step.why
 
 
@@ -73,49 +109,6 @@ def test_a_refused_stamp_names_the_peer_and_the_offset() -> None:
     with pytest.raises(ClockOffsetExceeded) as refused:
         clock.observe(Stamp(1_501, 0), 1_000, peer="eu-west")
     assert refused.value.facts == {"peer": "eu-west", "offset_ms": 501, "max_offset_ms": 500}
-
-
-def test_before_a_bound_is_promised_nothing_is_given_out() -> None:
-    """A new clock has no promise, and refuses without changing."""
-    clock = HybridLogicalClock(start_ms=50)
-    last = clock.last
-    with pytest.raises(ClockAtBound):
-        clock.tick(60)
-    assert clock.last == last
-    clock.raise_bound(1_000)
-    assert clock.tick(60) == (60, 0)
-
-
-def test_the_bound_never_falls() -> None:
-    """A late promise of less than before changes nothing."""
-    clock = HybridLogicalClock()
-    clock.raise_bound(1_000)
-    clock.raise_bound(10)
-    assert clock.tick(500) == (500, 0)
-
-
-def test_stamps_before_the_bound_run_out_at_last() -> None:
-    """With the counter full at the last millisecond the clock refuses, and a raised bound frees it."""
-    clock = HybridLogicalClock()
-    clock.raise_bound(100)
-    clock.observe(Stamp(99, LOGICAL_MAX - 1), 200, peer="eu-west")
-    assert clock.tick(200) == (99, LOGICAL_MAX)
-    for _ in range(2):
-        with pytest.raises(ClockAtBound):
-            clock.tick(200)
-    clock.raise_bound(150)
-    assert clock.tick(120) == (120, 0)
-
-
-def test_a_peer_past_the_bound_is_waited_for() -> None:
-    """A stamp received from beyond the bound stops the clock until the bound is raised."""
-    clock = HybridLogicalClock(max_offset_ms=500)
-    clock.raise_bound(100)
-    clock.observe(Stamp(300, 0), 90, peer="eu-west")
-    with pytest.raises(ClockAtBound):
-        clock.tick(90)
-    clock.raise_bound(1_000)
-    assert clock.tick(90) == (300, 1)
 
 
 def test_a_successor_starts_where_the_promise_ended() -> None:
@@ -138,15 +131,6 @@ def test_without_the_bound_a_successor_could_repeat_a_stamp() -> None:
     after = HybridLogicalClock()
     after.raise_bound(200)
     assert after.tick(7) < given_out
-
-
-def test_restart_keeps_what_was_heard() -> None:
-    """A leader that comes back does not forget its own stamps or its peers'."""
-    clock = HybridLogicalClock(max_offset_ms=500)
-    clock.observe(Stamp(300, 7), 100, peer="eu-west")
-    clock.restart(200)
-    clock.raise_bound(1_000)
-    assert clock.tick(250) == (300, 8)
 
 
 @pytest.mark.parametrize("text", ["", "-1", "+1", "1_0", " 1", "1.0", "x", "٣", "9" * 20, str(2**64), str(2**63)])

@@ -31,6 +31,27 @@ def _restored() -> Iterator[None]:
     structlog.configure(**before[2])
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def output() -> io.StringIO:
+    """The log at level info, as a machine reads it."""
+    stream = io.StringIO()
+    configure_logging("info", stream=stream)
+    return stream
+
+
+@pytest.fixture
+def terminal() -> io.StringIO:
+    """The log at level info, as a person reads it."""
+    stream = Terminal()
+    configure_logging("info", stream=stream)
+    return stream
+
+
 def lines(output: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in output.getvalue().splitlines()]
 
@@ -60,10 +81,8 @@ def test_a_line_is_json_with_time_and_level() -> None:
 
 
 @pytest.mark.parametrize("said", ["a\nforged", "\x1b[2J", "\x9b2J", "\u202elive", "\u2028forged", "\U000e0041", "\x7f"])
-def test_no_value_steers_who_reads_the_log(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_value_steers_who_reads_the_log(said: str, output: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine reads the original value; a person sees only visible characters, in one line."""
-    output = io.StringIO()
-    configure_logging("info", stream=output)
     structlog.get_logger().warning("refused", problem=f"é {said}")
     assert output.getvalue().removesuffix("\n").isprintable()
     assert [line["problem"] for line in lines(output)] == [f"é {said}"]
@@ -74,10 +93,8 @@ def test_no_value_steers_who_reads_the_log(said: str, monkeypatch: pytest.Monkey
     assert re.sub(r"\x1b\[[0-9;]*m", "", line).isprintable()
 
 
-def test_people_and_amounts_stay_out() -> None:
+def test_people_and_amounts_stay_out(output: io.StringIO) -> None:
     """A field that is not on the list is dropped, whoever logs it, and its name is reported."""
-    output = io.StringIO()
-    configure_logging("info", stream=output)
     structlog.get_logger().info("paid", user_id="u", amount_minor=5, email="a@b", leg="pin")
     [line] = lines(output)
     assert line["dropped_fields"] == ["amount_minor", "email", "user_id"]
@@ -99,10 +116,8 @@ def test_the_level_counts_for_both_loggers() -> None:
     ]
 
 
-def test_a_traceback_holds_no_values() -> None:
+def test_a_traceback_holds_no_values(output: io.StringIO) -> None:
     """The exception's lines are there, the variables' contents are not."""
-    output = io.StringIO()
-    configure_logging("info", stream=output)
 
     def fail(password: str) -> None:
         raise ZeroDivisionError(len(password))
@@ -116,10 +131,8 @@ def test_a_traceback_holds_no_values() -> None:
     assert "hunter2" not in output.getvalue()
 
 
-def test_the_level_is_turned_while_it_runs() -> None:
+def test_the_level_is_turned_while_it_runs(output: io.StringIO) -> None:
     """SIGUSR1 raises the verbosity, SIGUSR2 lowers it. Each is logged, and stops at the last level."""
-    output = io.StringIO()
-    configure_logging("info", stream=output)
     before = [(number, signal.getsignal(number)) for number in (signal.SIGUSR1, signal.SIGUSR2)]
     log = structlog.get_logger()
     try:
@@ -136,10 +149,8 @@ def test_the_level_is_turned_while_it_runs() -> None:
     ]
 
 
-async def test_lines_of_a_call_carry_its_correlation_id() -> None:
+async def test_lines_of_a_call_carry_its_correlation_id(output: io.StringIO) -> None:
     """Method, role and id of the call; not its principal's name, which may identify a person."""
-    output = io.StringIO()
-    configure_logging("info", stream=output)
     call = enter_call("/x/Y", Principal(role=Role.AUDITOR, name="anna"), 1.0)
     structlog.get_logger().info("seen")
     [line] = lines(output)
@@ -158,36 +169,26 @@ def test_outside_of_calls_there_is_none() -> None:
 def test_two_calls_have_two_ids() -> None:
     """Each call has its own id."""
     principal = Principal(role=Role.SERVICE, name="shop")
-
     ids = {contextvars.copy_context().run(enter_call, "/x/Y", principal, None).correlation_id for _ in range(100)}
     assert len(ids) == 100
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_a_terminal_gets_readable_lines() -> None:
+def test_a_terminal_gets_readable_lines(terminal: io.StringIO) -> None:
     """People get no JSON."""
-    output = Terminal()
-    configure_logging("info", stream=output)
     structlog.get_logger().info("leading", cell="us-east")
-    assert not output.getvalue().startswith("{")
-    assert "leading" in output.getvalue()
+    assert not terminal.getvalue().startswith("{")
+    assert "leading" in terminal.getvalue()
 
 
-def test_a_traceback_on_a_terminal_shows_no_values() -> None:
+def test_a_traceback_on_a_terminal_shows_no_values(terminal: io.StringIO) -> None:
     """There, too, local variables may hold anything."""
-    output = Terminal()
-    configure_logging("info", stream=output)
     try:
         email = "ann" + "@people.test"
         int(email[:0])
     except ValueError:
         structlog.get_logger().exception("call_failed")
-    assert "invalid literal" in output.getvalue()
-    assert "ann@people.test" not in output.getvalue()
+    assert "invalid literal" in terminal.getvalue()
+    assert "ann@people.test" not in terminal.getvalue()
 
 
 def test_every_field_that_is_logged_is_on_the_list() -> None:
