@@ -116,11 +116,8 @@ breaking: $(READY) ## Check for breaking changes of the wire since AGAINST (the 
 protos: $(READY) ## Generate the stubs from the .proto files
 	$(BIN)/python tools/protos.py
 
-pages: $(READY) ## Generate docs/refusals.md, docs/events.md, docs/bounds.md and the tables of docs/security.md and docs/audit.md
+pages: $(READY) ## Write what the docs draw from the code: refusals, events, sagas, roles and bounds
 	$(BIN)/python -m tests.pages
-	$(BIN)/python -m tests.roles
-	$(BIN)/python -m tests.bounds
-	$(BIN)/python -m tests.tamper_table
 
 pictures: $(READY) build/chromium ## Take the pictures of the console in docs/pictures, by its tests
 	CONSOLE_PICTURES=docs/pictures $(BIN)/python -m pytest -q -n 0 tests/console

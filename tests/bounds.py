@@ -1,10 +1,9 @@
-"""docs/bounds.md: the bound of each field of each request, from the table. `python -m tests.bounds` writes it.
+"""docs/bounds.md: the bound of each field of each request, from the table.
 
 Also values beyond a bound, for tests.
 """
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from types import MappingProxyType
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -13,8 +12,6 @@ from cellbook.v1 import settlement_pb2, types_pb2
 from server.shell.fields.bounds import Bytes, Form, Items, NotRead, Number, Text, bound_of
 from tests.roles import rpcs
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "bounds.md"
-BEGIN, END = "<!-- bounds: begin -->\n", "<!-- bounds: end -->"
 INTEGERS = {
     FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
     FieldDescriptor.CPPTYPE_INT64: (-(2**63), 2**63 - 1),
@@ -70,12 +67,6 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def page_with(rows: str) -> str:
-    before, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}{rows}{END}{after}"
-
-
 def beyond(field: FieldDescriptor) -> Iterator[object]:
     """Values that the field's bound refuses; for a repeated field, lists."""
     match bound_of(owner(field), field.name):
@@ -126,7 +117,3 @@ def good_action(name: str, known: Mapping[str, str] = MappingProxyType({})) -> s
         else:
             setattr(action, field.name, 1)
     return leg
-
-
-if __name__ == "__main__":
-    PAGE.write_text(page_with(table()), "utf-8")

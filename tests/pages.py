@@ -1,12 +1,12 @@
-"""docs/refusals.md, docs/events.md and what the docs show of sagas, drawn from the code.
+"""What the docs draw from the code: refusals, events, sagas, who may call what, and the bounds of fields.
 
-`python -m tests.pages` (or `make pages`) writes them.
+`python -m tests.pages` (or `make pages`) writes it.
 """
 
 import ast
 import string
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from pkgutil import walk_packages
@@ -35,16 +35,10 @@ from cells.domain.sagas.saga_events import SagaFacts
 from cells.domain.values import Kind
 from server.shell.calls.statuses import HOME_CELL, code_of
 from server.shell.identity.denials import SignatureInvalid, SignatureMissing
+from tests import bounds, roles
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("cells", "server", "router")
-PAGES = {ROOT / "docs" / "refusals.md": "refusals_page", ROOT / "docs" / "events.md": "events_page"}
-# Page and marker -> the function whose text stands between the markers.
-PARTS_OF_PAGES = {
-    (ROOT / "docs" / "concepts.md", "saga-legs"): "legs_in_brief",
-    (ROOT / "docs" / "concepts.md", "saga-states"): "state_diagram",
-    (ROOT / "docs" / "sagas.md", "saga-legs"): "legs_in_full",
-}
 MADE = "<!-- drawn from the code by `make pages`, held by tests/unit/test_pages.py -->\n"
 
 # A caller's next step; the nearest class up the tree counts.
@@ -306,21 +300,30 @@ def _event_of(rule: Any) -> str:  # noqa: ANN401 - a rule of any action
     return "" if event is typing.NoReturn else f"`{event.event_type}`"
 
 
+PAGES: dict[Path, Callable[[], str]] = {
+    ROOT / "docs" / "refusals.md": refusals_page,
+    ROOT / "docs" / "events.md": events_page,
+}
+# Page and marker -> what stands between the markers.
+PARTS_OF_PAGES: dict[tuple[Path, str], Callable[[], str]] = {
+    (ROOT / "docs" / "concepts.md", "saga-legs"): legs_in_brief,
+    (ROOT / "docs" / "concepts.md", "saga-states"): state_diagram,
+    (ROOT / "docs" / "sagas.md", "saga-legs"): legs_in_full,
+    (ROOT / "docs" / "security.md", "roles"): roles.table,
+    (ROOT / "docs" / "bounds.md", "bounds"): bounds.table,
+}
+
+
 def drawn(path: Path, marker: str) -> str:
     """The page with a fresh part between its markers."""
     before, begin, rest = path.read_text("utf-8").partition(f"<!-- {marker}:")
     comment, _, rest = rest.partition("\n")
     _, end, after = rest.partition(f"<!-- /{marker} -->")
-    return f"{before}{begin}{comment}\n\n{page(PARTS_OF_PAGES[path, marker])}\n{end}{after}"
-
-
-def page(name: str) -> str:
-    text: str = globals()[name]()
-    return text
+    return f"{before}{begin}{comment}\n\n{PARTS_OF_PAGES[path, marker]()}\n{end}{after}"
 
 
 if __name__ == "__main__":
-    for path, maker in PAGES.items():
-        path.write_text(page(maker), "utf-8")
+    for path, page in PAGES.items():
+        path.write_text(page(), "utf-8")
     for path, marker in PARTS_OF_PAGES:
         path.write_text(drawn(path, marker), "utf-8")

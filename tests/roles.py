@@ -1,8 +1,7 @@
-"""The table of roles and methods in docs/security.md, from the policies. `python -m tests.roles` writes it."""
+"""The table of roles and methods in docs/security.md, from the policies."""
 
 from collections.abc import Iterator
 from importlib import import_module
-from pathlib import Path
 from pkgutil import iter_modules
 
 from google.protobuf.descriptor import MethodDescriptor
@@ -13,8 +12,6 @@ from server.process.policies import POLICIES as CELL_POLICIES
 from server.shell.calls.policy import Policy, PolicyTable
 from server.shell.identity.principal import Role
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "security.md"
-BEGIN, END = "<!-- roles: begin -->\n", "<!-- roles: end -->"
 EVERY: PolicyTable = {**CELL_POLICIES, **ROUTER_POLICIES}
 _OWN = frozenset({Role.USER, Role.DELEGATE})
 
@@ -46,13 +43,3 @@ def _cell(policy: Policy, role: Role) -> str:
     if role not in policy.roles:
         return ""
     return "own" if policy.subject_field is not None and role in _OWN else "yes"
-
-
-def page_with(rows: str) -> str:
-    before, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}{rows}{END}{after}"
-
-
-if __name__ == "__main__":
-    PAGE.write_text(page_with(table()), "utf-8")

@@ -1,4 +1,4 @@
-"""Every field of every request has a bound, and the page lists it."""
+"""Every field of every request has a bound."""
 
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
@@ -13,18 +13,7 @@ from server.shell.fields.bounds import TABLE, Number, bound_of, number_in
 from server.shell.fields.personal import personal_in
 from server.shell.fields.texts import problem_of
 from server.wire.legs import parse_action
-from tests.bounds import (
-    ID,
-    PAGE,
-    beyond,
-    fields,
-    good_action,
-    messages,
-    needs_bound,
-    owner,
-    page_with,
-    table,
-)
+from tests.bounds import ID, beyond, fields, good_action, messages, needs_bound, owner
 from tests.strategies import PATIENT
 
 
@@ -43,11 +32,6 @@ def test_a_field_without_a_bound_would_be_found(monkeypatch: pytest.MonkeyPatch)
             patch.delitem(TABLE, name)
             with pytest.raises(AssertionError):
                 test_every_field_of_every_request_has_a_bound()
-
-
-def test_the_page_is_the_table() -> None:
-    """docs/bounds.md shows the checked table: `python -m tests.bounds` writes it."""
-    assert PAGE.read_text("utf-8") == page_with(table())
 
 
 def test_a_number_beyond_says_what_it_may_be() -> None:

@@ -3,7 +3,7 @@
 from router.policies import POLICIES as ROUTER_POLICIES
 from server.process.policies import POLICIES
 from server.shell.identity.principal import Role
-from tests.roles import EVERY, PAGE, full_name, page_with, rpcs, table
+from tests.roles import EVERY, full_name, rpcs
 
 # Methods that move money by the caller's own order.
 MONEY = {
@@ -67,8 +67,3 @@ def test_delegates_may_what_users_may() -> None:
     """For others instead of themselves."""
     for rpc, policy in EVERY.items():
         assert (Role.USER in policy.roles) == (Role.DELEGATE in policy.roles), rpc
-
-
-def test_the_page_has_the_table() -> None:
-    """docs/security.md shows the current rights: `python -m tests.roles` writes it."""
-    assert PAGE.read_text("utf-8") == page_with(table())

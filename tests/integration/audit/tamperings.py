@@ -1,4 +1,4 @@
-"""What a superuser of a cell's database may do: each row of tests/tamper_table.py."""
+"""What a superuser of a cell's database may do: each row of the table in docs/audit.md."""
 
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
