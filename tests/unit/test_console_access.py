@@ -4,39 +4,31 @@ import re
 from collections.abc import AsyncIterator
 
 import pytest
-from httpx2 import ASGITransport, AsyncClient, Response
+from httpx2 import AsyncClient, Response
 from starlette.applications import Starlette
 
-from server.cli.access import PLAIN
-from server.console.app import OPEN, PAGES, build_app
-from server.console.console import COOKIE, make_client
+from server.console.app import OPEN, PAGES
+from server.console.console import COOKIE
 from server.console.pages import Page, may_call
-from server.console.settings import ConsoleSettings
 from server.console.visitor import VISITOR, NotSignedIn, Visitor, VisitorAccess
-from server.shell.identity.principal import PRINCIPAL_KEY, Principal, Role
-
-FAR_S = 4e9
+from server.shell.identity.principal import Principal, Role
+from tests.unit.console_rig import browser, console_app, visitor
 
 
 @pytest.fixture
 async def app() -> AsyncIterator[Starlette]:
-    """A console whose router does not answer."""
-    settings = ConsoleSettings(router="127.0.0.1:1")
-    async with make_client(settings, PLAIN) as client:
-        yield build_app(settings, client, PLAIN)
+    async with console_app() as made:
+        yield made
 
 
 @pytest.fixture
 async def console(app: Starlette) -> AsyncIterator[AsyncClient]:
-    """In the event loop of the calls to router and cells."""
-    async with AsyncClient(transport=ASGITransport(app=app), base_url="http://127.0.0.1") as made:
+    async with browser(app) as made:
         yield made
 
 
-def visitor(role: Role) -> Visitor:
-    name = "01890a5d-ac96-774b-bcce-b302099a8057" if role is Role.USER else "somebody"
-    principal = Principal(role=role, name=name)
-    return Visitor(principal=principal, proof=lambda: ((PRINCIPAL_KEY, str(principal)),), until_s=FAR_S)
+def somebody(role: Role) -> Visitor:
+    return visitor(role, "01890a5d-ac96-774b-bcce-b302099a8057" if role is Role.USER else "somebody")
 
 
 async def asked(console: AsyncClient, page: Page, form_token: str = "") -> Response:
@@ -57,7 +49,7 @@ async def test_a_page_is_denied_to_every_role_that_may_not_call_what_it_needs(
 ) -> None:
     """By the policy tables alone. A button is a page, too, and without the form's token nobody may press it."""
     sessions = app.state.console.sessions
-    session_id = sessions.begin(visitor(role))
+    session_id = sessions.begin(somebody(role))
     console.cookies.set(COOKIE, session_id)
     for page in PAGES:
         answer = await asked(console, page, sessions.form_token(session_id))
@@ -72,7 +64,7 @@ async def test_a_page_is_denied_to_every_role_that_may_not_call_what_it_needs(
 
 async def test_a_request_takes_no_visitor_from_the_one_before(app: Starlette, console: AsyncClient) -> None:
     """Over one connection, such as a proxy's, a request can begin in the context of another visitor's."""
-    mine = {"cookie": f"{COOKIE}={app.state.console.sessions.begin(visitor(Role.OPERATOR))}"}
+    mine = {"cookie": f"{COOKIE}={app.state.console.sessions.begin(somebody(Role.OPERATOR))}"}
     assert "operator/somebody" in (await console.get("/", headers=mine)).text
     assert VISITOR.get() is not None
     assert (await console.get("/")).status_code == 303
@@ -89,7 +81,7 @@ def test_without_a_visitor_there_is_no_call() -> None:
     access = VisitorAccess()
     with pytest.raises(NotSignedIn):
         access.metadata("operator/cellbook")
-    silent = Visitor(principal=Principal(role=Role.AUDITOR, name="a"), proof=tuple, until_s=FAR_S)
+    silent = Visitor(principal=Principal(role=Role.AUDITOR, name="a"), proof=tuple, until_s=4e9)
     token = VISITOR.set(silent)
     try:
         with pytest.raises(NotSignedIn):

@@ -9,18 +9,16 @@ from typing import Any, Self
 import pytest
 from google.protobuf.message import Message
 from google.rpc import status_pb2
-from httpx2 import ASGITransport, AsyncClient
+from httpx2 import AsyncClient
 
 from cellbook.v1 import audit_pb2, event_pb2, ledger_pb2, types_pb2
-from server.cli.access import PLAIN
 from server.cli.audit import statement
 from server.cli.client import NoAnswer
-from server.console.app import build_app
 from server.console.auditor import accounts
-from server.console.console import ADDING_UP_MAX, COOKIE, make_client
-from server.console.settings import ConsoleSettings
-from server.console.visitor import NotSignedIn, Visitor
-from server.shell.identity.principal import PRINCIPAL_KEY, parse_principal
+from server.console.console import ADDING_UP_MAX, COOKIE
+from server.console.visitor import NotSignedIn
+from server.shell.identity.principal import Role
+from tests.unit.console_rig import browser, console_app, visitor
 
 SCRIPT = "<script>alert('x')</script>"
 ESCAPED = "&lt;script&gt;"
@@ -39,30 +37,16 @@ class Names:
 
 @dataclass
 class FakeCell:
-    """One cell, which is also the ledger and the only cell that there is."""
+    """One cell, which is also the ledger, its client and the only cell that there is."""
 
     answers: dict[str, Handler] = field(default_factory=dict)
     name: str = "eu-west"
-    audit: Names = field(default_factory=Names)
-    ledger: Names = field(default_factory=Names)
-    events: Names = field(default_factory=Names)
     sign_out: Callable[[], None] = lambda: None
 
-    @property
-    def cells(self) -> list[Self]:
-        return [self]
-
-    @property
-    def only(self) -> Self:
-        return self
-
-    @property
-    def client(self) -> Self:
-        return self
-
-    @property
-    def listed(self) -> list[str]:
-        return [self.name]
+    def __post_init__(self) -> None:
+        self.audit = self.ledger = self.events = Names()
+        self.client = self.only = self
+        self.cells, self.listed = [self], [self.name]
 
     async def reach(self, _cell: str = "") -> Self:
         return self
@@ -91,19 +75,12 @@ def cell() -> FakeCell:
 @pytest.fixture
 async def auditor(cell: FakeCell) -> AsyncIterator[AsyncClient]:
     """A browser in which an auditor has signed in."""
-    settings = ConsoleSettings(router="127.0.0.1:1")
-    async with make_client(settings, PLAIN) as client:
-        app = build_app(settings, client, PLAIN)
+    async with console_app() as app, browser(app, visitor(Role.AUDITOR)) as made:
         app.state.console.ledger = cell
-        principal = parse_principal("auditor/ann")
-        visitor = Visitor(principal=principal, proof=lambda: ((PRINCIPAL_KEY, "auditor/ann"),), until_s=4e9)
-        session_id = app.state.console.sessions.begin(visitor)
-        FORM["form_token"] = app.state.console.sessions.form_token(session_id)
-        cookies = {COOKIE: session_id}
-        cell.sign_out = lambda: app.state.console.sessions.end(session_id)
-        transport = ASGITransport(app=app)
-        async with AsyncClient(transport=transport, base_url="http://127.0.0.1", cookies=cookies) as made:
-            yield made
+        sessions, session_id = app.state.console.sessions, made.cookies[COOKIE]
+        FORM["form_token"] = sessions.form_token(session_id)
+        cell.sign_out = lambda: sessions.end(session_id)
+        yield made
 
 
 def changed(problem: str) -> audit_pb2.TraceResponse:

@@ -12,8 +12,9 @@ from cellbook.v1 import ledger_pb2
 from server.cli.client import LedgerRefusal, NoAnswer
 from server.console.auctions import lot
 from server.console.sessions import Sessions
-from server.console.visitor import VISITOR, Visitor
-from server.shell.identity.principal import Principal, Role
+from server.console.visitor import VISITOR
+from server.shell.identity.principal import Role
+from tests.unit.console_rig import as_visitor, visitor
 
 BIDDER = "01890a5d-ac96-774b-bcce-b302099a8057"
 SENT = "01890a5d-ac96-774b-bcce-b302099a8058"
@@ -21,11 +22,9 @@ SESSIONS = Sessions()
 
 
 @pytest.fixture(autouse=True)
-def visitor() -> Iterator[None]:
-    principal = Principal(role=Role.USER, name=BIDDER)
-    token = VISITOR.set(Visitor(principal=principal, proof=tuple, until_s=4e9))
-    yield
-    VISITOR.reset(token)
+def bidder() -> Iterator[None]:
+    with as_visitor(Role.USER, BIDDER):
+        yield
 
 
 def answer(state: "ledger_pb2.CommandState.ValueType", refused: str = "") -> ledger_pb2.GetCommandResponse:
@@ -112,8 +111,7 @@ async def test_a_link_of_another_visitor_offers_no_bid_to_send(monkeypatch: pyte
     """The signature is made for one of them."""
 
     def by_another(link: str) -> str:
-        other = Principal(role=Role.SERVICE, name="shop")
-        VISITOR.set(Visitor(principal=other, proof=tuple, until_s=4e9))
+        VISITOR.set(visitor(Role.SERVICE, "shop"))
         return link
 
     bid = await bid_after(monkeypatch, refusal("COMMAND_NOT_FOUND"), by_another)

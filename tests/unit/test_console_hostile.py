@@ -8,51 +8,43 @@ from unittest.mock import AsyncMock, Mock
 
 import jwt
 import pytest
-from httpx2 import ASGITransport, AsyncClient
+from httpx2 import AsyncClient
 from starlette.applications import Starlette
 from starlette.requests import Request
 
 from cellbook.v1 import audit_pb2
-from server.cli.access import PLAIN
 from server.cli.client import CallDenied
 from server.console import serving
-from server.console.app import build_app
 from server.console.auditor import accounts
-from server.console.console import COOKIE, ZONE_COOKIE, Ledger, make_client
+from server.console.console import COOKIE, ZONE_COOKIE, Ledger
 from server.console.serving import FORM_BYTES_MAX, FORM_COOKIE, HEADERS, STREAMS_OF_ONE_MAX, BadInput, event_stream
 from server.console.sessions import IDLE_S
-from server.console.settings import ConsoleSettings
 from server.console.sign_in import visitor_of
-from server.console.visitor import VISITOR, NotSignedIn, Visitor
-from server.shell.identity.principal import PRINCIPAL_KEY, Principal, Role
+from server.console.visitor import NotSignedIn
+from server.shell.identity.principal import Role
+from tests.unit.console_rig import HERE, as_visitor, browser, console_app, visitor
 
-ANN = Visitor(
-    principal=Principal(role=Role.OPERATOR, name="ann"), proof=lambda: ((PRINCIPAL_KEY, "operator/ann"),), until_s=4e9
-)
+ANN = visitor(Role.OPERATOR)
 
 
 @pytest.fixture
 async def app() -> AsyncIterator[Starlette]:
-    """A console whose router does not answer."""
-    settings = ConsoleSettings(router="127.0.0.1:1")
-    async with make_client(settings, PLAIN) as client:
-        yield build_app(settings, client, PLAIN)
+    async with console_app() as made:
+        yield made
 
 
 @pytest.fixture
 async def console(app: Starlette) -> AsyncIterator[AsyncClient]:
     """Of an operator who is signed in."""
-    async with AsyncClient(transport=ASGITransport(app=app), base_url="http://127.0.0.1") as made:
-        made.cookies.set(COOKIE, app.state.console.sessions.begin(ANN))
+    async with browser(app, ANN) as made:
         yield made
 
 
 @pytest.fixture
 def request_of_ann(app: Starlette) -> Iterator[Request]:
-    token = VISITOR.set(ANN)
-    session_id = app.state.console.sessions.begin(ANN)
-    yield Request({"type": "http", "method": "GET", "headers": [], "app": app, "state": {"session_id": session_id}})
-    VISITOR.reset(token)
+    with as_visitor(Role.OPERATOR) as ann:
+        session_id = app.state.console.sessions.begin(ann)
+        yield Request({"type": "http", "method": "GET", "headers": [], "app": app, "state": {"session_id": session_id}})
 
 
 @pytest.mark.parametrize("zone", ["Nowhere/Land", "America", "../../etc/passwd", "x" * 5_000, "a\x7fb"])
@@ -100,10 +92,9 @@ async def test_a_form_that_does_not_arrive_is_not_waited_for(
 async def test_an_unforeseen_error_has_the_headers(app: Starlette, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says nothing of itself, and runs no script either."""
     monkeypatch.setattr(serving, "_begin", Mock(side_effect=ZeroDivisionError("of the books")))
-    transport = ASGITransport(app=app, raise_app_exceptions=False)
-    async with AsyncClient(transport=transport, base_url="http://127.0.0.1") as browser:
+    async with browser(app, raises=False) as console:
         for path in ("/", "/nowhere"):
-            answer = await browser.get(path)
+            answer = await console.get(path)
             assert (answer.status_code, "of the books" in answer.text) == (500, False)
             assert HEADERS.items() <= dict(answer.headers).items()
 
@@ -141,28 +132,24 @@ async def test_a_stranger_with_a_token_learns_no_addresses(request_of_ann: Reque
 @pytest.mark.parametrize(("public_url", "prefix"), [("https://books.example.org", "__Host-"), ("", "")])
 async def test_a_cookie_of_a_neighbor_signs_nobody_in(public_url: str, prefix: str) -> None:
     """By https, where browsers can tell whose it is."""
-    settings = ConsoleSettings(router="127.0.0.1:1", public_url=public_url)
-    base = public_url or "http://127.0.0.1"
-    async with make_client(settings, PLAIN) as client:
-        app = build_app(settings, client, PLAIN)
-        async with AsyncClient(transport=ASGITransport(app=app), base_url=base) as console:
-            first = await console.get("/sign-in")
-            assert ("strict-transport-security" in first.headers) == bool(prefix)
-            set_by = first.headers["set-cookie"]
-            token = app.state.console.sessions.form_token(console.cookies[f"{prefix}{FORM_COOKIE}"])
-            form = {"form_token": token, "role": "auditor", "name": "ann", "next": "/"}
-            set_by += (await console.post("/sign-in", data=form)).headers["set-cookie"]
-            assert set_by.count("Secure") == (2 if prefix else 0)
-            session = console.cookies[f"{prefix}{COOKIE}"]
-            assert (await console.get("/")).status_code == 200
-            console.cookies.clear()
-            tossed = await console.get("/", headers={"cookie": f"{COOKIE}={session}"})
-            assert (tossed.status_code == 200) == (not prefix)
-            mine = {"cookie": f"{prefix}{COOKIE}={session}"}
-            form = {"form_token": app.state.console.sessions.form_token(session)}
-            ended = await console.post("/sign-out", data=form, headers=mine)
-            assert f"{prefix}{COOKIE}=" in ended.headers["set-cookie"]
-            assert "Max-Age=0" in ended.headers["set-cookie"]
+    async with console_app(public_url) as app, browser(app, base_url=public_url or HERE) as console:
+        first = await console.get("/sign-in")
+        assert ("strict-transport-security" in first.headers) == bool(prefix)
+        set_by = first.headers["set-cookie"]
+        token = app.state.console.sessions.form_token(console.cookies[f"{prefix}{FORM_COOKIE}"])
+        form = {"form_token": token, "role": "auditor", "name": "ann", "next": "/"}
+        set_by += (await console.post("/sign-in", data=form)).headers["set-cookie"]
+        assert set_by.count("Secure") == (2 if prefix else 0)
+        session = console.cookies[f"{prefix}{COOKIE}"]
+        assert (await console.get("/")).status_code == 200
+        console.cookies.clear()
+        tossed = await console.get("/", headers={"cookie": f"{COOKIE}={session}"})
+        assert (tossed.status_code == 200) == (not prefix)
+        mine = {"cookie": f"{prefix}{COOKIE}={session}"}
+        form = {"form_token": app.state.console.sessions.form_token(session)}
+        ended = await console.post("/sign-out", data=form, headers=mine)
+        assert f"{prefix}{COOKIE}=" in ended.headers["set-cookie"]
+        assert "Max-Age=0" in ended.headers["set-cookie"]
 
 
 # --- answers that are sent for long -----------------------------------------------------------------------------------

@@ -5,28 +5,24 @@ import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from html import unescape
-from typing import Any, ClassVar
+from typing import ClassVar
 from unittest.mock import AsyncMock, Mock
 
 import pytest
-from httpx2 import ASGITransport, AsyncClient
 
 from cellbook.v1 import operations_pb2 as pb
 from cellbook.v1 import router_pb2, saga_pb2
 from cellbook.v1.types_pb2 import Money
-from server.cli.access import PLAIN
 from server.cli.client import LedgerRefusal, NoAnswer
 from server.cli.saga.command import Listed
-from server.console.app import build_app
-from server.console.console import COOKIE, Ledger, make_client
+from server.console.console import Ledger
 from server.console.operator import sagas
 from server.console.operator.charts import HEIGHT, WIDTH, chart
 from server.console.operator.jobs import Job, Jobs
 from server.console.operator.status import KEPT_S, SAMPLES_MAX, CellState, Courses, Process, Status, links_of
 from server.console.serving import BadInput
-from server.console.settings import ConsoleSettings
-from server.console.visitor import Visitor
-from server.shell.identity.principal import Principal, Role
+from server.shell.identity.principal import Role
+from tests.unit.console_rig import browser, console_app, visitor
 
 HERE, THERE = "us-east", "eu-west"
 
@@ -102,7 +98,7 @@ class Counting(Job[Money]):
 
     name: ClassVar[str] = "count"
     error: Exception | None = None
-    told: list[int] = field(default_factory=list)
+    taken: list[int] = field(default_factory=list)
     let: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def stream(self) -> AsyncGenerator[Money, None]:
@@ -113,7 +109,7 @@ class Counting(Job[Money]):
         yield usd(2)
 
     def take(self, told: Money) -> None:
-        self.told.append(told.amount_minor)
+        self.taken.append(told.amount_minor)
 
 
 async def others_ended() -> None:
@@ -132,7 +128,7 @@ async def test_a_cell_has_one_job_at_a_time() -> None:
     for each in (first, other):
         each.let.set()
     await others_ended()
-    assert (first.told, first.running, first.problem) == ([1, 2], False, "")
+    assert (first.taken, first.running, first.problem) == ([1, 2], False, "")
     assert jobs.by_cell[HERE] is first
     second = Counting(cell=HERE, by="operator/ben")
     jobs.start(second)
@@ -155,7 +151,7 @@ async def test_a_job_that_fails_says_why_and_is_not_begun_again(error: Exception
     job.let.set()
     job.start()
     await others_ended()
-    assert (job.told, job.running, job.problem) == ([1], False, problem)
+    assert (job.taken, job.running, job.problem) == ([1], False, problem)
 
 
 async def test_each_saga_is_on_one_page_of_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,18 +167,11 @@ async def test_each_saga_is_on_one_page_of_the_list(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(sagas, "listed", listed)
     monkeypatch.setattr(Ledger, "reach", AsyncMock(return_value=Mock(listed=[HERE, THERE])))
-    settings = ConsoleSettings(router="127.0.0.1:1")
-    async with make_client(settings, PLAIN) as client:
-        app: Any = build_app(settings, client, PLAIN)
-        operator = Visitor(principal=Principal(role=Role.OPERATOR, name="olga"), proof=tuple, until_s=4e9)
-        cookies = {COOKIE: app.state.console.sessions.begin(operator)}
-        async with AsyncClient(
-            transport=ASGITransport(app=app), base_url="http://127.0.0.1", cookies=cookies
-        ) as browser:
-            seen, path = list[str](), "/sagas?state=all"
-            while path:
-                page = (await browser.get(path)).text
-                seen += re.findall(r'href="/sagas/[a-z-]+/(\d{4})"', page)
-                following = re.search(r'href="(/sagas\?[^"]+after=[^"]+)"', page)
-                path = unescape(following[1]) if following else ""
+    seen, path = list[str](), "/sagas?state=all"
+    async with console_app() as app, browser(app, visitor(Role.OPERATOR)) as olga:
+        while path:
+            page = (await olga.get(path)).text
+            seen += re.findall(r'href="/sagas/[a-z-]+/(\d{4})"', page)
+            following = re.search(r'href="(/sagas\?[^"]+after=[^"]+)"', page)
+            path = unescape(following[1]) if following else ""
     assert seen == [saga.saga_id for _, saga in known]

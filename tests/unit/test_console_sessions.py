@@ -10,7 +10,8 @@ from server.console.sessions import IDLE_S, LIFETIME_S, SESSIONS_MAX, Sessions
 from server.console.settings import ConsoleSettings
 from server.console.sign_in import safe_path
 from server.console.visitor import Visitor
-from server.shell.identity.principal import Principal, Role
+from server.shell.identity.principal import Role
+from tests.unit.console_rig import visitor
 
 
 class Clock:
@@ -20,15 +21,15 @@ class Clock:
         return self.now_s
 
 
-def visitor(until_s: float = 4e9, name: str = "ann") -> Visitor:
-    return Visitor(principal=Principal(role=Role.AUDITOR, name=name), proof=tuple, until_s=until_s)
+def ann(until_s: float = 4e9) -> Visitor:
+    return visitor(Role.AUDITOR, until_s=until_s)
 
 
 def test_a_session_ends_when_it_is_not_used() -> None:
     """A request keeps it open; a live page does not."""
     clock = Clock()
     sessions = Sessions(wall_s=clock)
-    used, watched = sessions.begin(visitor()), sessions.begin(visitor())
+    used, watched = sessions.begin(ann()), sessions.begin(ann())
     clock.now_s += IDLE_S - 1
     assert sessions.find(used)
     assert sessions.find(watched, used=False)
@@ -42,7 +43,7 @@ def test_a_session_ends_with_its_lifetime_or_its_proof(until_s: float, ends_s: f
     """Whichever is first, however much it is used."""
     clock = Clock()
     sessions = Sessions(wall_s=clock)
-    session_id = sessions.begin(visitor(until_s))
+    session_id = sessions.begin(ann(until_s))
     left_s = ends_s
     while left_s > IDLE_S / 2:
         clock.now_s += IDLE_S / 2
@@ -57,9 +58,9 @@ def test_sessions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert SESSIONS_MAX <= 10_000
     monkeypatch.setattr(module, "SESSIONS_MAX", 2)
     sessions = Sessions()
-    first, second = sessions.begin(visitor()), sessions.begin(visitor())
+    first, second = sessions.begin(ann()), sessions.begin(ann())
     assert sessions.find(first)
-    third = sessions.begin(visitor())
+    third = sessions.begin(ann())
     assert [bool(sessions.find(each)) for each in (first, second, third)] == [True, False, True]
 
 
@@ -68,8 +69,8 @@ def test_one_visitor_ends_no_sessions_of_others(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(module, "SESSIONS_OF_ONE_MAX", 2)
     monkeypatch.setattr(module, "SESSIONS_MAX", 4)
     sessions = Sessions()
-    others = sessions.begin(visitor(name="ben"))
-    mine = [sessions.begin(visitor()) for _ in range(5)]
+    others = sessions.begin(visitor(Role.AUDITOR, "ben"))
+    mine = [sessions.begin(ann()) for _ in range(5)]
     assert sessions.find(others)
     assert [bool(sessions.find(each)) for each in mine] == [False] * 3 + [True] * 2
 

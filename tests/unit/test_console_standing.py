@@ -10,8 +10,9 @@ from cellbook.v1.types_pb2 import Money
 from server.cli.client import NoAnswer
 from server.console.auctions import standing
 from server.console.auctions.standing import Follower, Standing
-from server.console.visitor import VISITOR, Visitor
-from server.shell.identity.principal import Principal, Role
+from server.console.visitor import VISITOR
+from server.shell.identity.principal import Role
+from tests.unit.console_rig import as_visitor, visitor
 
 ME, OTHER = "01890a5d-ac96-774b-bcce-b302099a8057", "01890a5d-ac96-774b-bcce-b302099a8058"
 AUCTION = "cells/us-east/auctions/01890a5d-ac96-774b-bcce-b302099a8059"
@@ -20,10 +21,8 @@ ACTIVE, SETTLING = auction_pb2.AUCTION_STATE_ACTIVE, auction_pb2.AUCTION_STATE_S
 
 @pytest.fixture(autouse=True)
 def as_user() -> Iterator[None]:
-    principal = Principal(role=Role.USER, name=ME)
-    token = VISITOR.set(Visitor(principal=principal, proof=tuple, until_s=4e9))
-    yield
-    VISITOR.reset(token)
+    with as_visitor(Role.USER, ME):
+        yield
 
 
 @pytest.fixture
@@ -75,6 +74,6 @@ async def test_what_is_held_for_a_further_bid_too_is_no_maximum(account: AsyncMo
 @pytest.mark.parametrize("role", [Role.SERVICE, Role.AUDITOR, Role.SUPPORT, Role.DELEGATE])
 async def test_nobody_else_has_a_standing(account: AsyncMock, role: Role) -> None:
     """Not under the bidder's name either."""
-    VISITOR.set(Visitor(principal=Principal(role=role, name=ME), proof=tuple, until_s=4e9))
+    VISITOR.set(visitor(role, ME))
     assert await Follower(Mock(), has_bid=True).standing(led_by(ME)) == Standing()
     assert account.await_count == 0
