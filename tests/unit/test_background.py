@@ -66,33 +66,10 @@ def _timers() -> BackgroundTask:
     return timers.background
 
 
-def _snapshots() -> BackgroundTask:
-    return Snapshotter(history=BROKEN, store=BROKEN, trial=BROKEN, live=BROKEN).background
-
-
 def _live_snapshots() -> BackgroundTask:
     live = LiveSnapshots(history=BROKEN)
     live._waiting.append(BROKEN)
     return live.background
-
-
-def _checkpoints() -> BackgroundTask:
-    return CheckpointSigner(
-        store=BROKEN, time=BROKEN, key=None, checkpoint_file=None, events_max=1, pause_max_s=1.0
-    ).background
-
-
-def _reconciliation() -> BackgroundTask:
-    reconciliation = ReconciliationService(cell=BROKEN, passes=BROKEN, clearing=BROKEN, states=BROKEN, reload=BROKEN)
-    return reconciliation.background
-
-
-def _mail() -> BackgroundTask:
-    return MailSender(outbox=BROKEN, vault=BROKEN, server=BROKEN, sender="", clock=BROKEN).background
-
-
-def _token_keys() -> BackgroundTask:
-    return KeySet(source="/nowhere", refresh_s=0.001, changed=BROKEN, monotonic_s=SystemClock().monotonic_s).background
 
 
 def _directory() -> BackgroundTask:
@@ -101,7 +78,7 @@ def _directory() -> BackgroundTask:
     return follower.background
 
 
-def _client() -> BackgroundTask:
+def _topology() -> BackgroundTask:
     client = Client.__new__(Client)
     locations = LocationCache(routers=("127.0.0.1:1",), caller=BROKEN, channels=BROKEN)
     client._watching = BackgroundTask(name="topology", work=locations.watch)
@@ -117,18 +94,26 @@ def _streams() -> BackgroundTask:
 LOOPS: dict[str, Callable[[], BackgroundTask]] = {
     "timers": _timers,
     "stuck_alarm": lambda: StuckAlarm(engine=BROKEN, clock=BROKEN).background,
-    "snapshots": _snapshots,
+    "snapshots": lambda: Snapshotter(history=BROKEN, store=BROKEN, trial=BROKEN, live=BROKEN).background,
     "live_snapshots": _live_snapshots,
-    "checkpoints": _checkpoints,
+    "checkpoints": lambda: (
+        CheckpointSigner(
+            store=BROKEN, time=BROKEN, key=None, checkpoint_file=None, events_max=1, pause_max_s=1.0
+        ).background
+    ),
     "cosigning": lambda: Cosigning(checkpoint_signer=BROKEN, proofs=BROKEN, witnesses=BROKEN).background,
     "log_watch": lambda: LogWatch(checkpoint_signer=BROKEN, proofs=BROKEN, events_per_s=1).background,
-    "reconciliation": _reconciliation,
-    "mail": _mail,
-    "token_keys": _token_keys,
+    "reconciliation": lambda: (
+        ReconciliationService(cell=BROKEN, passes=BROKEN, clearing=BROKEN, states=BROKEN, reload=BROKEN).background
+    ),
+    "mail": lambda: MailSender(outbox=BROKEN, vault=BROKEN, server=BROKEN, sender="", clock=BROKEN).background,
+    "token_keys": lambda: (
+        KeySet(source="/nowhere", refresh_s=0.001, changed=BROKEN, monotonic_s=SystemClock().monotonic_s).background
+    ),
     "directory": _directory,
     "snapshot": lambda: Copier(directory=BROKEN, cells=BROKEN, snapshot=BROKEN).background,
     "probes": lambda: Probes(BROKEN, BROKEN).background,
-    "topology": _client,
+    "topology": _topology,
     "streams": _streams,
     "subscriptions": lambda: Subscriptions(store=BROKEN, time=BROKEN).background,
 }

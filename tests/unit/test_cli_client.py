@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 import grpc
@@ -81,133 +81,121 @@ class Cell(LedgerServiceServicer, EventServiceServicer):
             yield item
 
 
-@pytest.fixture
-async def cell() -> AsyncIterator[tuple[Cell, Client, CellStubs]]:
-    """A fake cell on a free port, and a client that knows it."""
-    fake, server = Cell(), aio.server()  # type: ignore[abstract]
-    add_LedgerServiceServicer_to_server(fake, server)
-    add_EventServiceServicer_to_server(fake, server)
-    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    await server.start()
-    async with Client(address) as client:
-        yield fake, client, client.cell(name="us-east", region="us", address=address)
-    await server.stop(None)
-
-
 async def deposit(client: Client, stubs: CellStubs) -> ledger_pb2.DepositResponse:
     request = ledger_pb2.DepositRequest(command_id=new_command_id())
     return await client.call(stubs.ledger.Deposit, request, BANK, stubs.ledger)
 
 
+class Asking(NamedTuple):
+    """A fake cell on a free port, and a client that knows it."""
+
+    cell: Cell
+    client: Client
+    stubs: CellStubs
+
+    async def deposit(self) -> ledger_pb2.DepositResponse:
+        return await deposit(self.client, self.stubs)
+
+
+@pytest.fixture
+async def asking() -> AsyncIterator[Asking]:
+    cell, server = Cell(), aio.server()  # type: ignore[abstract]
+    add_LedgerServiceServicer_to_server(cell, server)
+    add_EventServiceServicer_to_server(cell, server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    async with Client(address) as client:
+        yield Asking(cell, client, client.cell(name="us-east", region="us", address=address))
+    await server.stop(None)
+
+
 @pytest.mark.parametrize(
     "code", [code_pb2.UNAVAILABLE, code_pb2.ABORTED, code_pb2.DEADLINE_EXCEEDED, code_pb2.RESOURCE_EXHAUSTED]
 )
-async def test_an_unknown_outcome_is_asked_again_with_the_same_id(
-    cell: tuple[Cell, Client, CellStubs], code: int
-) -> None:
+async def test_an_unknown_outcome_is_asked_again_with_the_same_id(asking: Asking, code: int) -> None:
     """The very same request is sent until it is answered, by the same principal."""
-    fake, client, stubs = cell
-    fake.answers = [refuse(code, reason("UNAVAILABLE")), refuse(code)]
-    reply = await deposit(client, stubs)
+    asking.cell.answers = [refuse(code, reason("UNAVAILABLE")), refuse(code)]
+    reply = await asking.deposit()
     assert reply.balance.available_minor == 5
-    assert len(fake.asked) == 3
-    assert fake.asked[0] == fake.asked[1] == fake.asked[2]
-    assert fake.principals == [BANK] * 3
-    assert client.retries == 2
+    assert asking.cell.asked == [asking.cell.asked[0]] * 3
+    assert asking.cell.principals == [BANK] * 3
+    assert asking.client.retries == 2
 
 
-async def test_a_busy_cell_is_told_by_its_reason(
-    cell: tuple[Cell, Client, CellStubs], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_busy_cell_is_told_by_its_reason(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
     """A balance under repair was once reported as RESOURCE_EXHAUSTED, like every busy cell."""
     monkeypatch.setattr(under_test, "PATIENCE_S", 0.0)
-    fake, client, stubs = cell
-    fake.answers = [refuse(code_pb2.RESOURCE_EXHAUSTED, reason("STATE_UNDER_REPAIR"))]
+    asking.cell.answers = [refuse(code_pb2.RESOURCE_EXHAUSTED, reason("STATE_UNDER_REPAIR"))]
     with pytest.raises(ClientError, match="Deposit: STATE_UNDER_REPAIR:"):
-        await deposit(client, stubs)
+        await asking.deposit()
 
 
-async def test_the_time_that_the_cell_asks_for_is_waited(cell: tuple[Cell, Client, CellStubs]) -> None:
+async def test_the_time_that_the_cell_asks_for_is_waited(asking: Asking) -> None:
     """RetryInfo takes precedence over the client's own backoff."""
-    fake, client, stubs = cell
     retry = error_details_pb2.RetryInfo(retry_delay=Duration(nanos=300_000_000))
-    fake.answers = [refuse(code_pb2.RESOURCE_EXHAUSTED, reason("QUEUE_FULL"), retry)]
+    asking.cell.answers = [refuse(code_pb2.RESOURCE_EXHAUSTED, reason("QUEUE_FULL"), retry)]
     started = time.monotonic()
-    await deposit(client, stubs)
+    await asking.deposit()
     assert time.monotonic() - started >= 0.3
 
 
-async def test_a_call_that_hangs_is_given_up_and_sent_again(
-    cell: tuple[Cell, Client, CellStubs], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_call_that_hangs_is_given_up_and_sent_again(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every attempt has a deadline of its own."""
     monkeypatch.setattr(under_test, "ATTEMPT_S", 0.2)
-    fake, client, stubs = cell
-    fake.answers = [hang]
-    await deposit(client, stubs)
-    assert len(fake.asked) == 2
+    asking.cell.answers = [hang]
+    await asking.deposit()
+    assert len(asking.cell.asked) == 2
 
 
-async def test_a_definite_no_is_not_asked_again(cell: tuple[Cell, Client, CellStubs]) -> None:
+async def test_a_definite_no_is_not_asked_again(asking: Asking) -> None:
     """A refusal of our domain keeps its reason, message and facts, after one call."""
-    fake, client, stubs = cell
-    fake.answers = [refuse(code_pb2.FAILED_PRECONDITION, reason("BID_TOO_LOW"))]
+    asking.cell.answers = [refuse(code_pb2.FAILED_PRECONDITION, reason("BID_TOO_LOW"))]
     with pytest.raises(LedgerRefusal) as refusal:
-        await deposit(client, stubs)
+        await asking.deposit()
     assert (refusal.value.reason, refusal.value.message) == ("BID_TOO_LOW", "no")
     assert refusal.value.facts == {"least_minor": "7"}
-    assert len(fake.asked) == 1
+    assert len(asking.cell.asked) == 1
 
 
 @pytest.mark.parametrize("details", [(), (reason("BID_TOO_LOW", domain="elsewhere.example"),), (reason("WRONG_CELL"),)])
-async def test_a_no_without_our_word_is_a_failure(
-    cell: tuple[Cell, Client, CellStubs], details: tuple[Message, ...]
-) -> None:
+async def test_a_no_without_our_word_is_a_failure(asking: Asking, details: tuple[Message, ...]) -> None:
     """Without ErrorInfo of our domain, or if it concerns location or identity, the ledger has not refused."""
-    fake, client, stubs = cell
-    fake.answers = [refuse(code_pb2.FAILED_PRECONDITION, *details)]
+    asking.cell.answers = [refuse(code_pb2.FAILED_PRECONDITION, *details)]
     with pytest.raises(ClientError, match=r"Deposit: (FAILED_PRECONDITION|WRONG_CELL): no"):
-        await deposit(client, stubs)
+        await asking.deposit()
 
 
-async def test_a_command_under_way_is_asked_after(cell: tuple[Cell, Client, CellStubs]) -> None:
+async def test_a_command_under_way_is_asked_after(asking: Asking) -> None:
     """While GetCommand reports it in progress nothing is sent; then the request fetches its stored answer."""
-    fake, client, stubs = cell
     retry = error_details_pb2.RetryInfo(retry_delay=Duration(nanos=1))
-    fake.answers = [refuse(code_pb2.UNAVAILABLE, reason("IN_PROGRESS"), retry)]
-    fake.states = [
-        ledger_pb2.COMMAND_STATE_IN_PROGRESS,
-        ledger_pb2.COMMAND_STATE_IN_PROGRESS,
-        ledger_pb2.COMMAND_STATE_ACCEPTED,
-    ]
-    await deposit(client, stubs)
-    assert fake.states == []
-    assert len(fake.asked) == 2
+    asking.cell.answers = [refuse(code_pb2.UNAVAILABLE, reason("IN_PROGRESS"), retry)]
+    under_way = ledger_pb2.COMMAND_STATE_IN_PROGRESS
+    asking.cell.states = [under_way, under_way, ledger_pb2.COMMAND_STATE_ACCEPTED]
+    await asking.deposit()
+    assert asking.cell.states == []
+    assert len(asking.cell.asked) == 2
 
 
-async def test_patience_ends(cell: tuple[Cell, Client, CellStubs], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_patience_ends(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a limited time without a definite answer the cell is named in an error."""
     monkeypatch.setattr(under_test, "PATIENCE_S", 0.3)
-    fake, client, stubs = cell
-    fake.answers = [refuse(code_pb2.UNAVAILABLE)] * 100
+    asking.cell.answers = [refuse(code_pb2.UNAVAILABLE)] * 100
     with pytest.raises(ClientError, match="no definite answer within"):
-        await deposit(client, stubs)
+        await asking.deposit()
 
 
-async def test_the_log_is_read_up_to_where_it_has_caught_up(cell: tuple[Cell, Client, CellStubs]) -> None:
+async def test_the_log_is_read_up_to_where_it_has_caught_up(asking: Asking) -> None:
     """All events up to CaughtUp, and none after it."""
-    fake, client, stubs = cell
     event = event_pb2.SubscribeResponse(event=event_pb2.Event(position=1))
-    fake.log = [event, event_pb2.SubscribeResponse(caught_up=event_pb2.CaughtUp(position=1)), event]
-    assert await client.log(stubs, event_pb2.EventFilter()) == [event.event]
+    asking.cell.log = [event, event_pb2.SubscribeResponse(caught_up=event_pb2.CaughtUp(position=1)), event]
+    assert await asking.client.log(asking.stubs, event_pb2.EventFilter()) == [event.event]
 
 
-async def test_a_log_that_ends_early_is_an_error(cell: tuple[Cell, Client, CellStubs]) -> None:
+async def test_a_log_that_ends_early_is_an_error(asking: Asking) -> None:
     """A stream that ends before CaughtUp may lack events: it is never taken for the whole log."""
-    fake, client, stubs = cell
-    fake.log = [event_pb2.SubscribeResponse(event=event_pb2.Event(position=1))]
+    asking.cell.log = [event_pb2.SubscribeResponse(event=event_pb2.Event(position=1))]
     with pytest.raises(ClientError, match="before it had caught up"):
-        await client.log(stubs, event_pb2.EventFilter())
+        await asking.client.log(asking.stubs, event_pb2.EventFilter())
 
 
 async def test_command_ids_are_of_version_seven_and_in_order_of_time() -> None:

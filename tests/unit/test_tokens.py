@@ -3,7 +3,8 @@
 import asyncio
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -305,62 +306,44 @@ def test_keys_that_must_not_sign_are_left_out() -> None:
         parse_keys(json.dumps({"keys": bad}), "here")
 
 
-class Serving(BaseHTTPRequestHandler):
-    content = b""
+@asynccontextmanager
+async def served(redirect_to: str = "") -> AsyncIterator[str]:
+    """The URL of the key set in plain text, or of a redirect."""
 
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(self.content)
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(302 if redirect_to else 200)
+            if redirect_to:
+                self.send_header("Location", redirect_to)
+            self.end_headers()
+            self.wfile.write(json.dumps(JWKS).encode())
 
-    def log_message(self, *_: object) -> None:
-        """Logs nothing to the terminal."""
+        def log_message(self, *_: object) -> None:
+            """Logs nothing to the terminal."""
 
-
-async def test_keys_come_from_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the first token, if not before; if the source does not answer, the token is refused, not the process."""
-    monkeypatch.setattr(Serving, "content", json.dumps(JWKS).encode())
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Serving)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/jwks.json"
-    verifier = verifier_of(url)
     try:
-        assert (await verifier.principal(token())).name == ME
+        yield f"http://127.0.0.1:{server.server_port}/jwks.json"
     finally:
         await asyncio.to_thread(server.shutdown)
         server.server_close()
+
+
+async def test_keys_come_from_a_url() -> None:
+    """At the first token, if not before; if the source does not answer, the token is refused, not the process."""
+    async with served() as url:
+        assert (await verifier_of(url).principal(token())).name == ME
     with pytest.raises(TokenInvalid):
         await verifier_of(url).principal(token())
 
 
-async def test_keys_are_not_fetched_by_a_redirect_to_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_keys_are_not_fetched_by_a_redirect_to_plain_text() -> None:
     """Any attacker could answer there; the earlier keys stay, and the log names the target."""
-    monkeypatch.setattr(Serving, "content", json.dumps(JWKS).encode())
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Serving)
-    redirects = ThreadingHTTPServer(("127.0.0.1", 0), Redirecting)
-    monkeypatch.setattr(Redirecting, "to", f"http://127.0.0.1:{server.server_port}/jwks.json")
-    for each in (server, redirects):
-        Thread(target=each.serve_forever, daemon=True).start()
-    try:
+    async with served() as keys, served(redirect_to=keys) as url:
         with capture_logs() as logged, pytest.raises(TokenInvalid):
-            await verifier_of(f"http://127.0.0.1:{redirects.server_port}/").principal(token())
-    finally:
-        for each in (server, redirects):
-            await asyncio.to_thread(each.shutdown)
-            each.server_close()
+            await verifier_of(url).principal(token())
     assert [entry["problem"] for entry in logged if "by https:// only" in entry["problem"]]
-
-
-class Redirecting(BaseHTTPRequestHandler):
-    to = ""
-
-    def do_GET(self) -> None:
-        self.send_response(302)
-        self.send_header("Location", self.to)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Logs nothing to the terminal."""
 
 
 @pytest.mark.parametrize("source", ["http://login.example.org/jwks", "ftp://x/y", "file:///etc/passwd", "/nowhere"])

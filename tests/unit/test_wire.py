@@ -11,7 +11,7 @@ from cellbook.v1 import auction_pb2, ledger_pb2, saga_pb2, types_pb2
 from cells.domain.account.account import Account, Balance, Hold
 from cells.domain.auction.auction import Auction, AuctionState, Bid
 from cells.domain.commands import Capture, CreateAuction, PlaceBid, Release
-from cells.domain.refusals import BidTooLow, Invalid, WrongCell
+from cells.domain.refusals import BidTooLow, Invalid, Refused, WrongCell
 from cells.domain.results import Closed, NewAuction, Result, Sold
 from cells.domain.time.hlc import Stamp
 from cells.domain.values import Money
@@ -33,6 +33,21 @@ U1, U2, U3, U4 = (UUID(int=n) for n in range(1, 5))
 SHOP = Principal(role=Role.SERVICE, name="shop")
 CALL = Call("/cellbook.v1.LedgerService/Deposit", SHOP, 5.0, 1)
 USD = Money("USD", 1_000)
+
+
+def outcome_of(result: Result | None = None, refusal: Refused | None = None) -> Outcome:
+    state = CommandState.ACCEPTED if refusal is None else CommandState.REFUSED
+    return Outcome(
+        command_id=U4,
+        principal="service/shop",
+        state=state,
+        result=result or Result(),
+        refusal=refusal,
+        cell=CELL,
+        position=12,
+        hlc=Stamp(3, 4),
+        replayed=True,
+    )
 
 
 def refusal_of(action: Callable[[], object]) -> Invalid:
@@ -209,56 +224,25 @@ def test_an_account_comes_in_order() -> None:
     assert (response.home_epoch, response.stream_version, response.token.position) == (2, 8, 21)
 
 
-def test_a_refused_command_is_told_as_the_call_was() -> None:
+def test_a_refused_command_is_answered_as_the_call_was() -> None:
     """GetCommand carries the refusal as the full status, with all facts."""
-    refused = BidTooLow(amount_minor=1, least_minor=2, currency="USD")
-    status = Outcome(
-        command_id=U1,
-        principal="service/shop",
-        state=CommandState.REFUSED,
-        refusal=refused,
-        cell=CELL,
-        position=7,
-        hlc=Stamp(5, 6),
-        replayed=True,
-    )
-    response = ledger.command_to_proto(status)
+    outcome = outcome_of(refusal=BidTooLow(amount_minor=1, least_minor=2, currency="USD"))
+    response = ledger.command_to_proto(outcome)
     info = error_details_pb2.ErrorInfo()
     assert response.refusal.details[0].Unpack(info)
     assert (info.reason, info.metadata["least_minor"]) == ("BID_TOO_LOW", "2")
     assert response.state == ledger_pb2.COMMAND_STATE_REFUSED
-    assert (response.hlc.physical_ms, response.hlc.logical, response.token.position) == (5, 6, 7)
+    assert (response.hlc.physical_ms, response.hlc.logical, response.token.position) == (3, 4, 12)
 
 
 def test_what_a_command_made_goes_by_its_name() -> None:
     """Ids of assets and auctions leave the cell as resource names."""
-    status = Outcome(
-        command_id=U1,
-        principal="service/shop",
-        result=NewAuction(auction_id=U2),
-        cell=CELL,
-        position=7,
-        hlc=Stamp(5, 6),
-        replayed=True,
-    )
-    response = ledger.command_to_proto(status)
+    response = ledger.command_to_proto(outcome_of(NewAuction(auction_id=U2)))
     assert dict(response.result) == {"auction": f"cells/us-east/auctions/{U2}"}
     assert not response.HasField("refusal")
 
 
 # --- auctions ---
-
-
-def create_request(**changes: int) -> auction_pb2.CreateAuctionRequest:
-    request = auction_pb2.CreateAuctionRequest(
-        asset=fields.asset_name(CELL, U1),
-        seller_user_id=str(U2),
-        opening_price=types_pb2.Money(currency="USD", amount_minor=1_000),
-        end_time_ms=1_000,
-    )
-    for field, value in changes.items():
-        setattr(request, field, value)
-    return request
 
 
 def test_an_auction_s_terms_have_defaults() -> None:
@@ -272,14 +256,21 @@ def test_an_auction_s_terms_have_defaults() -> None:
         extension_ms=0,
         settlement_timeout_ms=None,
     )
-    request = create_request()
+    request = auction_pb2.CreateAuctionRequest(
+        asset=fields.asset_name(CELL, U1),
+        seller_user_id=str(U2),
+        opening_price=types_pb2.Money(currency="USD", amount_minor=1_000),
+        end_time_ms=1_000,
+    )
     assert auctions.parse_create_auction(request, CELL) == expected
 
 
 def test_a_capture_is_of_all_or_of_some() -> None:
-    """Unset means all of the hold; an explicit 0 is refused, not taken for unset."""
+    """Whether a field is set is not the same as whether it is 0: unset means all of the hold, and 0 is refused."""
     request = ledger_pb2.CaptureRequest(user_id=str(U1), hold_id=str(U2), to_user_id=str(U3))
     assert parse(Capture, request).amount_minor is None
+    request.amount_minor = 7
+    assert parse(Capture, request).amount_minor == 7
     request.amount_minor = 0
     assert refusal_of(lambda: parse(Capture, request)).reason == "AMOUNT_NOT_POSITIVE"
 
@@ -309,16 +300,13 @@ def test_every_state_of_an_auction_goes_both_ways(state: AuctionState) -> None:
 
 def test_unknown_states_are_refused() -> None:
     """A value of a newer version is not taken for "all"."""
-    refused = refusal_of(lambda: auctions.parse_states(_with_unknown_state()))
+    unknown = auction_pb2.ListAuctionsRequest.FromString(b"\x08\x63")
+    refused = refusal_of(lambda: auctions.parse_states(unknown))
     assert refused.facts == {"field": "state", "problem": "is not a value known here", "value": "99"}
     # Fields 1 and 2.
     for content, field in ((b"\x08\x63", "states"), (b"\x08\x00", "states"), (b"\x10\x63", "kind")):
         request = saga_pb2.ListSagasRequest.FromString(content)
         assert refusal_of(partial(sagas.parse_filter, request)).facts["field"] == field
-
-
-def _with_unknown_state() -> auction_pb2.ListAuctionsRequest:
-    return auction_pb2.ListAuctionsRequest.FromString(b"\x08\x63")
 
 
 def test_a_closed_auction_names_its_winner() -> None:
@@ -338,7 +326,3 @@ def test_a_closed_auction_names_its_winner() -> None:
     unsold = auctions.closed_to_proto(outcome_of(Closed(state=AuctionState.UNSOLD)))
     assert unsold.state == auction_pb2.AUCTION_STATE_UNSOLD
     assert not unsold.HasField("winning_bid")
-
-
-def outcome_of(result: Result) -> Outcome:
-    return Outcome(command_id=U4, principal="", result=result, cell=CELL, position=12, hlc=Stamp(3, 4), replayed=True)

@@ -1,6 +1,6 @@
 """Messages and values: converted by the names of their fields, which are all there; and those of their own kind."""
 
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 from hypothesis import example, given
@@ -12,7 +12,7 @@ from cells.audit.reconcile.trial import TrialBalance
 from cells.domain.account.account import Hold
 from cells.domain.auction.auction import AuctionState
 from cells.domain.audit.refusals import SumTooLarge
-from cells.domain.commands import Capture, CreateAuction, SubmitBid
+from cells.domain.commands import CreateAuction, SubmitBid
 from cells.domain.events import Deposited
 from cells.domain.refusals import FieldInvalid
 from cells.domain.results import NewHold
@@ -20,15 +20,13 @@ from cells.domain.time.hlc import Stamp
 from cells.domain.values import AMOUNT_MAX_MINOR, LegId, Money
 from cells.encoding import codec
 from cells.moves.user_bundle import MovedEvent, UserBundle
-from cells.requests import Outcome
 from cells.store.ports import EventRow, OutcomeRow
 from server.wire.convert import answered, members, parse, to_proto
 from server.wire.history import trial_to_proto
 from server.wire.moves import baggage_to_proto, parse_bundle
 from tests.integration.rows import NOW, event_row
 from tests.strategies import PATIENT, TEXT
-
-U1, U2, U3 = (UUID(int=n) for n in range(1, 4))
+from tests.unit.test_wire import U1, U2, U3, U4, outcome_of
 
 
 def test_a_value_s_field_that_the_message_lacks_must_be_given() -> None:
@@ -68,14 +66,6 @@ def test_the_id_of_a_person_says_so_on_the_wire() -> None:
     assert parse(SubmitBid, message) == bid
 
 
-def test_an_unset_field_is_none_and_a_set_one_is_checked() -> None:
-    """Whether a field is set is not the same as whether it is 0."""
-    request = ledger_pb2.CaptureRequest(user_id=str(U1), hold_id=str(U2), to_user_id=str(U3))
-    assert parse(Capture, request).amount_minor is None
-    request.amount_minor = 7
-    assert parse(Capture, request).amount_minor == 7
-
-
 def test_a_refusal_names_the_place_in_the_request() -> None:
     """Where a message is nested, its own place comes first."""
     with pytest.raises(FieldInvalid) as refused:
@@ -86,19 +76,10 @@ def test_a_refusal_names_the_place_in_the_request() -> None:
 def test_an_answer_says_what_the_result_says() -> None:
     """The receipt, the result's fields, and the balance that some of them make up."""
     result = NewHold(hold_id=U1, currency="USD", available_minor=7, reserved_minor=5, pending_minor=0)
-    outcome = Outcome(
-        command_id=U2,
-        principal="service/shop",
-        result=result,
-        cell="us-east",
-        position=3,
-        hlc=Stamp(5, 6),
-        replayed=True,
-    )
-    answer = answered(ledger_pb2.ReserveResponse, outcome)
+    answer = answered(ledger_pb2.ReserveResponse, outcome_of(result))
     assert (answer.hold_id, answer.balance.available_minor, answer.balance.reserved_minor) == (str(U1), 7, 5)
-    assert (answer.receipt.command_id, answer.receipt.replayed) == (str(U2), True)
-    assert (answer.receipt.token.position, answer.receipt.hlc.logical) == (3, 6)
+    assert (answer.receipt.command_id, answer.receipt.replayed) == (str(U4), True)
+    assert (answer.receipt.token.position, answer.receipt.hlc.logical) == (12, 4)
 
 
 def test_members_of_an_enum_go_by_their_names() -> None:

@@ -27,28 +27,23 @@ from cells.domain.commands import (
     TransferOwnership,
 )
 from cells.domain.moves.commands import AnnounceMove, ArriveUser, DepartUser, LeaveUser, StopFlows, TellHome
-from cells.domain.results import Result
+from cells.domain.record import replace
 from cells.domain.sagas.definition import SagaKind
 from cells.domain.sagas.leg import LegMark, LegResult
 from cells.domain.sagas.saga import LegProgress, LegState, Saga, SagaState
 from cells.domain.sagas.saga_events import ReleaseFacts, RemoteBidFacts
-from cells.domain.time.hlc import Stamp
 from cells.domain.values import Direction, LegId, Money
-from cells.requests import CaughtUp, Lane, Outcome
+from cells.requests import CaughtUp, Lane
 from cells.sagas.admin import SagaView
 from cells.sagas.executions import SagaExecution
 from cells.store.ports import EventRow, LegCall
 from server.services import sagas
 from server.wire import events, legs
-from tests.unit.test_wire import CALL, CELL, U1, U2, U3, U4, USD, refusal_of
-
-
-def outcome_of(result: Result) -> Outcome:
-    return Outcome(command_id=U4, principal="", result=result, cell=CELL, position=12, hlc=Stamp(3, 4), replayed=True)
-
+from tests.unit.test_wire import CALL, CELL, U1, U2, U3, U4, USD, outcome_of, refusal_of
 
 # --- legs ---
 
+BID = SubmitBid(auction_id=U2, bid_id=U3, bidder_id=U1, bidder_cell="eu-west", amount=USD, valid_until_ms=9)
 ACTIONS: list[LegAction] = [
     PinHold(user_id=U1, auction_id=U2, bid_id=U3, amount=USD),
     SendToEscrow(user_id=U1, auction_id=U2, bid_id=U3, amount=USD, to_cell="eu-west", clearing_id=U4),
@@ -58,21 +53,13 @@ ACTIONS: list[LegAction] = [
     TransferOwnership(asset_id=U4, auction_id=U2, from_user_id=U1, to_user_id=U3, to_cell="eu-west"),
     SettlePending(user_id=U1, auction_id=U2, amount=USD, fee_minor=0),
     SettlePending(user_id=U1, auction_id=U2, amount=USD, fee_minor=1_000),
-    NotifyParty(user_id=U1, auction=f"cells/eu-west/auctions/{U2}", amount=USD, notice="AUCTION_WON"),
-    NotifyParty(user_id=U1, auction=f"cells/eu-west/auctions/{U2}", amount=USD, notice="ASSET_SOLD"),
-    NotifyParty(user_id=U1, auction=f"cells/eu-west/auctions/{U2}", amount=USD, notice="SETTLEMENT_FAILED_FOR_WINNER"),
-    NotifyParty(user_id=U1, auction=f"cells/eu-west/auctions/{U2}", amount=USD, notice="SETTLEMENT_FAILED_FOR_SELLER"),
-    ReserveForBid(user_id=U1, auction_id=U2, bid_id=U3, amount=USD),
-    SubmitBid(auction_id=U2, bid_id=U3, bidder_id=U1, bidder_cell="eu-west", amount=USD, valid_until_ms=9),
-    SubmitBid(
-        auction_id=U2,
-        bid_id=U3,
-        bidder_id=U1,
-        bidder_cell="eu-west",
-        amount=USD,
-        valid_until_ms=9,
-        maximum=Money("USD", 2_000),
+    *(
+        NotifyParty(user_id=U1, auction=f"cells/eu-west/auctions/{U2}", amount=USD, notice=notice)
+        for notice in ("AUCTION_WON", "ASSET_SOLD", "SETTLEMENT_FAILED_FOR_WINNER", "SETTLEMENT_FAILED_FOR_SELLER")
     ),
+    ReserveForBid(user_id=U1, auction_id=U2, bid_id=U3, amount=USD),
+    BID,
+    replace(BID, maximum=Money("USD", 2_000)),
     ReleaseBid(user_id=U1, auction_id=U2, bid_id=U3, currency="USD"),
     SendTransfer(user_id=U1, to_user_id=U3, amount=USD, to_cell="eu-west", clearing_id=U4),
     ReceiveTransfer(user_id=U3, from_user_id=U1, amount=USD, from_cell="eu-west", clearing_id=U4, valid_until_ms=9),
@@ -94,13 +81,8 @@ AT_HOME = {AnnounceMove, StopFlows, DepartUser, LeaveUser, TellHome}
 
 
 def leg_call(action: LegAction) -> LegCall:
-    return LegCall(
-        leg_id=LegId(U4, "escrow-out", 1),
-        action=action,
-        orchestrator="eu-west",
-        causation_id=U3,
-        user_id=U1,
-    )
+    leg_id = LegId(U4, "escrow-out", 1)
+    return LegCall(leg_id=leg_id, action=action, orchestrator="eu-west", causation_id=U3, user_id=U1)
 
 
 def test_every_action_of_a_leg_is_tried() -> None:
