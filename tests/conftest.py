@@ -3,10 +3,12 @@
 import gc
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import structlog
@@ -79,6 +81,19 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GARBAGE_THRESHOLD, *gc.get_threshold()[1:])
+
+
+def pytest_runtest_setup() -> None:
+    """Each time, as commands that tests run in this process reset it."""
+    signal.signal(signal.SIGINT, interrupt)
+
+
+def interrupt(*_: object) -> NoReturn:
+    """Does as Python does by default; but asyncio replaces the default, for each fixture and each test.
+
+    Doing so it prints the result of the fixture for an error that nobody sees: a quarter of the time of some tests.
+    """
+    raise KeyboardInterrupt
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
