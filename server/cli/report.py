@@ -14,12 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from server.cli.client import ClientError
-from server.cli.screen import Screen, literal
+from server.cli.screen import PIPED_WIDTH, Screen, literal
 
 # The command was asked for JSON.
 AS_JSON: ContextVar[bool] = ContextVar("as_json", default=False)
-# Wide enough for every table, if there is no terminal to ask.
-PIPED_WIDTH = 140
 
 
 # --- answers --------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from typing import TypeVar
+from uuid import UUID
 
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
@@ -106,6 +107,21 @@ def test_no_text_leaves_its_place(what: str) -> None:
         assert line.count("FORGED") == line.count("[red]FORGED[/red][link=http://evil.test]")
     assert r"x\n\r\x1b[2J\x9b31m\u202e\u2028[red]FORGED[/red][link=http://evil.test]:warning:" in STYLES.sub("", output)
     assert "evil.test\x1b\\" not in output
+
+
+@pytest.mark.parametrize("width", [40, 80, 100])
+def test_a_narrow_terminal_shows_ids_and_amounts_whole(width: int) -> None:
+    """A cut id is a wrong one. A long text is folded."""
+    saga_id, error, terminal = str(UUID(int=7)), "word " * 60, Terminal()
+    one_line = ("saga", "kind", "amount")
+    made = report.table(*one_line, "attempts", "last error", right={"attempts"}, no_wrap=one_line)
+    made.add_row(saga_id, "remote bid into another cell", "1,000,000.00 USD", "12", error)
+    screen = Screen(file=terminal, width=width, force_terminal=True)
+    screen.print(made)
+    first = terminal.getvalue().replace("\x1b[0m", "").splitlines()[1]
+    assert first.split("  ")[:3] == [saga_id, "remote bid into another cell", "1,000,000.00 USD"]
+    assert terminal.getvalue().count("word") == error.count("word")
+    assert screen.width == width
 
 
 def test_further_lines_of_a_failure_are_indented() -> None:
