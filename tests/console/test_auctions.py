@@ -109,6 +109,38 @@ def test_a_live_page_continues_where_it_was(rig: Rig, sale: Sale) -> None:
         assert said == ["4.00", "3.00", "2.00"]
 
 
+def test_a_page_says_that_its_session_has_ended(rig: Rig, sale: Sale) -> None:
+    """Whether it ends while the stream is open, or the stream is only asked for afterwards."""
+    with rig.visitor("auditor/cellbook") as visit:
+        page = visit.open(sale.path)
+        expect(page.locator("#live")).to_have_text("Live", timeout=LIVE_MS)
+        other = visit.context.new_page()
+        other.goto(rig.base)
+        other.get_by_role("button", name="Sign out").click()
+        expect(page.locator("#live")).to_contain_text("Your session has ended.", timeout=LIVE_MS)
+        page.get_by_role("link", name="Sign in again").click()
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.locator("#live")).to_have_text("Live", timeout=LIVE_MS)
+
+
+def test_an_auditor_goes_on_from_an_auction_that_has_ended(rig: Rig, sale: Sale) -> None:
+    """To its settlement, its trace, and the accounts of both parties. A user has none of these links."""
+    rig.played(bid_of(sale, sale.ben, 200))
+    rig.played(lambda market: market.close(sale.auction))
+    with rig.visitor("auditor/cellbook") as visit:
+        page = visit.open(sale.path)
+        expect(page.locator("#state")).to_contain_text("settled", timeout=LIVE_MS)
+        visit.check("auction-ended")
+        links = page.locator("#state a")
+        paths = [link.get_attribute("href") for link in links.all()]
+        assert len(paths) == 4
+        for path, title in zip(paths, ("Settlement", "Trace", "Account", "Account"), strict=True):
+            assert path is not None
+            expect(visit.open(path).get_by_role("heading", level=1)).to_contain_text(title, ignore_case=True)
+    with rig.visitor(f"user/{sale.ann.user_id}") as visit:
+        expect(visit.open(sale.path).locator("#state a")).to_have_count(0)
+
+
 def test_a_bid_needs_no_javascript(rig: Rig, sale: Sale) -> None:
     """The state is in the page. A refused bid says why, and the amount can be corrected."""
     with rig.visitor(f"user/{sale.ben.user_id}", java_script_enabled=False) as visit:

@@ -37,6 +37,12 @@ function tell(now) {
   }
 }
 
+// A stream that is not opened says no reason. Without a session any page leads to the one to sign in.
+async function hasSession() {
+  const answer = await fetch("/", { redirect: "manual" }).catch(() => null);
+  return answer?.type !== "opaqueredirect";
+}
+
 function listen() {
   const stream = new EventSource(`${state.dataset.live}?from=${next}`);
   stream.onmessage = (message) => {
@@ -64,8 +70,15 @@ function listen() {
       document.getElementById("bid")?.remove();
     }
   };
-  stream.onerror = () => {
+  stream.onerror = async () => {
+    const refused = stream.readyState === EventSource.CLOSED;
     stream.close();
+    if (refused && !(await hasSession())) {
+      live.textContent = "Your session has ended. ";
+      const link = document.createElement("a");
+      live.append(Object.assign(link, { href: location.href, textContent: "Sign in again" }));
+      return;
+    }
     live.textContent = "Connecting again";
     setTimeout(listen, pauseMs);
     pauseMs = Math.min(2 * pauseMs, PAUSE_MAX_MS);
