@@ -15,7 +15,7 @@ from cells.audit.proofs.keys import checkpoint_body
 from server.audit.keys import signing_keys
 from server.cli.access import Access
 from server.cli.client import Client as Asking
-from server.cli.doctor import homes
+from server.cli.doctor import homes, processes
 from server.cli.doctor.command import examined
 from server.cli.doctor.database import examine
 from server.cli.doctor.findings import Finding, State
@@ -43,6 +43,12 @@ async def fakes() -> AsyncIterator[list[FakeCell]]:
         for fake in running:
             add_AuditServiceServicer_to_server(Homes(fake), fake.server)  # type: ignore[abstract]
         yield running
+
+
+async def test_a_process_of_an_older_version_is_no_failure(fakes: list[FakeCell]) -> None:
+    """It does not know GetCellStatus yet."""
+    process = await processes.ask("eu-west", fakes[0].address, Access())
+    assert [(each.check, each.state) for each in processes.answered(process)] == [("version", State.NOTE)]
 
 
 async def told(client: Client) -> list[tuple[State, str]]:

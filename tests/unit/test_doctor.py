@@ -123,6 +123,16 @@ def test_processes_together() -> None:
     assert bad(together([LEADER, replace(STANDBY, version="1.1.0")])) == {"version": State.NOTE}
 
 
+def test_an_older_version_in_a_rollout_is_no_failure() -> None:
+    """Its leader is unknown, not absent. The other process of its cell is judged as ever."""
+    older = replace(STANDBY, version="", is_older=True)
+    assert bad(answered(older)) == {"version": State.NOTE}
+    assert bad(together([older])) == {"leader": State.NOTE}
+    assert bad(together([older, STANDBY])) == {"leader": State.NOTE}
+    assert bad(together([older, LEADER])) == {}
+    assert bad(together([STANDBY, replace(STANDBY, problem="away")])) == {"leader": State.FAIL}
+
+
 def test_a_log_that_was_restored_from_an_old_backup() -> None:
     """Others have seen more of it than it has; later events, after they were asked, do not count."""
     here = replace(LEADER, known={"us-east": 40, "eu-west": 7})

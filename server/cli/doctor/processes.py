@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from grpc import aio
+from grpc import StatusCode, aio
 
 from cellbook.v1 import operations_pb2, router_pb2
 from cellbook.v1.operations_pb2_grpc import OperationsServiceStub
@@ -31,6 +31,8 @@ class Process:
     cell: str
     endpoint: str
     problem: str = ""
+    # It is of a version that does not know GetCellStatus: all that follows is unknown.
+    is_older: bool = False
     leads: bool = False
     took_ms: float = 0.0
     version: str = ""
@@ -86,7 +88,8 @@ async def ask(cell: str, endpoint: str, access: Access) -> Process:
         )
         took_ms = time.time() * 1_000 - asked_ms
     except aio.AioRpcError as error:
-        return Process(cell=cell, endpoint=endpoint, problem=status_text(error))
+        is_older = error.code() is StatusCode.UNIMPLEMENTED
+        return Process(cell=cell, endpoint=endpoint, problem="" if is_older else status_text(error), is_older=is_older)
     finally:
         await channel.close()
     leads = status.role == operations_pb2.PROCESS_ROLE_LEADS
@@ -107,6 +110,10 @@ def answered(process: Process) -> Iterator[Finding]:
     if process.problem:
         yield at.fail("answers", process.problem, "is it running? Its log, and docs/operations.md#a-process-is-down")
         return
+    if process.is_older:
+        found = "it runs an older version, which does not say whether it leads, nor its clock"
+        yield at.note("version", found, "replace it: docs/operations.md#rollout")
+        return
     part = "leads" if process.leads else "stands by"
     yield at.ok("answers", f"{part}, in {process.took_ms:.0f} ms, version {process.version or 'unknown'}")
     if process.trouble:
@@ -124,13 +131,15 @@ def together(processes: Sequence[Process]) -> Iterator[Finding]:
     for process in processes:
         cells[process.cell].append(process)
     for name, members in cells.items():
-        none = not any(member.leads for member in members)
+        leading = any(member.leads for member in members)
+        unknown = not leading and any(member.is_older for member in members)
         alone = sum(not member.problem for member in members) == 1
         advice = "start a second process on its database, and list it: cellbook router add"
         yield Examined(name).first(
             "leader",
             f"one of {len(members)}",
-            (none, State.FAIL, "none: the cell takes no commands", "docs/operations.md#lost-database"),
+            (unknown, State.NOTE, "unknown: a process of an older version does not say whether it leads", ""),
+            (not leading, State.FAIL, "none: the cell takes no commands", "docs/operations.md#lost-database"),
             (alone, State.WARN, "one, and nobody stands by", advice),
         )
     versions = {process.version for process in processes if process.version}
