@@ -1,6 +1,7 @@
 """The command line itself: usage, errors, exit codes."""
 
 import json
+import re
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from lab.market import Market
 from lab.member import ClusterError
 from lab.play import Cast
 from server.cli import client
-from server.cli.main import COMMANDS, GROUPS, app, to_be_imported
+from server.cli.main import COMMANDS, GROUPS, app, imported, to_be_imported
 
 RUN = CliRunner()
+IN_DOCS = re.compile(r"(?:\$ |`|bin/)cellbook ([a-z-]+)(?![a-z/-])(?: ([a-z][a-z-]+))?")
 
 
 @pytest.mark.parametrize("arguments", [["demo", "--colour"], ["replay"], ["up", "--port-base", "80"], ["fly"]])
@@ -34,6 +36,15 @@ def test_help_names_every_command() -> None:
     assert result.exit_code == 0
     assert all(name in result.stdout for name in COMMANDS | GROUPS)
     assert str(to_be_imported.__doc__) not in result.stdout
+
+
+def test_the_docs_name_only_commands_that_exist() -> None:
+    """A command, and of a group one of its own."""
+    groups = {name: imported(place, name).commands for name, place in GROUPS.items()}
+    for page in (Path("README.md"), Path("CONTRIBUTING.md"), *Path("docs").glob("**/*.md")):
+        for name, of_group in IN_DOCS.findall(page.read_text()):
+            assert name in {*COMMANDS, *GROUPS, "verify", "console"}, f"{page}: {name}"
+            assert of_group in {"", *groups.get(name, {of_group})}, f"{page}: {name} {of_group}"
 
 
 def test_nobody_is_erased_by_a_slip() -> None:
