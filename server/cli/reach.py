@@ -115,6 +115,8 @@ async def reached(router: str, access: Access, cell: str = "") -> AsyncIterator[
         except aio.AioRpcError as error:
             if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
                 message = f"no router answers at {router} ({error.details()}): {_advice(access)}"
+            elif error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                message = f"{router} is no router, perhaps a cell: name a router with --router HOST:PORT"
             else:
                 message = f"{router}: {status_text(error)}"
             raise ClientError(message) from None

@@ -7,12 +7,13 @@ from uuid import UUID
 from cellbook.v1 import audit_pb2 as pb
 from cellbook.v1 import event_pb2
 from cells.audit.history.trace import EVENTS_DEFAULT, EVENTS_MAX, Answer, Found, Node, RefusedHere, Role, Trace
+from cells.domain.refusals import FieldInvalid
 from cells.domain.time.hlc import Stamp
 from cells.domain.values import reference_ref
 from cells.encoding.codec import canonical
 from cells.store.ports import EventRow
 from server.shell.calls.statuses import of_status, to_status
-from server.shell.fields.bounds import EVENT_MAX, REFERENCE, number_in, text_in
+from server.shell.fields.bounds import EVENT_MAX, REFERENCE, invalid, number_in, text_in
 from server.shell.fields.parse import parse_uuid
 from server.wire.convert import members, parse_reply, to_proto
 from server.wire.events import audited_event_to_proto
@@ -29,8 +30,13 @@ def parse_subject(text: str) -> UUID:
     collection, _, reference = text.partition("/")
     if collection in REFERENCED:
         return reference_ref(REFERENCED[collection], text_in(reference, "subject", REFERENCE)).id
-    named = _COLLECTION.match(text)
-    return parse_name(text, "subject", named[1]).id if named else parse_uuid(text, "subject")
+    if named := _COLLECTION.match(text):
+        return parse_name(text, "subject", named[1]).id
+    try:
+        return parse_uuid(text, "subject")
+    except FieldInvalid:
+        expected = "expected a UUID, 'cells/{cell}/auctions/{uuid}' or 'deposits/{reference}'"
+        raise invalid("subject", f"is no id, name or reference: {expected}", text) from None
 
 
 def parse_event_max(value: int) -> int:

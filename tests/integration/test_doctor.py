@@ -15,10 +15,12 @@ from cells.audit.proofs.keys import checkpoint_body
 from server.audit.keys import signing_keys
 from server.cli.access import Access
 from server.cli.client import Client as Asking
+from server.cli.client import ClientError
 from server.cli.doctor import homes, processes
 from server.cli.doctor.command import examined
 from server.cli.doctor.database import examine
 from server.cli.doctor.findings import Finding, State
+from server.cli.reach import reached
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.database import CELL, ask
 from tests.integration.router.rig import Client, FakeCell, cells, new_user, router
@@ -49,6 +51,13 @@ async def test_a_process_of_an_older_version_is_no_failure(fakes: list[FakeCell]
     """It does not know GetCellStatus yet."""
     process = await processes.ask("eu-west", fakes[0].address, Access())
     assert [(each.check, each.state) for each in processes.answered(process)] == [("version", State.NOTE)]
+
+
+async def test_a_cell_named_as_the_router_is_said_to_be_none(fakes: list[FakeCell]) -> None:
+    """Its status, "Method not found!", names neither the mistake nor what to do."""
+    with pytest.raises(ClientError, match=f"{fakes[0].address} is no router, .*--router HOST:PORT"):
+        async with reached(fakes[0].address, Access()):
+            pass
 
 
 async def told(client: Client) -> list[tuple[State, str]]:

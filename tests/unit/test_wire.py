@@ -27,6 +27,7 @@ from server.wire.convert import parse
 from server.wire.fields import Name, parse_name
 from server.wire.pages import BY_ID
 from server.wire.requests import content_of, fingerprint
+from server.wire.trace import parse_subject
 
 CELL = "us-east"
 U1, U2, U3, U4 = (UUID(int=n) for n in range(1, 5))
@@ -81,6 +82,14 @@ def test_what_is_not_a_uuid_is_refused(text: str, problem: str) -> None:
     """Only spellings of RFC 9562 are ids, and never the nil one."""
     refused = refusal_of(lambda: parse_uuid(text, "user_id"))
     assert refused.facts == {"field": "user_id", "problem": problem, "value": text[:80]}
+
+
+@pytest.mark.parametrize("text", ["", "junk", "eu-west/671", "users/1"])
+def test_what_cannot_be_traced_is_refused_with_what_can(text: str) -> None:
+    """A subject need not be a UUID."""
+    said = refusal_of(lambda: parse_subject(text)).facts["problem"]
+    assert said.startswith("is no id, name or reference: expected a UUID, 'cells/")
+    assert "deposits/" in said
 
 
 @pytest.mark.parametrize("digits", [str(U1), str(U1).replace("-", "")])

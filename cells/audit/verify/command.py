@@ -50,10 +50,13 @@ def main(arguments: Sequence[str], *, program: str) -> int:
             with sys.stdin.buffer if options.file == "-" else path.open("rb") as file:
                 result = _file(file, policy, held, callers)
     except (Unusable, OSError) as error:
-        sys.stderr.write(f"{program}: {error}\n")
+        said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
+        sys.stderr.write(f"{program}: {said}\n")
         return USAGE
-    except (Malformed, UnicodeDecodeError) as error:
+    except Malformed as error:
         result = _failure(str(error))
+    except UnicodeDecodeError:
+        result = _failure("this is no text, so it is no export, proof or checkpoint")
     return result.tell(as_json=options.as_json)
 
 

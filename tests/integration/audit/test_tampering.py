@@ -194,17 +194,19 @@ async def test_the_verifier_says_what_it_cannot_use(
 ) -> None:
     """A wrong key, a file that is none, one that breaks off, a checkpoint of another log."""
     lines = await export_of(evil.dsn)
-    export, part, junk = (tmp_path / name for name in ("export", "part", "junk"))
+    export, part, junk, picture = (tmp_path / name for name in ("export", "part", "junk", "picture"))
     export.write_bytes(b"".join(lines))
     part.write_bytes(b"".join(lines[:50]))
     junk.write_text("junk\n")
+    picture.write_bytes(b"\x89PNG\r\n")
     key, other = str(KEYS.log.verifier), str(new_keys(CELL, os.urandom).log.verifier)
     for arguments, code, told in (
         (["--key", other, str(export)], BAD, "the keys given are"),
         (["--key", key, str(part)], BAD, "the export breaks off here"),
         (["--key", key, str(junk)], BAD, "no signed note"),
+        (["--key", key, str(picture)], BAD, "no text"),
         (["--key", "a+b+c", str(export)], USAGE, "a verifier key is not base64"),
-        (["--key", key, str(tmp_path / "none")], USAGE, "No such file"),
+        (["--key", key, str(tmp_path / "none")], USAGE, f"verify: {tmp_path / 'none'}: No such file"),
         (["--key", key, "--checkpoint", str(junk), str(export)], USAGE, "no signed note"),
     ):
         assert main(arguments, program="verify") == code
