@@ -19,7 +19,7 @@ from server.cli import client
 from server.cli.main import COMMANDS, GROUPS, app, imported, to_be_imported
 
 RUN = CliRunner()
-IN_DOCS = re.compile(r"(?:\$ |`|bin/)cellbook ([a-z-]+)(?![a-z/-])(?: ([a-z][a-z-]+))?")
+IN_DOCS = re.compile(r"(?:\$ |`|bin/)cellbook ([a-z][a-z-]*)(?![a-z/-])(?: ([a-z][a-z-]+))?")
 
 
 @pytest.mark.parametrize("arguments", [["demo", "--colour"], ["replay"], ["up", "--port-base", "80"], ["fly"]])
