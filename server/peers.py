@@ -1,6 +1,6 @@
 """Calls to the other cells and the router: typed stubs, explicit deadlines, one channel each."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -11,18 +11,24 @@ import grpc
 from cellbook.v1 import move_pb2_grpc, router_pb2, router_pb2_grpc, settlement_pb2, settlement_pb2_grpc
 from cells.domain.moves.commands import TellHome
 from cells.domain.moves.home import Home
-from cells.domain.refusals import ClockAtBound, NotLeading, Refused, Unavailable, UserNotFound, WrongCell
+from cells.domain.refusals import ClockAtBound, NotLeading, Refused, Unavailable, UserNotFound, WrongCell, refusal
 from cells.domain.sagas.leg import LegMark, LegResult
+from cells.domain.time.vector import CELL_NAME
 from cells.domain.values import Direction
+from cells.encoding.schema import EXACT_INTEGER_MAX
 from cells.moves.user_bundle import UserBundle
 from cells.store.ports import LegCall, PeerUnknown
-from server.shell.calls.statuses import of_status, refusal_from, refusal_in
+from server.shell.calls.statuses import FACT_BYTES_MAX, clipped, of_status, refusal_from, refusal_in
 from server.shell.channels.client import Caller
 from server.shell.channels.location_cache import SILENCE, LocationCache
 from server.shell.coalescer import Coalescer
 from server.shell.fields.bounds import LEGS
+from server.shell.fields.texts import shown
 from server.wire.legs import leg_item_to_proto, leg_to_proto, parse_applied, parse_compensated, parse_result
 from server.wire.moves import baggage_to_proto
+
+# Of a refusal.
+FACTS_MAX = 16
 
 
 class AskedLeg(NamedTuple):
@@ -139,11 +145,22 @@ def _failure(cell: str, error: Exception) -> Exception:
     Any other failure, including a peer's clock that is refused here, leaves the outcome unknown.
     """
     refused = refusal_in(error) if isinstance(error, grpc.aio.AioRpcError) else None
-    return refused if refused is not None and _is_answer(refused) else _unknown(cell, error)
+    return _answer(refused) or _unknown(cell, error)
 
 
-def _is_answer(refused: Refused) -> bool:
-    return refused.final or isinstance(refused, WrongCell)
+def _answer(refused: Refused | None) -> Refused | None:
+    """A refusal that answers for the leg, with facts that may go into this cell's log, whatever the peer writes."""
+    if refused is None or len(refused.facts) > FACTS_MAX:
+        return None
+    facts = {name: clipped(shown(str(fact)), FACT_BYTES_MAX) for name, fact in refused.facts.items()}
+    answers = _names_home(facts) if isinstance(refused, WrongCell) else refused.final
+    return refusal(refused.reason, facts) if answers else None
+
+
+def _names_home(facts: Mapping[str, str]) -> bool:
+    epoch = facts.get("epoch", "0")
+    named = CELL_NAME.fullmatch(facts["cell"]) is not None
+    return named and epoch.isascii() and epoch.isdigit() and int(epoch) <= EXACT_INTEGER_MAX
 
 
 def _unknown(cell: str, error: Exception) -> PeerUnknown:
@@ -163,8 +180,8 @@ def _result(cell: str, result: settlement_pb2.LegResult) -> LegMark | Exception:
     if isinstance(answer, LegMark):
         return answer
     refused = of_status(answer)
-    if refused is not None and _is_answer(refused):
-        return refused
+    if (definite := _answer(refused)) is not None:
+        return definite
     # As for the whole call: a cell that cannot write is probed once, not by every leg.
     away = isinstance(refused, Unavailable | NotLeading | ClockAtBound)
     return PeerUnknown(f"{cell}: {answer.message}", answered=not away)

@@ -33,8 +33,8 @@ class View(Protocol):
     def saga(self, saga_id: UUID) -> "Saga | None": ...
     def leg(self, leg_id: UUID) -> LegBarrier: ...
     def reference(self, ref: Ref) -> UsedReference | None: ...
-    def open_flows(self, user_id: UUID) -> int:
-        """The number of the user's bids and transfers to other cells that are under way."""
+    def open_flows(self, of: UUID | str) -> int:
+        """The number of a user's bids and transfers to other cells, or of releases of a cell's bids, under way."""
         ...
 
 
@@ -48,6 +48,8 @@ class LedgerPolicy(Struct, frozen=True, kw_only=True):
     transfer_valid_ms: int = 10_000
     # The most bids and transfers to other cells that one user may have under way.
     user_flows_max: int = 100
+    # The most releases of another cell's bids that may be under way before further bids of that cell have to wait.
+    cell_releases_max: int = 10_000
     # The same for a user's move, from the moment at which the user can begin no more flows up to the pivot. Before
     # that, copying may stall for at most this long: a cell that is away ends the move.
     move_valid_ms: int = 10_000

@@ -329,6 +329,10 @@ class TooManyFlows(Busy, retry_after_ms=500):
     """user {user_id} has {open_count} bids and transfers to other cells under way, the limit is {most}: wait"""
 
 
+class TooManyReleases(Busy, retry_after_ms=500):
+    """{open_count} outbid bids of cell {cell} wait for their release there, the limit is {most}: wait"""
+
+
 class TooManyHolds(Busy):
     """{open_count} holds of the account are open, the limit is {most}: release some, or wait for auctions"""
 

@@ -32,6 +32,8 @@ class SagaExecution:
     saga: Saga
     # The stream version that `saga` includes.
     version: int = 0
+    # The user or cell that counts it among its open flows.
+    begun_by: UUID | str | None = None
     # Failed attempts of the current leg.
     attempts: int = 0
     # Those of them that the leg's cell answered, even with a failure.
@@ -102,8 +104,8 @@ class SagaExecutions:
 
     # The number that ended while this process drove them, by kind and final state.
     ended: Counter[tuple[str, str]] = field(default_factory=Counter)
-    # The number in flight, by the user who began them.
-    begun: Counter[UUID] = field(default_factory=Counter)
+    # The number in flight, by the user or cell whose number is limited.
+    begun: Counter[UUID | str] = field(default_factory=Counter)
     _by_id: dict[UUID, SagaExecution] = field(default_factory=dict)
     # Commits received during loading; None at any other time.
     _early: list[Committed] | None = None
@@ -175,17 +177,18 @@ class SagaExecutions:
 
     def _add(self, run: SagaExecution) -> None:
         self._by_id[run.saga_id] = run
-        user_id = begun_by(run.saga.facts)
-        if user_id is not None:
-            self.begun[user_id] += 1
+        # Kept, because the facts change when a person moves.
+        run.begun_by = begun_by(run.saga.facts)
+        if run.begun_by is not None:
+            self.begun[run.begun_by] += 1
 
     def _remove(self, saga_id: UUID) -> None:
-        user_id = begun_by(self._by_id.pop(saga_id).saga.facts)
-        if user_id is None:
+        counted = self._by_id.pop(saga_id).begun_by
+        if counted is None:
             return
-        self.begun[user_id] -= 1
-        if not self.begun[user_id]:
-            del self.begun[user_id]
+        self.begun[counted] -= 1
+        if not self.begun[counted]:
+            del self.begun[counted]
 
     def clear(self) -> None:
         self._by_id.clear()

@@ -9,7 +9,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from uuid import UUID
@@ -179,6 +179,9 @@ class Steps:
         async with self._breaker(cell).call(min(self._left_s(saga), self.patience_s)):
             run.under_way, run.waits_for = True, ""
             mark = await self._ask(cell, run, direction)
+            if not spec.may_answer(direction, mark.result):
+                # Taken for the pivot, which is found done, it would turn a saga that has undone its legs forward.
+                raise PeerUnknown(f"{cell} answers {mark.result} to the {direction} of {spec.leg}", answered=True)
         self.failpoints.hit("before-record", spec.leg, direction)
         record = commands.RecordLeg(leg_id=leg_id, direction=direction, mark=mark)
         async with self._slots:
@@ -319,7 +322,9 @@ def _is_no(error: Refused) -> bool:
 def user_in_refusal(error: WrongCell) -> UUID | None:
     """The user who lives elsewhere; None if the refusal is about something other than a user."""
     kind, _, name = str(error.facts.get("resource", "")).partition(" ")
-    return UUID(name) if kind == "user" else None
+    with suppress(ValueError):
+        return UUID(name) if kind == "user" else None
+    return None
 
 
 def _failure(

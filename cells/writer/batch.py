@@ -96,7 +96,7 @@ class DecidedBatch:
     endings: list[Ending] = field(default_factory=list)
     committed: list[Committed] = field(default_factory=list)
     # Sagas that users begin in this batch.
-    begun: Counter[UUID] = field(default_factory=Counter)
+    begun: Counter[UUID | str] = field(default_factory=Counter)
     touched: dict[Ref, CachedState] = field(default_factory=dict)
     # States of which snapshots are due.
     snapshots: list[DueSnapshot] = field(default_factory=list)
@@ -189,8 +189,8 @@ class DecidedBatch:
         if lineage is not None and after.stream_version >= lineage.due_version:
             lineage.due_version = after.stream_version + SNAPSHOT_EVENTS
             self.snapshots.append(DueSnapshot(event_draft.aggregate, after, lineage, row.position, row.leaf_hash))
-        if isinstance(event_draft.event, SagaStarted) and (user_id := begun_by(event_draft.event.facts)) is not None:
-            self.begun[user_id] += 1
+        if isinstance(event_draft.event, SagaStarted) and (begun := begun_by(event_draft.event.facts)) is not None:
+            self.begun[begun] += 1
         if movement is not None:
             self._post(event_draft, movement, after, row.position)
         if event_draft.leg is not None:

@@ -35,8 +35,8 @@ class StateCache:
     state before the batch.
     """
 
-    def __init__(self, open_flows: Callable[[UUID], int], *, states_max: int = STATES_MAX) -> None:
-        """`open_flows` counts a user's open sagas, as the leader knows them."""
+    def __init__(self, open_flows: Callable[[UUID | str], int], *, states_max: int = STATES_MAX) -> None:
+        """`open_flows` counts the open sagas of a user or cell, as the leader knows them."""
         self.open_flows = open_flows
         self._entries: OrderedDict[Ref, CachedState | None] = OrderedDict()
         self._states_max = states_max

@@ -52,8 +52,8 @@ class Writer:
     ids: Ids
     time: CellTime
     policy: LedgerPolicy
-    # The number of a user's durable sagas in flight.
-    begun: Mapping[UUID, int] = field(default_factory=dict)
+    # The number of durable sagas in flight, by the user or cell whose number is limited.
+    begun: Mapping[UUID | str, int] = field(default_factory=dict)
     queue: CommandQueue = field(default_factory=CommandQueue)
     batch_max: int = BATCH_MAX
     followers: list[Callable[[Commit], None]] = field(default_factory=list)
@@ -312,8 +312,8 @@ class Writer:
             follower(commit)
         self.cache.evict(lambda: {ref for batch in self.batches() for ref in batch.touched})
 
-    def _open_flows(self, user_id: UUID) -> int:
-        return self.begun.get(user_id, 0) + sum(batch.begun[user_id] for batch in self.batches())
+    def _open_flows(self, begun_by: UUID | str) -> int:
+        return self.begun.get(begun_by, 0) + sum(batch.begun[begun_by] for batch in self.batches())
 
     def batches(self) -> list[DecidedBatch]:
         """The batches that are decided and not known to be durable."""

@@ -36,6 +36,8 @@ REQUIRED = {
     # The directory, which is told last, is not a cell.
     "MOVE_FACTS": ("announce", "depart", "arrive", "leave"),
 }
+# The legs of a hostile bidder's cell, which has no log: what is done there is known from the saga alone.
+BIDDERS_LEGS = frozenset({"pin", "escrow-out", "release"})
 # Reasons for which a settlement may compensate: its deadline, or a failpoint. A winner can pay, and the asset exists.
 TURNS_BACK = frozenset({"DEADLINE_EXCEEDED", "REFUSED_BY_FAILPOINT", "CALLED_OFF"})
 
@@ -64,6 +66,8 @@ class LegBooks:
 class SagaBooks:
     # The legs that must be taken before it is completed.
     required: tuple[str, ...]
+    # With a hostile cell as a party, which answers what it likes.
+    hostile: bool = False
     legs: dict[tuple[str, int], LegBooks] = field(default_factory=lambda: defaultdict(LegBooks))
     pivoted: bool = False
     compensated: bool = False
@@ -121,7 +125,7 @@ class Books:
         if row.event_type.startswith("SAGA_"):
             self._saga(row, payload)
         _hold_asset(books, row, payload)
-        if row.event_type == "BID_PLACED":
+        if row.event_type == "BID_PLACED" and row.event_id not in self.hostile.events:
             self.bids.add(UUID(payload["bid_id"]))
         event = codec.decode_event(row.event_type, metadata["v"], row.payload)
         ref = Ref(event.kind, row.aggregate_id)
@@ -144,7 +148,7 @@ class Books:
         for name, position in vector.items():
             reached = name == HOSTILE or position <= self.cells[name].position
             must(reached, "a vector clock names a position that nobody has reached", cell, row.position, name, position)
-        if row.causation_id is not None:
+        if row.causation_id is not None and row.causation_id not in self.hostile.claimed:
             cause = self.events.get(row.causation_id)
             if cause is None:
                 raise Broken(f"an effect comes before its cause: {cell}, {row.position}")
@@ -191,14 +195,16 @@ class Books:
     def _saga(self, row: EventRow, payload: dict[str, Any]) -> None:
         if row.event_type == "SAGA_STARTED":
             must(row.aggregate_id not in self.sagas, "a saga began twice", row.aggregate_id)
-            required = REQUIRED[payload["facts"]["type"]]
-            self.sagas[row.aggregate_id] = SagaBooks(required=required)
+            required, hostile = REQUIRED[payload["facts"]["type"]], HOSTILE in payload["facts"].values()
+            if hostile:
+                required = tuple(leg for leg in required if leg not in BIDDERS_LEGS)
+            self.sagas[row.aggregate_id] = SagaBooks(required=required, hostile=hostile)
         saga = self.sagas[row.aggregate_id]
         must(not saga.ended, "a saga went on after its end", row.aggregate_id, row.event_type)
         if row.event_type == "SAGA_COMPENSATION_STARTED" and saga.required is REQUIRED["SETTLEMENT_FACTS"]:
             reason = payload["failure_reason"]
             must(reason in TURNS_BACK, "a settlement turned back without need", row.aggregate_id, reason)
-        if row.event_type == "SAGA_LEG_SKIPPED":
+        if row.event_type == "SAGA_LEG_SKIPPED" or (saga.hostile and row.event_type == "SAGA_LEG_COMPLETED"):
             saga.pivoted = saga.pivoted or payload["leg"] in PIVOTS
         if row.event_type in TERMINAL:
             saga.ended = row.event_type

@@ -1,7 +1,8 @@
 """A hostile cell: it has a certificate and claims anything about anybody, to honest cells and to the router.
 
 It knows everything: the ids of users, auctions, bids, holds and sagas, and their amounts. Its calls should be refused;
-those that succeed are recorded in books of its own.
+those that succeed are recorded in books of its own. Only its bids are taken, in anybody's name. To the legs that follow
+from them it answers anything, or nothing, until the faults end.
 """
 
 import random
@@ -19,13 +20,14 @@ from cells.domain.auction.auction import Auction
 from cells.domain.moves.commands import ArriveUser
 from cells.domain.moves.home import Home
 from cells.domain.record import replace
-from cells.domain.refusals import Refused
+from cells.domain.refusals import BidExpired, Refused, WrongCell
+from cells.domain.sagas.leg import LegMark, LegResult
 from cells.domain.sagas.saga import Saga
 from cells.domain.sagas.saga_events import SettlementFacts
 from cells.domain.time.hlc import Stamp
 from cells.domain.values import Kind, LegId, Money
 from cells.moves.user_bundle import UserBundle
-from cells.requests import Lane, Outcome
+from cells.requests import CommandRequest, Lane, Outcome
 from server.process.clock import STAMP_KEY, VECTOR_KEY
 from server.shell.identity.principal import Principal
 from server.shell.rpc import Metadata
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 TIMEOUT_S = 2.0
 AMOUNTS = (1, 5, 50)
-# The events that its legs may cause in other cells: payments by it, notices, and events without an effect.
+# The events that its legs may cause in other cells: payments by it, notices, bids, and events without an effect.
 TAKEN = frozenset(
     {
         "PENDING_CREDITED",
@@ -51,6 +53,9 @@ TAKEN = frozenset(
         "PARTY_NOTIFIED",
         "LEG_TOMBSTONED",
         "FUNDS_RELEASED",
+        "BID_PLACED",
+        "BID_RAISED",
+        "SAGA_STARTED",
     }
 )
 NAMES: dict[type[commands.LegAction], str] = {
@@ -64,6 +69,7 @@ NAMES: dict[type[commands.LegAction], str] = {
     commands.NotifyParty: "notify-winner",
     commands.ReserveForBid: "reserve",
     commands.ReleaseBid: "release",
+    commands.SubmitBid: "submit",
     commands.SendTransfer: "send",
     commands.ReceiveTransfer: "receive",
     ArriveUser: "arrive",
@@ -75,6 +81,8 @@ class HostileBooks:
     """Records the effects of a hostile cell: nobody may lose by it, and it alone pays for what others gain."""
 
     events: set[UUID] = field(default_factory=set)
+    # The events that it claims to have, as effects of legs.
+    claimed: set[UUID] = field(default_factory=set)
     # (user, bucket) -> minor units that users gained through it.
     gifts: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
 
@@ -82,6 +90,11 @@ class HostileBooks:
         """Raises Broken."""
         self.events.add(row.event_id)
         must(row.event_type in TAKEN, "a hostile cell has done what is not its own", cell, row.event_type, payload)
+        if row.event_type == "FUNDS_RELEASED":
+            # Of the bid that its own one outbids, in the same commit; any other call of it frees nothing.
+            outbid = row.causation_id in self.events
+            must(outbid or payload["amount_minor"] == "0", "a hostile cell has freed the money of a bid", cell, payload)
+            return
         for line in payload.get("postings", ()):
             account, amount = line["account"], int(line["amount_minor"])
             must(account in {f"clearing/{HOSTILE}", "fees"} or account.startswith("users/"), "not its own", account)
@@ -93,7 +106,7 @@ class HostileBooks:
 
 
 class HostileCell:
-    """It answers no calls, and calls everybody."""
+    """It calls everybody, and answers about its bids alone."""
 
     name = place = HOSTILE
 
@@ -118,7 +131,7 @@ class HostileCell:
         chance = self._chance
         for _ in range(chance.randint(20, 60)):
             await self._world.nap(chance.expovariate(10))
-            way = chance.choices([self._leg, self._bundle, self._home], weights=[8, 1, 1])[0]
+            way = chance.choices([self._leg, self._bid, self._bundle, self._home], weights=[8, 2, 1, 1])[0]
             try:
                 await way(chance.choice(self._world.cells))
             except (Refused, Unanswered) as error:
@@ -134,8 +147,14 @@ class HostileCell:
         else:
             # As the sale's own saga would request it, and earlier, if possible.
             target, saga_id, action = sale[0], self._chance.choice([sale[1], saga_id]), sale[2]
-        if action is None:
-            return
+        if action is not None:
+            await self._request(target, saga_id, action)
+
+    async def _bid(self, target: str) -> None:
+        if (bid := self._of_bidding(target)) is not None:
+            await self._request(target, self._id(), bid)
+
+    async def _request(self, target: str, saga_id: UUID, action: commands.LegAction) -> None:
         leg_id = LegId(saga_id, NAMES[type(action)], 1)
         undo = self._chance.random() < 0.3
         kind: type[LegCommand] = commands.CompensateLeg if undo else commands.ApplyLeg
@@ -170,6 +189,42 @@ class HostileCell:
             "a hostile home",
             lambda router: router.told(user_id, home, None, by=HOSTILE),
             timeout_s=TIMEOUT_S,
+        )
+
+    # --- its answers --------------------------------------------------------------------------------------------------
+
+    @property
+    def cell(self) -> "HostileCell":
+        return self
+
+    async def execute(self, asked: CommandRequest) -> Outcome:
+        """The answer to a leg of a settlement that it has won, or of a release. Once the faults end, it is done."""
+        world, chance = self._world, self._chance
+        result = LegResult.APPLIED if isinstance(asked.command, commands.ApplyLeg) else LegResult.UNDONE
+        if world.weather.mischief:
+            match chance.choice(["silence", "lie", "moved", "refusal", "done", "done"]):
+                case "silence":
+                    await world.nap(TIMEOUT_S * 10)
+                case "lie":
+                    result = chance.choice(list(LegResult))
+                case "moved":
+                    raise WrongCell(
+                        resource=f"user {asked.user_id}", cell=chance.choice(world.cells), here=HOSTILE, epoch=2
+                    )
+                case "refusal":
+                    raise BidExpired(valid_until_ms=0, now_ms=world.wall_ms())
+                case _:
+                    pass
+        event_id = self._id()
+        world.books.hostile.claimed.add(event_id)
+        return Outcome(
+            command_id=asked.command_id,
+            principal=asked.principal,
+            result=LegMark(result, event_id),
+            cell=HOSTILE,
+            position=7,
+            hlc=Stamp(world.wall_ms(), 0),
+            replayed=False,
         )
 
     # --- their content ------------------------------------------------------------------------------------------------
@@ -223,6 +278,31 @@ class HostileCell:
             commands.ReserveForBid(**bid, amount=amount),
         ]
         return self._chance.choice(actions)
+
+    def _of_bidding(self, target: str) -> commands.SubmitBid | None:
+        """A bid that leads or nearly does, often in the name of the leader and under an id that is in use."""
+        chance = self._chance
+        found = self._any(
+            [(ref.id, state) for ref, state in self._states(target).items() if isinstance(state, Auction)]
+        )
+        if found is None:
+            return None
+        auction_id, auction = found
+        leading = auction.highest_bid
+        prices = [auction.opening_minor] if leading is None else [leading.amount_minor, leading.limit_minor]
+        amount_minor = max(1, chance.choice(prices) + chance.choice([-1, 0, 1, 10, 50]))
+        bidders = [self._user(), *([leading.bidder_id] if leading is not None else [])]
+        bids = [self._id(), *sorted(self._world.books.bids), *([leading.bid_id] if leading is not None else [])]
+        more = chance.choice([None, None, 1, 50])
+        return commands.SubmitBid(
+            auction_id=auction_id,
+            bid_id=chance.choice([bids[0], bids[-1], chance.choice(bids)]),
+            bidder_id=chance.choice(bidders),
+            bidder_cell=self._cell(),
+            amount=Money(auction.currency, amount_minor),
+            valid_until_ms=self._world.wall_ms() + chance.choice([-1, 10_000, 2**40]),
+            maximum=None if more is None else Money(auction.currency, amount_minor + more),
+        )
 
     def _of_auction(self, target: str) -> commands.LegAction | None:
         found = self._any(

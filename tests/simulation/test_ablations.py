@@ -183,9 +183,9 @@ ABLATIONS: dict[Callable[[pytest.MonkeyPatch], None], tuple[int, str]] = {
     no_clock: (0, "an effect knows nothing of its cause"),
     # The flow is undone nowhere, and its saga never ends: its user is at home elsewhere, and no cell undoes this leg of
     # another cell's saga.
-    no_wait_for_flows: (23, r"it does not come to rest: \[.[-0-9a-f]+: SagaBooks\(required=\('(reserve|send)'"),
+    no_wait_for_flows: (127, r"it does not come to rest: \[.[-0-9a-f]+: SagaBooks\(required=\('(reserve|send)'"),
     # A former home begins no second move, whatever else it does (MOVE_UNDER_WAY): money paid there stays there.
-    no_departure: (9, "a balance is not what the clients were told"),
+    no_departure: (16, "a balance is not what the clients were told"),
     forgetful_router: (2, "a command sent again is answered otherwise"),
     no_move_goes_along: (4, "a command sent again is answered otherwise"),
     no_turns: (6, "others wait for one that asks for all"),

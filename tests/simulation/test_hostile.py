@@ -7,7 +7,10 @@ import pytest
 from cells import cell as cell_module
 from cells.domain import peer_rules
 from cells.domain.account import barrier
+from cells.domain.commands import PinHold
 from cells.domain.moves.home import Home
+from cells.domain.record import replace
+from cells.domain.sagas.definition import EFFECTS, LegSpec
 from cells.domain.time.hlc import Stamp
 from cells.time import celltime
 from cells.time.celltime import CellTime
@@ -54,13 +57,26 @@ def one_liar_stops(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(celltime, "CLAIMS_TO_STOP", 1)
 
 
+def any_answer_is_taken(patch: pytest.MonkeyPatch) -> None:
+    """Any leg that is to be undone may be found done, and the saga then goes forward."""
+    patch.setattr(LegSpec, "may_answer", lambda *_: True)
+
+
+def strangers_hold_money(patch: pytest.MonkeyPatch) -> None:
+    """A pin is undone only where its user is known."""
+    held = replace(EFFECTS[PinHold], undoes_untaken=lambda *_: True)
+    patch.setitem(EFFECTS, PinHold, held)
+
+
 # A seed that is known to find it, which is tried first, and the violation that must be found.
 ABLATIONS: dict[Callable[[pytest.MonkeyPatch], None], tuple[int, str]] = {
-    no_rules_for_peers: (7, "a hostile cell has done what is not its own"),
-    one_barrier_for_all: (183, "a hostile cell has moved money that is not its own"),
+    no_rules_for_peers: (1, "a hostile cell has done what is not its own"),
+    one_barrier_for_all: (339, "a hostile cell has moved money that is not its own"),
     anybody_vouches: (3, "a hostile cell has brought a user's history"),
     hearsay: (1, "a vector clock names a position that nobody has reached"),
     one_liar_stops: (1, "it does not come to rest"),
+    any_answer_is_taken: (867, "a command was done twice"),
+    strangers_hold_money: (429, "it does not come to rest"),
 }
 
 

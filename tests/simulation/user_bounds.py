@@ -25,7 +25,7 @@ class UserBounds:
     def flow(self, cell: str, epoch: int, saga_id: UUID, saga: Saga) -> None:
         """The limit applies per leader: a new one counts open sagas while it loads them."""
         user_id = begun_by(saga.facts)
-        if user_id is None:
+        if not isinstance(user_id, UUID):
             return
         flows = self._flows[cell, user_id]
         (flows.discard if saga.ended else flows.add)(saga_id)

@@ -18,7 +18,7 @@ from router.directory.topology import Cell, LiveTopology, Topology
 from tests.simulation.abuse import Abuser
 from tests.simulation.books import Books
 from tests.simulation.clients import Clients
-from tests.simulation.ground import must
+from tests.simulation.ground import HOSTILE, must
 from tests.simulation.hostile import HostileCell
 from tests.simulation.loop import START_MS, VirtualClock, virtual_loop
 from tests.simulation.network import Network
@@ -241,10 +241,12 @@ class World:
 
     # --- used by the other parts --------------------------------------------------------------------------------------
 
-    def process_at(self, place: str) -> CellNode | RouterNode | None:
+    def process_at(self, place: str) -> CellNode | RouterNode | HostileCell | None:
         """The process that a call reaches: usually the one that leads, or believes that it does."""
         if place == "router":
             return self.router
+        if place == HOSTILE:
+            return self.hostile
         alive = self._alive(place)
         leading = [node for node in alive if node.cell.leading]
         if leading and self.chance.random() < 0.9:
@@ -296,7 +298,8 @@ class World:
             for ref, state in books.cells[cell].states.items():
                 if isinstance(state, Auction) and state.state is AuctionState.SETTLED and state.highest_bid:
                     price = state.highest_bid.amount_minor
-                    expected[state.highest_bid.bidder_id] = expected.get(state.highest_bid.bidder_id, 0) - price
+                    if state.highest_bid.bidder_cell != HOSTILE:
+                        expected[state.highest_bid.bidder_id] = expected.get(state.highest_bid.bidder_id, 0) - price
                     expected[state.seller_id] = expected.get(state.seller_id, 0) + price - price // 10
                     must(
                         books.cells[cell].owners[state.asset_id] == str(state.highest_bid.bidder_id),

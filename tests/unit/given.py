@@ -103,9 +103,9 @@ class World:
     def reference(self, ref: Ref) -> UsedReference | None:
         return self._found(ref, UsedReference)
 
-    def open_flows(self, user_id: UUID) -> int:
+    def open_flows(self, of: UUID | str) -> int:
         sagas = [state for state in self.states.values() if isinstance(state, Saga) and not state.ended]
-        return sum(begun_by(saga.facts) == user_id for saga in sagas)
+        return sum(begun_by(saga.facts) == of for saga in sagas)
 
     def given(self, kind: Kind, name: str | UUID, *events: AnyEvent) -> "World":
         """Events that have happened in the stream `name`."""

@@ -16,6 +16,7 @@ from cells.domain.events import AnyEvent
 from cells.domain.record import Struct, field, fields_of
 from cells.domain.refusals import BidExpired, Refused
 from cells.domain.results import Result
+from cells.domain.sagas.leg import LegResult
 from cells.domain.sagas.saga_events import SagaFacts
 from cells.domain.values import Direction, Kind, LegId, Ref, derived_id
 
@@ -96,6 +97,12 @@ class LegSpec(Struct, frozen=True, kw_only=True):
     pivot: bool = False
     # A best-effort leg may be skipped; any other after the pivot is retried until done.
     best_effort: bool = False
+
+    def may_answer(self, direction: Direction, result: LegResult) -> bool:
+        """Whether the leg's cell may answer so: of legs that are to be undone, only the pivot may be found done."""
+        if direction is Direction.COMPENSATION and self.pivot:
+            return True
+        return (result is LegResult.APPLIED) == (direction is Direction.ACTION)
 
     def action(self, flow: Flow) -> LegAction:
         kind = self.effect.action

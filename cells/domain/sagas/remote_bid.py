@@ -17,7 +17,7 @@ from cells.domain.refusals import BidExpired, FieldInvalid
 from cells.domain.results import NewBid
 from cells.domain.sagas.definition import Effect, Flow, LegContext, LegSpec, SagaDefinition, SagaKind
 from cells.domain.sagas.saga_events import ReleaseFacts, RemoteBidFacts
-from cells.domain.sagas.saga_start import require_room_for_flow, started_with
+from cells.domain.sagas.saga_start import require_room_for_flow, require_room_for_release, started_with
 from cells.domain.sagas.settlement import AUCTION, free
 from cells.domain.values import ACCOUNT, Money, Ref, derived_id
 
@@ -76,6 +76,7 @@ def _submit(action: commands.SubmitBid, at: LegContext) -> BidPlaced:
         raise BidExpired(valid_until_ms=action.valid_until_ms, now_ms=context.now_ms)
     bid = bid_of(action, action.bid_id, action.bidder_cell)
     require_acceptable(auction, action.auction_id, bid, action.amount.currency, context)
+    require_room_for_release(action.bidder_cell, at.view, context)
     if auction.highest_bid is not None and auction.highest_bid.bid_id == bid.bid_id:
         # Answered, it would be released by that id, in whichever home its cell names: the leader's money would be free.
         raise FieldInvalid(field="bid_id", problem="is the id of the leading bid", value=str(bid.bid_id))

@@ -121,11 +121,17 @@ class MoveFacts(Struct, frozen=True, kw_only=True):
 SagaFacts = SettlementFacts | RemoteBidFacts | ReleaseFacts | TransferFacts | NoticeFacts | MoveFacts
 
 
-def begun_by(facts: SagaFacts) -> UUID | None:
-    """The user who began the flow by a command; None if something else did."""
-    if isinstance(facts, RemoteBidFacts):
-        return facts.bidder_id
-    return facts.from_user_id if isinstance(facts, TransferFacts) else None
+def begun_by(facts: SagaFacts) -> UUID | str | None:
+    """The user whose command began the flow, or the cell whose bid it releases: their open flows are limited."""
+    match facts:
+        case RemoteBidFacts():
+            return facts.bidder_id
+        case TransferFacts():
+            return facts.from_user_id
+        case ReleaseFacts():
+            return facts.bidder_cell
+        case _:
+            return None
 
 
 class SagaStarted(SagaEvent, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ from uuid import UUID
 
 from cells.domain.decision import Context, UncommittedEvent, View
 from cells.domain.events import AnyEvent
-from cells.domain.refusals import TooManyFlows
+from cells.domain.refusals import TooManyFlows, TooManyReleases
 from cells.domain.sagas.definition import SAGAS, version_of
 from cells.domain.sagas.saga_events import SagaFacts, SagaLegCompleted, SagaStarted
 from cells.domain.values import Direction, Kind, LegId, LegTag, Ref
@@ -15,6 +15,13 @@ def require_room_for_flow(user_id: UUID, view: View, context: Context) -> None:
     open_count, most = view.open_flows(user_id), context.policy.user_flows_max
     if open_count >= most:
         raise TooManyFlows(user_id=str(user_id), open_count=open_count, most=most)
+
+
+def require_room_for_release(cell: str, view: View, context: Context) -> None:
+    """A cell that does not let its outbid bids be released may not pile them up here. Raises TooManyReleases."""
+    open_count, most = view.open_flows(cell), context.policy.cell_releases_max
+    if open_count >= most:
+        raise TooManyReleases(cell=cell, open_count=open_count, most=most)
 
 
 def started(

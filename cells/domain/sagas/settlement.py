@@ -43,9 +43,11 @@ def free(action: commands.PinHold | commands.ReserveForBid, at: LegContext) -> e
 def _is_held(action: commands.PinHold, view: View) -> bool:
     """The winning bid's hold is older than the settlement: it is released even if it was never pinned.
 
-    If the user has moved since, another home may have released it: then there is nothing to undo here.
+    If the user has moved since, another home may have released it, and of a user who is unknown here nothing was ever
+    held, whatever an earlier home says: then there is nothing to undo here.
     """
-    return holds_bid(account_of(view, action.user_id), action.auction_id, action.bid_id)
+    known = view.account(action.user_id) is not None
+    return known and holds_bid(account_of(view, action.user_id), action.auction_id, action.bid_id)
 
 
 def _held(action: commands.PinHold | commands.SendToEscrow, at: LegContext, *, pinned_by: UUID | None) -> Hold:

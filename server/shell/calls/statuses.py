@@ -88,8 +88,8 @@ def code_of(refused: type[Refused]) -> grpc.StatusCode:
 
 def to_status(refused: Refused) -> status_pb2.Status:
     """The status as `google.rpc.Status`, as batches and GetCommand answer it."""
-    message = _clipped(refused.message, MESSAGE_BYTES_MAX)
-    facts = {name: _clipped(str(value), FACT_BYTES_MAX) for name, value in refused.facts.items()}
+    message = clipped(refused.message, MESSAGE_BYTES_MAX)
+    facts = {name: clipped(str(value), FACT_BYTES_MAX) for name, value in refused.facts.items()}
     if refused.home_fact in facts:
         facts[HOME_CELL] = facts[refused.home_fact]
     status = status_pb2.Status(code=code_of(type(refused)).value[0], message=message)
@@ -152,7 +152,7 @@ def _pairs(metadata: object) -> Iterable[tuple[str, str | bytes]]:
     return metadata if isinstance(metadata, Iterable) else ()
 
 
-def _clipped(text: str, bytes_max: int) -> str:
+def clipped(text: str, bytes_max: int) -> str:
     encoded = text.encode(errors="replace")
     return text if len(encoded) <= bytes_max else encoded[:bytes_max].decode(errors="ignore") + "…"
 

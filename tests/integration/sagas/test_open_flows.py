@@ -1,14 +1,17 @@
-"""What one user may have under way in other cells at once: bids and transfers, from outside."""
+"""What a user or a cell may have under way in other cells at once: bids, transfers and releases, from outside."""
 
 import asyncio
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
 from cells.domain.account import ledger_rules
+from cells.domain.commands import SubmitBid
 from cells.domain.decision import LedgerPolicy
-from cells.domain.refusals import TooManyBids, TooManyFlows, TooManyHolds
+from cells.domain.refusals import TooManyBids, TooManyFlows, TooManyHolds, TooManyReleases
+from cells.domain.values import Money
 from server.shell.calls.statuses import of_status
+from tests.integration.sagas.hostile_rig import apply, leg_of
 from tests.integration.services_rig import THERE, Rig, bid_of, new_id, refusal_of, usd
 from tests.local_cells import open_auction, until
 
@@ -17,7 +20,7 @@ MOST, TRIED = 5, 30
 
 @pytest.fixture
 async def rig(rig: Rig) -> Rig:
-    policy = LedgerPolicy(user_flows_max=MOST, bid_valid_ms=60_000, transfer_valid_ms=60_000)
+    policy = LedgerPolicy(user_flows_max=MOST, cell_releases_max=MOST, bid_valid_ms=60_000, transfer_valid_ms=60_000)
     rig.cell.writer._decider.policy = policy
     return rig
 
@@ -28,8 +31,8 @@ async def abroad(rig: Rig) -> list[str]:
     return [f"cells/{THERE}/auctions/{each}" for each in ids]
 
 
-def open_flows(rig: Rig, user_id: UUID) -> int:
-    return rig.cell.writer.cache.open_flows(user_id)
+def open_flows(rig: Rig, of: UUID | str) -> int:
+    return rig.cell.writer.cache.open_flows(of)
 
 
 @pytest.mark.parametrize("batched", [False, True])
@@ -71,6 +74,33 @@ async def test_transfers_count_alike(rig: Rig) -> None:
     rig.peers.cut.clear()
     await asyncio.gather(*waiting)
     assert not open_flows(rig, rig.ann)
+
+
+async def test_a_cell_has_so_many_releases_under_way_and_no_more(rig: Rig) -> None:
+    """A cell outbids itself and is away when its bids are to be released: its further bids have to wait, others not."""
+    auction, valid_until_ms = await rig.auction(), rig.cell.time.clock.wall_ms() + 60_000
+
+    async def submit(amount_minor: int) -> None:
+        submitted = SubmitBid(
+            auction_id=UUID(auction.rpartition("/")[2]),
+            bid_id=uuid4(),
+            bidder_id=rig.carl,
+            bidder_cell=THERE,
+            amount=Money("USD", amount_minor),
+            valid_until_ms=valid_until_ms,
+        )
+        await apply(rig, leg_of(rig, submitted, "submit", saga_id=uuid4()))
+
+    rig.peers.cut.add(THERE)
+    # The first one leads before any bid is outbid.
+    for number in range(MOST + 1):
+        await submit(100 + number)
+    assert open_flows(rig, THERE) == MOST
+    assert isinstance(await refusal_of(submit(500)), TooManyReleases)
+    await rig.call(bid_of(auction, rig.ben, 600))
+    rig.peers.cut.clear()
+    await until(lambda: not open_flows(rig, THERE))
+    await submit(700)
 
 
 async def test_a_new_leader_counts_what_is_open(rig: Rig) -> None:
