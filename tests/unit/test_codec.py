@@ -22,6 +22,7 @@ from cells.encoding.schema import EXACT_INTEGER_MAX, Unencodable, decoder, encod
 from cells.requests import BY_CELL
 from cells.store.ports import EventRow
 from cells.writer.batch import vector_template
+from tests.integration.rows import event_row
 from tests.strategies import AMOUNTS, PATIENT, TEXT, values
 
 LOG_FORMAT = Path(__file__).parents[2] / "docs" / "log-format.md"
@@ -264,23 +265,7 @@ def test_a_vector_clock_is_canonical() -> None:
 
 def a_row() -> EventRow:
     event = Deposited(currency="USD", amount_minor=2**60, external_reference='"é😀"')
-    return EventRow(
-        position=7,
-        event_id=uuid4(),
-        event_type=event.event_type,
-        aggregate_id=uuid4(),
-        stream_version=2,
-        causation_id=uuid4(),
-        correlation_id=uuid4(),
-        hlc_physical=1_772_600_767_891,
-        hlc_logical=3,
-        vector_clock='{"us-east":7}',
-        payload=codec.encode_event(event, []),
-        metadata='{"principal":"service/test","v":1}',
-        user_id=uuid4(),
-        recorded_at=datetime(2026, 3, 4, 5, 6, 7, 891_011, tzinfo=UTC),
-        leaf_hash=b"",
-    )
+    return event_row(7, event, causation_id=uuid4(), user_id=uuid4())
 
 
 @pytest.mark.parametrize("without", [(), ("causation_id",), ("user_id",), ("causation_id", "user_id")])

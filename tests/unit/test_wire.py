@@ -9,8 +9,9 @@ from google.rpc import error_details_pb2
 
 from cellbook.v1 import auction_pb2, ledger_pb2, saga_pb2, types_pb2
 from cells.domain.account.account import Account, Balance, Hold
-from cells.domain.auction.auction import Auction, AuctionState, Bid
+from cells.domain.auction.auction import AuctionState, Bid
 from cells.domain.commands import Capture, CreateAuction, PlaceBid, Release
+from cells.domain.record import replace
 from cells.domain.refusals import BidTooLow, Invalid, Refused, WrongCell
 from cells.domain.results import Closed, NewAuction, Result, Sold
 from cells.domain.time.hlc import Stamp
@@ -28,6 +29,7 @@ from server.wire.fields import Name, parse_name
 from server.wire.pages import BY_ID
 from server.wire.requests import content_of, fingerprint
 from server.wire.trace import parse_subject
+from tests.integration import rows
 
 CELL = "us-east"
 U1, U2, U3, U4 = (UUID(int=n) for n in range(1, 5))
@@ -288,19 +290,7 @@ def test_a_capture_is_of_all_or_of_some() -> None:
 def test_every_state_of_an_auction_goes_both_ways(state: AuctionState) -> None:
     """Each has its value on the wire, and can be requested by it."""
     bid = Bid(bid_id=U3, bidder_id=U4, bidder_cell="eu-west", amount_minor=9)
-    auction = Auction(
-        asset_id=U1,
-        seller_id=U2,
-        seller_cell=CELL,
-        currency="USD",
-        opening_minor=1,
-        increment_minor=1,
-        end_time_ms=5,
-        extension_ms=0,
-        settlement_timeout_ms=1,
-        state=state,
-        highest_bid=bid,
-    )
+    auction = replace(rows.auction(state=state), highest_bid=bid)
     message = auctions.auction_to_proto(U4, auction, 3, CELL)
     assert auctions.parse_states(auction_pb2.ListAuctionsRequest(state=message.state)) == (state.value,)
     assert message.highest_bid.bidder_cell == "eu-west"

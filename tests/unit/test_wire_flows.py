@@ -31,7 +31,7 @@ from cells.domain.record import replace
 from cells.domain.sagas.definition import SagaKind
 from cells.domain.sagas.leg import LegMark, LegResult
 from cells.domain.sagas.saga import LegProgress, LegState, Saga, SagaState
-from cells.domain.sagas.saga_events import ReleaseFacts, RemoteBidFacts
+from cells.domain.sagas.saga_events import RemoteBidFacts
 from cells.domain.values import Direction, LegId, Money
 from cells.requests import CaughtUp, Lane
 from cells.sagas.admin import SagaView
@@ -39,6 +39,7 @@ from cells.sagas.executions import SagaExecution
 from cells.store.ports import EventRow, LegCall
 from server.services import sagas
 from server.wire import events, legs
+from tests.integration import rows
 from tests.unit.test_wire import CALL, CELL, U1, U2, U3, U4, USD, outcome_of, refusal_of
 
 # --- legs ---
@@ -201,41 +202,21 @@ def test_a_saga_shows_its_legs() -> None:
 
 def test_a_release_has_no_amount() -> None:
     """Only the cell of the hold knows how much it frees."""
-    facts = ReleaseFacts(
-        auction_id=U1, auction_cell=CELL, bid_id=U2, bidder_id=U3, bidder_cell="eu-west", currency="USD"
-    )
-    saga = Saga(
-        kind=SagaKind.RELEASE,
-        facts=facts,
-        state=SagaState.RUNNING,
-        legs=(LegProgress(),),
-        cursor=0,
-        deadline_ms=5,
-        started_ms=4,
-    )
-    assert not sagas.saga_to_proto(SagaView(U4, saga, 1, None, stuck=False)).HasField("amount")
+    assert not sagas.saga_to_proto(SagaView(U4, rows.saga(), 1, None, stuck=False)).HasField("amount")
 
 
 # --- events ---
 
 
 def row_of(payload: dict[str, object]) -> EventRow:
-    return EventRow(
-        position=7,
+    return rows.event_row(
+        7,
         event_id=U1,
-        event_type="DEPOSITED",
-        aggregate_id=U2,
         stream_version=3,
-        causation_id=None,
         correlation_id=U4,
-        hlc_physical=5,
-        hlc_logical=6,
         vector_clock='{"eu-west":4,"us-east":7}',
         payload=json.dumps(payload),
-        metadata='{"v":1}',
-        user_id=None,
         recorded_at=datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC),
-        leaf_hash=b"\x01" * 32,
     )
 
 
