@@ -47,9 +47,9 @@ async def echo(answer_bytes: int) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def python(*arguments: str) -> AsyncIterator[Process]:
+async def python(*arguments: str, program: str = sys.executable) -> AsyncIterator[Process]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
+        program,
         "-m",
         *arguments,
         stdin=PIPE,

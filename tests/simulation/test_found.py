@@ -2,8 +2,9 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from typing import TypeVar
 from uuid import uuid4
 
 import pytest
@@ -21,6 +22,8 @@ from tests.simulation.loop import VirtualClock, VirtualLoop, virtual_loop
 
 HOUR_S = 3_600
 
+Made = TypeVar("Made")
+
 
 class Wavering(MemoryStore):
     """A database that becomes unreachable."""
@@ -33,8 +36,18 @@ class Wavering(MemoryStore):
         await super().append(batch)
 
 
+def in_virtual_time(story: Callable[[], Coroutine[None, None, Made]]) -> Made:
+    loop = virtual_loop(random.Random(0))
+    try:
+        return loop.run_until_complete(story())
+    finally:
+        loop.close()
+
+
 @asynccontextmanager
-async def leading(loop: VirtualLoop, store: MemoryStore) -> AsyncIterator[LocalCell]:
+async def leading(store: MemoryStore) -> AsyncIterator[LocalCell]:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
     cell = build_cell("us-east", store, clock=VirtualClock(loop))
     running = loop.world.start(cell.run())
     await asyncio.sleep(1)
@@ -45,10 +58,9 @@ async def leading(loop: VirtualLoop, store: MemoryStore) -> AsyncIterator[LocalC
 
 def test_a_timer_that_fires_by_a_wrong_clock_fires_again_by_the_right_one() -> None:
     """It fired an hour early and was refused: it must not fire an hour late."""
-    loop = virtual_loop(random.Random(0))
 
     async def story() -> AuctionState:
-        async with leading(loop, MemoryStore("us-east")) as cell:
+        async with leading(MemoryStore("us-east")) as cell:
             auction_id = await open_auction(cell, await open_user(cell))
             await asyncio.sleep(HOUR_S - 100)
             clock = cell.time.clock
@@ -59,16 +71,13 @@ def test_a_timer_that_fires_by_a_wrong_clock_fires_again_by_the_right_one() -> N
             await asyncio.sleep(60)
             return (await cell.auction(auction_id)).state.state
 
-    try:
-        assert loop.run_until_complete(story()) is AuctionState.UNSOLD
-    finally:
-        loop.close()
+    assert in_virtual_time(story) is AuctionState.UNSOLD
 
 
-async def ahead_of_world_ms(loop: VirtualLoop) -> tuple[int, int]:
+async def ahead_of_world_ms() -> tuple[int, int]:
     """How far a leader's stamps and promise are ahead after a minute with a clock that is an hour ahead."""
     store = MemoryStore("us-east")
-    async with leading(loop, store) as cell:
+    async with leading(store) as cell:
         clock = cell.time.clock
         assert isinstance(clock, VirtualClock)
         clock.offset_ms = HOUR_S * 1_000
@@ -83,11 +92,7 @@ async def ahead_of_world_ms(loop: VirtualLoop) -> tuple[int, int]:
 
 def test_nothing_is_promised_by_a_clock_that_has_jumped() -> None:
     """The leader keeps beating: a successor would wait for the promised time, and peers would refuse its stamps."""
-    loop = virtual_loop(random.Random(0))
-    try:
-        stamp_ms, bound_ms = loop.run_until_complete(ahead_of_world_ms(loop))
-    finally:
-        loop.close()
+    stamp_ms, bound_ms = in_virtual_time(ahead_of_world_ms)
     assert stamp_ms <= 0
     assert bound_ms <= HLC_AHEAD_MS
 
@@ -95,20 +100,15 @@ def test_nothing_is_promised_by_a_clock_that_has_jumped() -> None:
 def test_by_the_clock_as_it_is_an_hour_would_be_promised(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ablation: stamps and promises follow the wall clock, and do not come back when it is corrected."""
     monkeypatch.setattr("cells.time.celltime.CellTime.steady_ms", lambda self: self.clock.wall_ms())
-    loop = virtual_loop(random.Random(0))
-    try:
-        assert min(loop.run_until_complete(ahead_of_world_ms(loop))) > (HOUR_S - 1) * 1_000
-    finally:
-        loop.close()
+    assert min(in_virtual_time(ahead_of_world_ms)) > (HOUR_S - 1) * 1_000
 
 
 def test_an_auction_that_ends_while_no_commit_succeeds_is_closed_all_the_same() -> None:
     """A batch's time then stands still: the timer fires too early, and must fire again."""
-    loop = virtual_loop(random.Random(0))
 
     async def story() -> AuctionState:
         store = Wavering("us-east")
-        async with leading(loop, store) as cell:
+        async with leading(store) as cell:
             auction_id = await open_auction(cell, await open_user(cell))
             await asyncio.sleep(HOUR_S - 10)
             store.away = True
@@ -120,10 +120,7 @@ def test_an_auction_that_ends_while_no_commit_succeeds_is_closed_all_the_same() 
             await asyncio.sleep(20)
             return (await cell.auction(auction_id)).state.state
 
-    try:
-        assert loop.run_until_complete(story()) is AuctionState.UNSOLD
-    finally:
-        loop.close()
+    assert in_virtual_time(story) is AuctionState.UNSOLD
 
 
 async def test_a_refusal_whose_commit_is_unknown_is_unknown() -> None:
@@ -142,11 +139,10 @@ async def test_a_refusal_whose_commit_is_unknown_is_unknown() -> None:
 
 def test_a_command_is_recorded_whole_or_not_at_all() -> None:
     """The last promised stamp goes to the first of a transfer's two events: neither is kept."""
-    loop = virtual_loop(random.Random(0))
 
     async def story() -> list[str]:
         store = MemoryStore("us-east")
-        async with leading(loop, store) as cell:
+        async with leading(store) as cell:
             ann, ben = await open_user(cell, 100), await open_user(cell)
             transfer = request(Transfer(from_user_id=ann, to_user_id=ben, amount=Money("USD", 60)))
             # One stamp for the batch's time, one for the money sent, and none for the money received.
@@ -157,19 +153,15 @@ def test_a_command_is_recorded_whole_or_not_at_all() -> None:
             await cell.execute(transfer)
             return [row.event_type for row in store.log if row.event_type.startswith("TRANSFER")]
 
-    try:
-        assert loop.run_until_complete(story()) == ["TRANSFER_SENT", "TRANSFER_RECEIVED"]
-    finally:
-        loop.close()
+    assert in_virtual_time(story) == ["TRANSFER_SENT", "TRANSFER_RECEIVED"]
 
 
 def test_answers_that_need_no_row_keep_no_beat_back() -> None:
     """A stream of such answers, each before the next beat is due: the leader is still seen to lead."""
-    loop = virtual_loop(random.Random(0))
 
     async def story() -> tuple[int, int]:
         store = MemoryStore("us-east")
-        async with leading(loop, store) as cell:
+        async with leading(store) as cell:
             before = await store.head()
             for _ in range(50):
                 with pytest.raises(UserNotFound):
@@ -178,9 +170,6 @@ def test_answers_that_need_no_row_keep_no_beat_back() -> None:
             after = await store.head()
             return after.beat - before.beat, after.hlc_bound_ms - before.hlc_bound_ms
 
-    try:
-        beats, passed_ms = loop.run_until_complete(story())
-        assert beats >= 10
-        assert passed_ms >= 4_000
-    finally:
-        loop.close()
+    beats, passed_ms = in_virtual_time(story)
+    assert beats >= 10
+    assert passed_ms >= 4_000

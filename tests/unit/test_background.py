@@ -1,8 +1,8 @@
 """Background work continues after any error, and reports the error."""
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from uuid import uuid4
 
@@ -168,54 +168,54 @@ async def test_pauses_grow_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> Non
     assert backoff.next_s() == 1.0
 
 
+@asynccontextmanager
+async def at_work(work: Callable[[], Awaitable[None]], *outages: type[Exception]) -> AsyncIterator[list[int]]:
+    """A task with that work, and its rounds so far."""
+    rounds: list[int] = []
+
+    async def counted() -> None:
+        rounds.append(len(rounds))
+        await work()
+
+    task = BackgroundTask(name="tried", work=counted, outages=outages)
+    task.start()
+    yield rounds
+    await task.stop()
+
+
 async def test_an_outage_is_said_and_not_counted() -> None:
     """An unreachable database is not a bug: only its message is logged."""
-    rounds = 0
 
     async def work() -> None:
-        nonlocal rounds
-        rounds += 1
         raise StoreUnavailable("the database is away")
 
-    task = BackgroundTask(name="tried", work=work, outages=(StoreUnavailable,))
     with capture_logs() as logs:
-        task.start()
-        await until(lambda: rounds >= 3)
-        await task.stop()
+        async with at_work(work, StoreUnavailable) as rounds:
+            await until(lambda: len(rounds) >= 3)
     assert background.failures["tried"] == 0
     assert {(line["event"], line["problem"]) for line in logs} == {("background_task_waits", "the database is away")}
 
 
 async def test_a_cancellation_of_something_else_does_not_end_it() -> None:
     """A future cancelled elsewhere raises CancelledError where it is awaited: a bare task would end silently."""
-    rounds = 0
 
     async def work() -> None:
-        nonlocal rounds
-        rounds += 1
         others: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         others.cancel()
         await others
 
-    task = BackgroundTask(name="tried", work=work)
-    task.start()
-    await until(lambda: rounds >= 3)
-    await task.stop()
+    async with at_work(work) as rounds:
+        await until(lambda: len(rounds) >= 3)
     assert background.failures["tried"] >= 2
 
 
 async def test_a_swallowed_cancellation_begins_no_other_round() -> None:
     """Some libraries swallow cancellations: a stopped task ends all the same."""
-    rounds = 0
 
     async def work() -> None:
-        nonlocal rounds
-        rounds += 1
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(60)
 
-    task = BackgroundTask(name="tried", work=work)
-    task.start()
-    await until(lambda: rounds == 1)
-    await task.stop()
-    assert rounds == 1
+    async with at_work(work) as rounds:
+        await until(lambda: rounds)
+    assert len(rounds) == 1

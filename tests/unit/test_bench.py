@@ -158,32 +158,49 @@ async def test_what_came_in_the_warm_up_is_not_counted() -> None:
     assert result.seconds < 0.21
 
 
-async def test_a_refused_item_ends_the_run() -> None:
-    """If one of five is refused, the message says why."""
+async def refuse_one(request: bytes, context: "Context") -> bytes:
+    answer = auction_pb2.BatchPlaceBidsResponse.FromString(await accept(request, context))
+    answer.results[3].refused.code = code_pb2.FAILED_PRECONDITION
+    answer.results[3].refused.message = "too low"
+    return answer.SerializeToString()
 
-    async def refuse_one(request: bytes, context: "Context") -> bytes:
-        answer = auction_pb2.BatchPlaceBidsResponse.FromString(await accept(request, context))
-        answer.results[3].refused.code = code_pb2.FAILED_PRECONDITION
-        answer.results[3].refused.message = "too low"
-        return answer.SerializeToString()
 
-    async with cell(refuse_one) as address:
-        with pytest.raises(LoadFailed, match="item 3 was refused: too low"):
-            await run(Plan(address=address, bids=BATCHES, in_flight=2, bids_each=50))
+async def answer_nothing(_request: bytes, _context: "Context") -> bytes:
+    return b""
+
+
+async def refuse(_request: bytes, context: "Context") -> bytes:
+    await context.abort(grpc.StatusCode.UNAVAILABLE, "does not lead")
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("answer", "bids", "said"),
+    [
+        (refuse_one, BATCHES, "item 3 was refused: too low"),
+        (answer_nothing, BATCHES, "0 of 5"),
+        (refuse, UNARY, "UNAVAILABLE: does not lead"),
+    ],
+)
+async def test_what_is_not_accepted_ends_the_run(answer: "Handler", bids: Bids, said: str) -> None:
+    """One refused item of five, an answer without its items, or any other status; the message says which."""
+    async with cell(answer) as address:
+        with pytest.raises(LoadFailed, match=said):
+            await run(Plan(address=address, bids=bids, in_flight=2, bids_each=50))
 
 
 async def test_in_one_auction_a_call_may_be_overtaken() -> None:
     """Bids that have become too low are reported and not counted; any other refusal still ends the run."""
     reasons: list[Refused] = [too_low(), too_low(), UserNotFound(user_id="nobody")]
 
-    async def refuse_one(request: bytes, context: "Context") -> bytes:
+    async def refuse_first(request: bytes, context: "Context") -> bytes:
         answer = auction_pb2.BatchPlaceBidsResponse.FromString(await accept(request, context))
         # Concurrent calls get the same answer as the one that ends the run.
         answer.results[0].refused.CopyFrom(to_status(reasons.pop(0) if len(reasons) > 1 else reasons[0]))
         return answer.SerializeToString()
 
     one = replace(BATCHES, auctions=AUCTIONS[:1])
-    async with cell(refuse_one) as address:
+    async with cell(refuse_first) as address:
         result = await run(Plan(address=address, bids=one, in_flight=2, bids_each=5))
         assert (result.placed, result.overtaken) == (8, 2)
         with pytest.raises(LoadFailed, match="item 0 was refused"):
@@ -192,29 +209,6 @@ async def test_in_one_auction_a_call_may_be_overtaken() -> None:
 
 def too_low() -> Refused:
     return BidTooLow(amount_minor=1, least_minor=2, currency="USD")
-
-
-async def test_missing_items_end_the_run() -> None:
-    """An answer without an item has not accepted it."""
-
-    async def answer_nothing(_request: bytes, _context: "Context") -> bytes:
-        return b""
-
-    async with cell(answer_nothing) as address:
-        with pytest.raises(LoadFailed, match="0 of 5"):
-            await run(Plan(address=address, bids=BATCHES, in_flight=2, bids_each=50))
-
-
-async def test_any_other_status_ends_the_run() -> None:
-    """For example that of a cell that does not lead."""
-
-    async def refuse(_request: bytes, context: "Context") -> bytes:
-        await context.abort(grpc.StatusCode.UNAVAILABLE, "does not lead")
-        raise AssertionError
-
-    async with cell(refuse) as address:
-        with pytest.raises(LoadFailed, match="UNAVAILABLE: does not lead"):
-            await run(Plan(address=address, bids=UNARY, in_flight=2, bids_each=50))
 
 
 async def test_what_is_turned_away_is_sent_again_and_told() -> None:
@@ -237,7 +231,7 @@ async def test_what_is_turned_away_is_sent_again_and_told() -> None:
     assert seen[0] == seen[1] == seen[2] != seen[3]
 
 
-# --- cPU time of processes, as the bench counts it --------------------------------------------------------------------
+# --- CPU time of processes, as the bench counts it --------------------------------------------------------------------
 
 
 # A parent whose child takes a fifth of a second of CPU time and ends; it says so, and waits.

@@ -20,7 +20,7 @@ from tests.bench.checks import CheckFailed, check
 from tests.bench.cluster import Side, last_position
 from tests.bench.load import METHODS, TIMEOUT_S, Plan, placed_in
 from tests.bench.peers.work import CHECKED, TURN, Size
-from tests.bench.processes import Generator
+from tests.bench.processes import Generator, python
 
 # Where `make bench-peers` installs the peers' packages.
 PYTHON = Path("build/peers/bin/python")
@@ -114,8 +114,10 @@ class CellbookPeer:
 @asynccontextmanager
 async def plpgsql(postgres: EmbeddedPostgres, size: Size) -> AsyncIterator[ProgramPeer]:
     await postgres.ensure_database("plpgsql")
-    async with _running(sys.executable, "plpgsql", postgres.dsn("plpgsql"), size=size, server=postgres.pid) as program:
-        yield program
+    async with _running(
+        "plpgsql", postgres.dsn("plpgsql"), size=size, server=postgres.pid, program=Path(sys.executable)
+    ) as peer:
+        yield peer
 
 
 @asynccontextmanager
@@ -123,8 +125,8 @@ async def eventsourced(postgres: EmbeddedPostgres, size: Size) -> AsyncIterator[
     await postgres.ensure_database("eventsourced")
     folder = parse_qs(urlsplit(postgres.dsn("eventsourced")).query)["host"][0]
     where = (folder, "eventsourced")
-    async with _running(str(PYTHON), "eventsourced", *where, size=size, server=postgres.pid) as program:
-        yield program
+    async with _running("eventsourced", *where, size=size, server=postgres.pid) as peer:
+        yield peer
 
 
 @asynccontextmanager
@@ -140,8 +142,8 @@ async def tiger(binary: str, folder: Path, size: Size) -> AsyncIterator[ProgramP
         binary, "start", f"--addresses={address}", file, stderr=asyncio.subprocess.DEVNULL, start_new_session=True
     )
     try:
-        async with _running(str(PYTHON), "tiger", address, size=size, server=server.pid) as program:
-            yield program
+        async with _running("tiger", address, size=size, server=server.pid) as peer:
+            yield peer
     finally:
         if server.returncode is None:
             server.kill()
@@ -150,18 +152,11 @@ async def tiger(binary: str, folder: Path, size: Size) -> AsyncIterator[ProgramP
 
 @asynccontextmanager
 async def _running(
-    python: str, module: str, *arguments: str, size: Size, server: int | None
+    module: str, *arguments: str, size: Size, server: int | None, program: Path = PYTHON
 ) -> AsyncIterator[ProgramPeer]:
     """Ready: its accounts and auctions are made."""
-    process = await asyncio.create_subprocess_exec(
-        python, "-m", f"tests.bench.peers.{module}", *arguments, stdin=PIPE, stdout=PIPE, start_new_session=True
-    )
-    try:
-        program = ProgramPeer(process=process, pids=tuple(pid for pid in (process.pid, server) if pid is not None))
+    async with python(f"tests.bench.peers.{module}", *arguments, program=str(program)) as process:
+        peer = ProgramPeer(process=process, pids=tuple(pid for pid in (process.pid, server) if pid is not None))
         async with asyncio.timeout(START_S):
-            await program.order(asdict(size))
-        yield program
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+            await peer.order(asdict(size))
+        yield peer
