@@ -38,7 +38,7 @@ def build_engine(settings: ServerSettings, store: Store, steps: Steps) -> SagaEn
 
 
 class TemporalServer(NamedTuple):
-    """How to reach it."""
+    """How to reach it; each field is the setting temporal_NAME."""
 
     address: str
     namespace: str
@@ -49,14 +49,7 @@ class TemporalServer(NamedTuple):
 
 
 def temporal_of(settings: ServerSettings) -> TemporalServer:
-    return TemporalServer(
-        address=settings.temporal_address,
-        namespace=settings.temporal_namespace,
-        tls=settings.temporal_tls,
-        tls_ca=settings.temporal_tls_ca,
-        tls_cert=settings.temporal_tls_cert,
-        tls_key=settings.temporal_tls_key,
-    )
+    return TemporalServer(*(getattr(settings, f"temporal_{name}") for name in TemporalServer._fields))
 
 
 async def connect_temporal(server: TemporalServer) -> "Client":

@@ -19,7 +19,6 @@ from cells.audit.history.questions import History
 from cells.audit.history.snapshots import SnapshotKey
 from cells.audit.history.snapshotter import LiveSnapshots, Snapshotter
 from cells.audit.history.statement import Statements
-from cells.audit.history.stream_verification import StreamChecks
 from cells.audit.history.trace import Finder, TraceLookups, TracePeers, Tracer
 from cells.audit.proofs.checkpoint_signer import CheckpointSigner
 from cells.audit.proofs.keys import CellKeys
@@ -136,7 +135,6 @@ def audit_of(
         history=history,
         statements=Statements(history=history),
         trial=TrialBalances(history=history),
-        stream_checks=StreamChecks(history=history),
         proofs=proofs,
         reconciliation=reconciliation,
     )

@@ -1,6 +1,5 @@
 """Signing in by an OpenID provider: the code flow with PKCE (RFC 6749 section 4.1, RFC 7636), by authlib."""
 
-import hmac
 import secrets
 import ssl
 import time
@@ -24,7 +23,7 @@ from server.console.sign_in import signed_in, visitor_of
 
 CALLBACK = f"{SIGN_IN}/callback"
 TIMEOUT_S = 10.0
-SECRET_BYTES = 32
+STATE_BYTES = 32
 VALID_S = 600
 NEXT_COOKIE = "cellbook_next"
 
@@ -33,36 +32,35 @@ NEXT_COOKIE = "cellbook_next"
 class Provider:
     """Keeps nothing of visitors who are at the provider: strangers may begin as many sign-ins as they like.
 
-    The state says until when it is valid, and is signed for the browser that began; nonce and verifier follow from it.
+    The state says until when it is valid, and is signed for the browser that began; nonce and verifier are signatures
+    of it, which nobody else can make.
     """
 
     settings: ConsoleSettings
     wall_s: Callable[[], float] = time.time
-    secret: bytes = field(default_factory=lambda: secrets.token_bytes(SECRET_BYTES))
     # Made once: it takes longer than all else that a request of a stranger does.
     _tls: ssl.SSLContext = field(default_factory=httpx.create_ssl_context)
     _endpoints: dict[str, str] = field(default_factory=dict)
 
     async def begin(self, request: Request, redirect_uri: str) -> str:
         """The address at the provider to go to. Raises BadInput."""
-        begun = f"{int(self.wall_s()) + VALID_S}.{secrets.token_urlsafe(SECRET_BYTES)}"
-        state = f"{begun}.{self._derived('state', begun, request.state.form_cookie)}"
+        begun = f"{int(self.wall_s()) + VALID_S}.{secrets.token_urlsafe(STATE_BYTES)}"
+        signature = console_of(request).sessions.signature
+        state = f"{begun}.{signature('state', begun, request.state.form_cookie)}"
         async with self._client(redirect_uri) as client:
             url, _ = client.create_authorization_url(
                 await self._endpoint("authorization_endpoint"),
                 state=state,
-                code_verifier=self._derived("verifier", state),
-                nonce=self._derived("nonce", state),
+                code_verifier=signature("verifier", state),
+                nonce=signature("nonce", state),
             )
         return str(url)
 
     async def finish(self, request: Request, redirect_uri: str) -> str:
         """The token of the visitor who comes back. Raises BadInput."""
-        state = request.query_params.get("state", "")
+        sessions, state = console_of(request).sessions, request.query_params.get("state", "")
         begun, _, signature = state.rpartition(".")
-        is_ours = secrets.compare_digest(
-            signature.encode(), self._derived("state", begun, request.state.form_cookie).encode()
-        )
+        is_ours = sessions.is_signature(signature, "state", begun, request.state.form_cookie)
         if not is_ours or self.wall_s() > int(begun.partition(".")[0]):
             raise BadInput("this sign-in was not begun here, or took too long: begin again")
         code = request.query_params.get("code")
@@ -72,16 +70,11 @@ class Provider:
             )
         try:
             async with self._client(redirect_uri) as client:
-                tokens = await client.fetch_token(
-                    await self._endpoint("token_endpoint"), code=code, code_verifier=self._derived("verifier", state)
-                )
+                endpoint, verifier = await self._endpoint("token_endpoint"), sessions.signature("verifier", state)
+                tokens = await client.fetch_token(endpoint, code=code, code_verifier=verifier)
         except (httpx.HTTPError, AuthlibBaseError, ValueError) as error:
             raise BadInput(f"the provider gives no token: {error}") from None
-        return _token(tokens, self.settings.oidc_token, self._derived("nonce", state))
-
-    def _derived(self, *parts: str) -> str:
-        """Known to nobody without the secret."""
-        return hmac.new(self.secret, "\n".join(parts).encode(), "sha256").hexdigest()
+        return _token(tokens, self.settings.oidc_token, sessions.signature("nonce", state))
 
     def _client(self, redirect_uri: str) -> Any:  # noqa: ANN401 - authlib has no types
         secret_file = self.settings.oidc_client_secret_file

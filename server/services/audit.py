@@ -10,6 +10,7 @@ from uuid import UUID
 from cellbook.v1 import audit_pb2 as pb
 from cellbook.v1.audit_pb2_grpc import AuditServiceServicer
 from cells.audit.history.moments import Moment
+from cells.audit.history.stream_verification import verify_stream
 from cells.audit.history.trace import Search
 from cells.audit.reconcile.findings import Order, Progress, Tell
 from cells.audit.reconcile.rebuild import rebuild
@@ -88,7 +89,7 @@ class AuditServicer(AuditServiceServicer):
         aggregate_id = parse_uuid(request.aggregate_id, "aggregate_id")
         self._note_access(aggregate_id)
         moment = history.parse_moment(request.as_of) if request.HasField("as_of") else None
-        found = await map_store_errors(self._parts.stream_checks.check(aggregate_id, moment))
+        found = await map_store_errors(verify_stream(self._parts.history, aggregate_id, moment))
         as_of = history.point_to_proto(found.point, self._name)
         return to_proto(pb.CheckStreamResponse, found, state_json=found.state, as_of=as_of)
 

@@ -10,7 +10,6 @@ from cells.audit.accesses import AccessLog
 from cells.audit.export.exporter import Exporter
 from cells.audit.history.questions import History
 from cells.audit.history.statement import Statements
-from cells.audit.history.stream_verification import StreamChecks
 from cells.audit.history.trace import Tracer
 from cells.audit.proofs.prover import Prover
 from cells.audit.reconcile.service import ReconciliationService
@@ -44,7 +43,6 @@ class AuditParts:
     history: History
     trial: TrialBalances
     statements: Statements
-    stream_checks: StreamChecks
     proofs: Proofs
     reconciliation: ReconciliationService
 

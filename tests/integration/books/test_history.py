@@ -15,6 +15,7 @@ from cellbook.v1.saga_pb2_grpc import SagaServiceStub
 from cells.audit.history import snapshots, snapshotter
 from cells.audit.history.moments import Moment, time_text
 from cells.audit.history.questions import History, Past
+from cells.audit.history.stream_verification import verify_stream
 from cells.domain.auction.asset import Asset
 from cells.domain.audit.refusals import NotThereYet
 from cells.domain.refusals import Refused
@@ -119,7 +120,7 @@ async def test_snapshots_change_no_answer_and_save_the_reading(rig: Rig, monkeyp
     assert past.stream_version > 3 * EVERY
     assert past.events_read < EVERY
     assert past.snapshot_version + past.events_read == past.stream_version
-    verification = await rig.here.parts.audit.stream_checks.check(busiest, None)
+    verification = await verify_stream(rig.here.parts.audit.history, busiest, None)
     assert verification.problems == []
     assert verification.snapshots_compared >= 3
     assert verification.present_compared

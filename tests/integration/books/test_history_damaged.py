@@ -12,6 +12,7 @@ import pytest_asyncio
 from cells.audit.history import snapshots, snapshotter
 from cells.audit.history.moments import Moment
 from cells.audit.history.questions import History
+from cells.audit.history.stream_verification import verify_stream
 from cells.domain.audit.refusals import Damaged, EntryDamaged, EventDamaged, LogIncomplete
 from cells.encoding import codec
 from cells.requests import CaughtUp
@@ -107,7 +108,7 @@ async def test_a_changed_event_halts_its_stream_from_there_on_and_nothing_else(r
         assert await rig.folded(rig.ben, rig.end) == 100 * (DEPOSITS - 1)
         await rig.served.parts.cell.execute(request(deposit(rig.ben)))
         with pytest.raises(EventDamaged):
-            await rig.served.parts.audit.stream_checks.check(rig.ann, None)
+            await verify_stream(rig.served.parts.audit.history, rig.ann, None)
         await tampered(rig.served.dsn, "event_store", "DELETE FROM event_store WHERE position = $1", position)
         await tampered(rig.served.dsn, "event_store", "INSERT INTO event_store SELECT * FROM kept")
         await ask(rig.served.dsn, "DROP TABLE kept")
@@ -195,16 +196,16 @@ async def test_a_changed_snapshot_is_passed_over_and_found_by_a_check(
 ) -> None:
     """The answer stays right, from an earlier one or from the events; a forged one with a right hash is found too."""
     await made(rig, monkeypatch)
-    checks = rig.served.parts.audit.stream_checks
-    assert (await checks.check(rig.ann, None)).problems == []
+    history = rig.served.parts.audit.history
+    assert (await verify_stream(history, rig.ann, None)).problems == []
     last = "position = (SELECT max(position) FROM snapshots WHERE aggregate_id = $1) AND aggregate_id = $1"
     await ask(rig.served.dsn, f"UPDATE snapshots SET state = replace(state, '00', '99') WHERE {last}", rig.ann)  # noqa: S608
     assert await rig.folded(rig.ann, rig.end) == 100 * DEPOSITS
-    [problem] = (await checks.check(rig.ann, None)).problems
+    [problem] = (await verify_stream(history, rig.ann, None)).problems
     assert "snapshot" in problem
     forged = f"UPDATE snapshots SET seal = sha256(leaf_hash || convert_to(state, 'UTF8')) WHERE {last}"  # noqa: S608
     await ask(rig.served.dsn, forged, rig.ann)
-    assert (await checks.check(rig.ann, None)).problems == [problem]
+    assert (await verify_stream(history, rig.ann, None)).problems == [problem]
 
 
 async def test_snapshots_stop_before_a_changed_event_and_go_on_for_others(
@@ -229,7 +230,7 @@ async def test_the_present_state_is_compared_with_the_events(rig: Rig) -> None:
         "UPDATE accounts SET state = jsonb_set(state::jsonb, '{balances,USD,available_minor}', '\"7\"') WHERE id = $1",
         rig.ann,
     )
-    verification = await rig.served.parts.audit.stream_checks.check(rig.ann, None)
+    verification = await verify_stream(rig.served.parts.audit.history, rig.ann, None)
     assert verification.present_compared
     assert ["the state that the cell works with" in each for each in verification.problems] == [True]
 

@@ -15,6 +15,7 @@ from cells.audit.history import snapshotter
 from cells.audit.history.moments import Moment
 from cells.audit.history.questions import History, Past
 from cells.audit.history.snapshots import SnapshotKey
+from cells.audit.history.stream_verification import verify_stream
 from cells.audit.reconcile import trial
 from cells.audit.reconcile.findings import Check, Order
 from cells.audit.reconcile.rebuild import rebuild
@@ -97,7 +98,7 @@ class Long:
             past = await self.at(position)
             assert past.state.balance("USD").available_minor == 100 * (past.stream_version - 1)
             assert past.events_read <= events_max, position
-        verification = await self.served.parts.audit.stream_checks.check(self.user_id, None)
+        verification = await verify_stream(self.served.parts.audit.history, self.user_id, None)
         assert verification.problems == []
 
 
