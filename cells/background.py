@@ -6,7 +6,8 @@ No error ends a task; only `stop` does.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar, TypeVar
@@ -131,6 +132,17 @@ class BackgroundTask:
         else:
             return True
         return False
+
+
+@asynccontextmanager
+async def running(*tasks: BackgroundTask) -> AsyncIterator[None]:
+    """Runs the tasks while this is entered."""
+    for task in tasks:
+        task.start()
+    try:
+        yield
+    finally:
+        await asyncio.gather(*(task.stop() for task in tasks))
 
 
 def in_background(

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import structlog
 
-from cells.background import BackgroundTask
+from cells.background import running
 from router.directory.cells import CellStore
 from router.directory.database import AWAY, Database
 from router.directory.follower import Follower
@@ -60,17 +60,6 @@ async def directory_database(settings: RouterSettings, snapshot: Snapshot | None
         await database.close()
         if postgres is not None:
             await postgres.stop()
-
-
-@contextlib.asynccontextmanager
-async def running(*tasks: BackgroundTask) -> AsyncIterator[None]:
-    """Runs the background tasks while this is entered."""
-    for task in tasks:
-        task.start()
-    try:
-        yield
-    finally:
-        await asyncio.gather(*(task.stop() for task in tasks))
 
 
 @contextlib.asynccontextmanager
@@ -148,8 +137,7 @@ async def hosted(settings: RouterSettings) -> AsyncIterator[GrpcHost]:
         stack.push_async_callback(metrics.stop)
         host.tells["metrics"] = str(metrics.address or "")
         services = [add_servicer(service, host.server)]
-        await stack.enter_async_context(security.running())
-        tasks = (follower.background, probes.background, *([copier.background] if copier else []))
+        tasks = (follower.background, probes.background, *([copier.background] if copier else []), *security.tasks)
         await stack.enter_async_context(running(*tasks))
         await host.start(services)
         yield host

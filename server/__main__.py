@@ -10,7 +10,7 @@ from functools import partial
 
 import structlog
 
-from cells.background import Background, in_background
+from cells.background import Background, in_background, running
 from cells.store.postgres import PostgresStore
 from cells.writer.leadership import Leadership
 from server.audit.build import check_checkpoint_file, head_seal
@@ -69,9 +69,7 @@ def add_services(host: GrpcHost, parts: Parts) -> list[str]:
         AuditServicer(parts.audit),
         ContactServicer(cell, vault, confirmations),
         MoveServicer(cell, clock, parts.handover),
-        OperationsServicer(
-            cell, parts.steps, parts.proofs, parts.audit.reconciliation, lambda: parts.leadership.standing_by
-        ),
+        OperationsServicer(cell, parts.steps, parts.audit, lambda: parts.leadership.standing_by),
     )
     return [add_servicer(each, host.server) for each in servicers]
 
@@ -92,10 +90,10 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore, machine: Ma
     parts = build_cell(settings, store, security, tracing, machine)
     cell, peers, vault = parts.cell, parts.peers, parts.vault
     with reaching("dsn", settings.dsn):
-        await database.patiently(lambda: check_checkpoint_file(parts.proofs.checkpoint_signer, store))
+        await database.patiently(lambda: check_checkpoint_file(parts.audit.proofs.checkpoint_signer, store))
         if vault is not None:
             await database.patiently(vault.prepare)
-    registry = cell_registry(cell, parts.steps, parts.mail_sender, parts.proofs, parts.audit)
+    registry = cell_registry(cell, parts.steps, parts.mail_sender, parts.audit)
     calls, tls = CallMetrics(registry), security.certificates
     forwarder = LeaderForwarder(
         cell=settings.cell, locations=peers.locations, channels=cell_channels(tls), proven=tls is not None
@@ -134,7 +132,7 @@ async def serve_cell(settings: ServerSettings, store: PostgresStore, machine: Ma
         host.tells["metrics"] = str(metrics.address or "")
         # Last: a process that cannot be called does not lead.
         await stack.enter_async_context(led(parts, host))
-        await stack.enter_async_context(security.running())
+        await stack.enter_async_context(running(*security.tasks))
         await host.run_until_signalled()
 
 
@@ -145,13 +143,11 @@ async def led(parts: Parts, host: GrpcHost) -> AsyncIterator[None]:
     leading = asyncio.create_task(leadership.run())
     leading.add_done_callback(lambda _: None if host.ending else host.end())
     handing_over = asyncio.create_task(hand_over(leadership, host))
-    telling = Telling(leadership=leadership, host=host)
-    telling.background.start()
     accesses.background.start()
     try:
-        yield
+        async with running(Telling(leadership=leadership, host=host).background):
+            yield
     finally:
-        await telling.background.stop()
         await accesses.stop()
         handing_over.cancel()
         leadership.stop()

@@ -2,7 +2,6 @@
 
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import NamedTuple
 
 import grpc.aio
 
@@ -165,16 +164,7 @@ def access_log_of(writer: Writer, peers: GrpcPeers) -> AccessLog:
 # --- proofs ---------------------------------------------------------------------------------------------------------
 
 
-class ProofParts(NamedTuple):
-    """The parts that sign, watch and prove the log of a cell."""
-
-    checkpoint_signer: CheckpointSigner
-    cosigning: Cosigning
-    log_watch: LogWatch
-    facade: Proofs
-
-
-def build_proofs(settings: ServerSettings, cell: Cell, store: PostgresStore, peers: GrpcPeers) -> ProofParts:
+def build_proofs(settings: ServerSettings, cell: Cell, store: PostgresStore, peers: GrpcPeers) -> Proofs:
     """Raises CannotServe."""
     keys, proofs = keys_of(settings), PostgresProofs(pool=store.reads)
     signer = CheckpointSigner(
@@ -189,7 +179,7 @@ def build_proofs(settings: ServerSettings, cell: Cell, store: PostgresStore, pee
     )
     # A changed log, this cell's or another's, becomes an event in this cell's log.
     alarms = LogAlarms(record=cell.writer.record, time=cell.time)
-    return ProofParts(
+    return Proofs(
         checkpoint_signer=signer,
         cosigning=Cosigning(
             checkpoint_signer=signer,
@@ -202,28 +192,26 @@ def build_proofs(settings: ServerSettings, cell: Cell, store: PostgresStore, pee
             events_per_s=settings.log_watch_events_per_s,
             alarms=alarms,
         ),
-        facade=Proofs(
-            prover=Prover(cell=settings.cell, store=store, proofs=proofs),
-            exporter=Exporter(
-                cell=settings.cell,
-                origin=origin_of(settings.cell),
-                keys=[str(key.verifier) for key in (keys.log, keys.witness)] if keys is not None else [],
-                proofs=proofs,
-            ),
-            witness=Witness(
-                cell=settings.cell,
-                key=keys.witness if keys is not None else None,
-                proofs=proofs,
-                clock=cell.time.clock,
-                pinned={key.name: key for key in verifier_keys(settings.witnessed_keys_file)},
-                alarms=alarms,
-            ),
-            cosignatures=Cosignatures(
-                cell=settings.cell,
-                keys=outside_witnesses(settings.witness_keys_file),
-                proofs=proofs,
-                clock=cell.time.clock,
-            ),
+        prover=Prover(cell=settings.cell, store=store, proofs=proofs),
+        exporter=Exporter(
+            cell=settings.cell,
+            origin=origin_of(settings.cell),
+            keys=[str(key.verifier) for key in (keys.log, keys.witness)] if keys is not None else [],
+            proofs=proofs,
+        ),
+        witness=Witness(
+            cell=settings.cell,
+            key=keys.witness if keys is not None else None,
+            proofs=proofs,
+            clock=cell.time.clock,
+            pinned={key.name: key for key in verifier_keys(settings.witnessed_keys_file)},
+            alarms=alarms,
+        ),
+        cosignatures=Cosignatures(
+            cell=settings.cell,
+            keys=outside_witnesses(settings.witness_keys_file),
+            proofs=proofs,
+            clock=cell.time.clock,
         ),
     )
 

@@ -7,15 +7,13 @@ from prometheus_client.metrics_core import Metric
 from cells.audit.reconcile.findings import Check
 from cells.audit.reconcile.service import ReconciliationService
 from cells.cell import Cell
-from cells.time.celltime import CellTime
-from server.audit.build import ProofParts
 from server.services.audit_parts import AuditParts
 from server.shell.observability.metrics import counter, gauge
 
 
-def audit_metrics(proofs: ProofParts, audit: AuditParts) -> Iterable[Metric]:
+def audit_metrics(audit: AuditParts) -> Iterable[Metric]:
     """Read on the cell's event loop."""
-    signer = proofs.checkpoint_signer
+    proofs, signer = audit.proofs, audit.proofs.checkpoint_signer
     broken, changed = int(bool(signer.broken)), proofs.log_watch.problems
     yield gauge("cellbook_log_broken", "1 if the stored log differs from what was signed.", broken)
     yield gauge("cellbook_log_changed", "Rows of the log that differ from what was written.", changed)
@@ -25,7 +23,7 @@ def audit_metrics(proofs: ProofParts, audit: AuditParts) -> Iterable[Metric]:
     silent = {peer: int(bool(problem)) for peer, problem in proofs.cosigning.problems.items()}
     yield gauge("cellbook_witness_silent", "1 if a witness has not signed the last checkpoint.", silent, "peer")
     what = "Checkpoints of a peer whose log differs from before."
-    yield counter("cellbook_witness_refused", what, proofs.facade.witness.refused, "peer")
+    yield counter("cellbook_witness_refused", what, proofs.witness.refused, "peer")
     what = "Answers refused because of changed or missing rows."
     yield counter("cellbook_damage_found", what, audit.history.damage, "reason")
     yield from _reconciliation(audit.reconciliation, audit.cell)
@@ -44,9 +42,9 @@ def _reconciliation(reconciliation: ReconciliationService, cell: Cell) -> Iterab
     yield gauge("cellbook_reconciled_age_seconds", what, reconciliation.age_s)
 
 
-def trouble(time: CellTime, proofs: ProofParts) -> str:
+def trouble(audit: AuditParts) -> str:
     """Problems of the log that this process knows, in ASCII; empty: none."""
-    found = []
+    time, proofs, found = audit.cell.time, audit.proofs, []
     if time.lost:
         found.append("it is shorter than others have seen it, and the cell accepts no commands (DATA_LOST)")
     if proofs.checkpoint_signer.broken:

@@ -23,7 +23,6 @@ from cells.writer.leadership import Leadership, Task
 from cells.writer.timers import Timers
 from cells.writer.writer import Writer
 from server.audit.build import (
-    ProofParts,
     access_log_of,
     build_audit,
     build_proofs,
@@ -109,7 +108,6 @@ class Parts(NamedTuple):
     peers: GrpcPeers
     vault: Vault | None
     mail_sender: MailSender | None
-    proofs: ProofParts
     audit: AuditParts
     handover: Handover
     signatures: CallerSignatures
@@ -152,7 +150,7 @@ def build_cell(
     reload, signer = reloading(cell, engine, timers), proofs.checkpoint_signer
     reconciliation = build_reconciliation(settings, cell, store, peers, reload=reload, signed=lambda: signer.last)
     audit, snapshotters = build_audit(
-        cell, store, peers, proofs=proofs.facade, reconciliation=reconciliation, key=snapshot_key(keys_of(settings))
+        cell, store, peers, proofs=proofs, reconciliation=reconciliation, key=snapshot_key(keys_of(settings))
     )
     mail_sender = build_mail_sender(settings, outbox, vault, clock)
     elsewhere = [EarlierHomes(cell=settings.cell, vault=vault, peers=peers)] if vault is not None else []
@@ -167,7 +165,6 @@ def build_cell(
         peers=peers,
         vault=vault,
         mail_sender=mail_sender,
-        proofs=proofs,
         audit=audit,
         handover=handover,
         signatures=signatures_of(settings),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import structlog
 
-from cells.background import BackgroundTask
+from cells.background import BackgroundTask, running
 from server.shell.postgres.embedded import EmbeddedPostgres
 from server.shell.postgres.host import PostgresFailed
 
@@ -32,8 +32,7 @@ async def database_of(dsn: str, data: Path | None) -> AsyncIterator[str]:
     keeping = BackgroundTask(name="postgres", work=poll, every_s=POLL_S, outages=(PostgresFailed,))
     try:
         found = await postgres.database()
-        keeping.start()
-        yield found
+        async with running(keeping):
+            yield found
     finally:
-        await keeping.stop()
         await postgres.stop()

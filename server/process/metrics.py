@@ -15,7 +15,6 @@ from cells.sagas.steps import Attempt, Steps
 from cells.store.ports import Clock
 from cells.time.celltime import CellTime
 from cells.writer.batch import Commit
-from server.audit.build import ProofParts
 from server.audit.metrics import audit_metrics
 from server.mail.sender import MailSender, mail_metrics
 from server.services.audit_parts import AuditParts
@@ -26,13 +25,11 @@ COMMIT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 
 COMMIT_COMMANDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
-def cell_registry(
-    cell: Cell, steps: Steps, mail_sender: MailSender | None, proofs: ProofParts, audit: AuditParts
-) -> CollectorRegistry:
+def cell_registry(cell: Cell, steps: Steps, mail_sender: MailSender | None, audit: AuditParts) -> CollectorRegistry:
     """All of a cell process's metrics except those of its calls. `mail sender` None: no mail is sent."""
     registry = process_registry()
     register_cell(registry, cell, steps)
-    registry.register(LoopCollector(lambda: audit_metrics(proofs, audit)))
+    registry.register(LoopCollector(lambda: audit_metrics(audit)))
     if mail_sender is not None:
         registry.register(LoopCollector(lambda: mail_metrics(mail_sender)))
     return registry

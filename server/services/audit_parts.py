@@ -7,14 +7,17 @@ from uuid import UUID
 import grpc.aio
 
 from cells.audit.accesses import AccessLog
+from cells.audit.checks.log_watch import LogWatch
 from cells.audit.export.exporter import Exporter
 from cells.audit.history.questions import History
 from cells.audit.history.statement import Statements
 from cells.audit.history.trace import Tracer
+from cells.audit.proofs.checkpoint_signer import CheckpointSigner
 from cells.audit.proofs.prover import Prover
 from cells.audit.reconcile.service import ReconciliationService
 from cells.audit.reconcile.trial import TrialBalances
 from cells.audit.witness.cosigner import Cosignatures, Witness
+from cells.audit.witness.cosigning import Cosigning
 from cells.cell import Cell
 from cells.domain.commands import RecordAccesses
 from server.shell.calls.call import Call, current_call
@@ -28,8 +31,11 @@ STAFF = frozenset({Role.AUDITOR, Role.OPERATOR, Role.TREASURY, Role.SUPPORT, Rol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proofs:
-    """The parts of a cell that serve proofs."""
+    """The parts of a cell that sign, watch and prove its log, and cosign those of others."""
 
+    checkpoint_signer: CheckpointSigner
+    cosigning: Cosigning
+    log_watch: LogWatch
     prover: Prover
     exporter: Exporter
     witness: Witness

@@ -9,15 +9,13 @@ from cellbook.v1 import audit_pb2, types_pb2
 from cellbook.v1 import operations_pb2 as pb
 from cellbook.v1.operations_pb2_grpc import OperationsServiceServicer
 from cells.audit.reconcile.cuts import ClearingBalance
-from cells.audit.reconcile.service import ReconciliationService
 from cells.cell import Cell
 from cells.domain.sagas.saga import SagaState
 from cells.sagas.executions import SagaCounts
 from cells.sagas.steps import Steps
 from cells.store.ports import StoreError
-from server.audit.build import ProofParts
 from server.audit.metrics import trouble
-from server.services.audit_parts import Context
+from server.services.audit_parts import AuditParts, Context
 from server.wire.convert import to_proto
 
 FINDINGS_SHOWN_MAX = 100
@@ -30,18 +28,17 @@ class OperationsServicer(OperationsServiceServicer):
 
     cell: Cell
     steps: Steps
-    proofs: ProofParts
-    reconciliation: ReconciliationService
+    audit: AuditParts
     standing_by: Callable[[], bool]
 
     async def GetCellStatus(self, _request: pb.GetCellStatusRequest, _context: Context) -> pb.GetCellStatusResponse:
-        cell, time, signer = self.cell, self.cell.time, self.proofs.checkpoint_signer
-        epoch, position, problems = cell.writer.epoch, time.durable_position, [trouble(time, self.proofs)]
+        cell, time, signer = self.cell, self.cell.time, self.audit.proofs.checkpoint_signer
+        epoch, position, problems = cell.writer.epoch, time.durable_position, [trouble(self.audit)]
         balances = []
         try:
             head = await cell.store.head()
             epoch, position = head.epoch, head.position
-            balances = await self.reconciliation.clearing.balances()
+            balances = await self.audit.reconciliation.clearing.balances()
         except StoreError as error:
             # The process is there, and can tell so.
             problems.append(f"its database: {error}")
@@ -71,7 +68,7 @@ class OperationsServicer(OperationsServiceServicer):
         )
 
     def _peers(self, waiting: Mapping[str, int], balances: Sequence[ClearingBalance]) -> list[pb.PeerStatus]:
-        time, breakers, cosigning = self.cell.time, self.steps.breakers, self.proofs.cosigning
+        time, breakers, cosigning = self.cell.time, self.steps.breakers, self.audit.proofs.cosigning
         clearing = defaultdict[str, list[types_pb2.Money]](list)
         for peer, currency, amount_minor in balances:
             clearing[peer].append(types_pb2.Money(currency=currency, amount_minor=amount_minor))
@@ -93,11 +90,12 @@ class OperationsServicer(OperationsServiceServicer):
         ]
 
     def _reconciliation(self) -> pb.ReconciliationStatus:
-        last = self.reconciliation.last
+        reconciliation = self.audit.reconciliation
+        last = reconciliation.last
         findings = last.findings if last else []
         return pb.ReconciliationStatus(
             position=last.report.position if last else 0,
-            age_ms=_ms(self.reconciliation.age_s) if self.reconciliation.since_s is not None else None,
+            age_ms=_ms(reconciliation.age_s) if reconciliation.since_s is not None else None,
             finding_count=last.findings_count if last else 0,
             findings=[to_proto(audit_pb2.AuditFinding, each) for each in findings[:FINDINGS_SHOWN_MAX]],
             quarantined=len(self.cell.writer.cache.held),

@@ -27,7 +27,7 @@ from cells.audit.witness.cosigner import Cosignatures, Witness
 from cells.audit.witness.cosigning import Cosigning
 from cells.domain.refusals import Refused
 from router.routing.routes import SERVED
-from server.audit.build import ProofParts, audit_of
+from server.audit.build import audit_of
 from server.contacts.handover import Handover
 from server.process.clock import CellClock
 from server.process.policies import POLICIES, QUEUED
@@ -236,7 +236,7 @@ def audit_parts(cell: LocalCell, store: MemoryStore, peers: DirectPeers) -> Audi
 
 
 def proofs_of(cell: LocalCell, store: MemoryStore) -> Proofs:
-    """The proofs of a cell in memory, which signs what it has within a moment."""
+    """The proofs of a cell in memory, which signs what it has within a moment; no witness is asked."""
     memory, clock = MemoryProofs(store), cell.time.clock
     checkpoint_signer = CheckpointSigner(
         store=memory, time=cell.time, key=KEYS.log, checkpoint_file=None, events_max=1, pause_max_s=0.1
@@ -244,21 +244,13 @@ def proofs_of(cell: LocalCell, store: MemoryStore) -> Proofs:
     cell.tasks.append(checkpoint_signer)
     keys = [str(KEYS.log.verifier), str(KEYS.witness.verifier)]
     return Proofs(
+        checkpoint_signer=checkpoint_signer,
+        cosigning=Cosigning(checkpoint_signer=checkpoint_signer, proofs=memory, witnesses=Mock()),
+        log_watch=LogWatch(checkpoint_signer=checkpoint_signer, proofs=memory, events_per_s=0),
         prover=Prover(cell=cell.name, store=store, proofs=memory),
         exporter=Exporter(cell=cell.name, origin=origin_of(cell.name), keys=keys, proofs=memory),
         witness=Witness(cell=cell.name, key=KEYS.witness, proofs=memory, clock=clock),
         cosignatures=Cosignatures(cell=cell.name, keys=(), proofs=memory, clock=clock),
-    )
-
-
-def proof_parts(cell: LocalCell, facade: Proofs) -> ProofParts:
-    """With the cell's signer; no witness is asked, and nothing watches the log."""
-    signer = next(task for task in cell.tasks if isinstance(task, CheckpointSigner))
-    return ProofParts(
-        checkpoint_signer=signer,
-        cosigning=Cosigning(checkpoint_signer=signer, proofs=signer.store, witnesses=Mock()),
-        log_watch=LogWatch(checkpoint_signer=signer, proofs=signer.store, events_per_s=0),
-        facade=facade,
     )
 
 
@@ -273,11 +265,7 @@ def add_services(cell: LocalCell, server: grpc.aio.Server, audit: AuditParts) ->
     add_servicer(AuditServicer(audit), server)
     handover = Handover(cell=cell.name, vault=None, peers=cast("GrpcPeers", None))
     add_servicer(MoveServicer(cell, clock, handover), server)
-    proofs = proof_parts(cell, audit.proofs)
-    operations = OperationsServicer(
-        cell, cell.engine.steps, proofs, audit.reconciliation, lambda: cell.leadership.standing_by
-    )
-    add_servicer(operations, server)
+    add_servicer(OperationsServicer(cell, cell.engine.steps, audit, lambda: cell.leadership.standing_by), server)
 
 
 @asynccontextmanager

@@ -1,9 +1,9 @@
 """Identity, throttle and certificates of this process, from its settings."""
 
-import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from cells.background import BackgroundTask
 from cells.store.unusable import CannotServe
 from server.shell.calls.limits import Throttle
 from server.shell.identity.callers import Identity, ProvenIdentity, RefusingIdentity, SaidIdentity
@@ -27,18 +27,10 @@ class Security:
     certificates: Certificates | None = None
     verifier: TokenVerifier | None = None
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Keeps the token keys fresh while it is entered."""
-        if self.verifier is None:
-            yield
-            return
-        refreshing = self.verifier.keys.background
-        refreshing.start()
-        try:
-            yield
-        finally:
-            await refreshing.stop()
+    @property
+    def tasks(self) -> Sequence[BackgroundTask]:
+        """Keep the token keys fresh."""
+        return [self.verifier.keys.background] if self.verifier is not None else []
 
 
 def build_security(settings: SecuritySettings, cell: str = "") -> Security:

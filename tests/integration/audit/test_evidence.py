@@ -58,7 +58,7 @@ async def rig(cluster: EmbeddedPostgres, template: str, tmp_path_factory: pytest
     async with town(cluster, template, keys=folder) as cells:
         sale = await cells.sale()
         # There is a checkpoint before the one that covers the cut.
-        checkpoint_signer = cells.cells[HERE].parts.proofs.checkpoint_signer
+        checkpoint_signer = cells.cells[HERE].parts.audit.proofs.checkpoint_signer
         assert checkpoint_signer is not None
         await until(lambda: checkpoint_signer.last is not None)
         for name in CELLS:
@@ -208,7 +208,7 @@ async def test_the_operator_cannot_choose_the_samples(rig: Rig, copy: Path, caps
     """Other events, each with a proof that holds; fewer of them; another seed; accounts that were not picked."""
     honest = (copy / PATHS.samples).read_bytes()
     note = (copy / PATHS.checkpoint).read_text()
-    checkpoint = checkpoint_in(note, [rig.town.cells[HERE].parts.proofs.checkpoint_signer.key.verifier])  # type: ignore[union-attr]
+    checkpoint = checkpoint_in(note, [rig.town.cells[HERE].parts.audit.proofs.checkpoint_signer.key.verifier])  # type: ignore[union-attr]
     wanted = positions(SEED, checkpoint, SAMPLES)
     prover = rig.town.cells[HERE].parts.audit.proofs.prover
     lines = []

@@ -66,7 +66,7 @@ async def grown(rig: Town) -> dict[str, int]:
     """The size that each cell has signed, after some more events."""
     for name in NAMES:
         await asyncio.gather(*(open_user(rig.cells[name].parts.cell) for _ in range(5)))
-    return {name: (await until_signed(rig.cells[name].parts.proofs.checkpoint_signer)).size for name in NAMES}
+    return {name: (await until_signed(rig.cells[name].parts.audit.proofs.checkpoint_signer)).size for name in NAMES}
 
 
 @asynccontextmanager

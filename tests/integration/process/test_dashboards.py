@@ -18,7 +18,6 @@ from cells.time.clocks import SystemClock
 from router.directory.database import Database
 from router.directory.topology import LiveTopology, Topology
 from router.metrics import router_registry
-from server.audit.build import ProofParts
 from server.mail.sender import MailSender
 from server.process.metrics import cell_registry, watch_metrics
 from server.shell.calls.guard import CallGuard
@@ -55,8 +54,8 @@ def metrics() -> set[str]:
             audit: Any = Mock(cell=here.cells[HERE])
             audit.history.damage, audit.reconciliation = {}, Mock(tally=Counter(), last=None, age_s=0.0)
             signer, watch, witness = Mock(broken="", unsigned_s=0.0), Mock(problems=0), Mock(refused={})
-            proofs = ProofParts(signer, Mock(problems={}), watch, Mock(witness=witness))
-            cell = cell_registry(here.cells[HERE], here.all_steps[HERE], mail_sender, proofs, audit)
+            audit.proofs = Mock(checkpoint_signer=signer, cosigning=Mock(problems={}), log_watch=watch, witness=witness)
+            cell = cell_registry(here.cells[HERE], here.all_steps[HERE], mail_sender, audit)
             CallMetrics(cell)
             cell.register(LoopCollector(lambda: watch_metrics(CallGuard({}))))
             router = router_registry(LiveTopology(Topology([])), Database(nowhere))

@@ -12,6 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from cellbook.v1 import event_pb2, ledger_pb2, ledger_pb2_grpc
 from cellbook.v1.event_pb2_grpc import EventServiceStub
+from cells import background
 from cells.domain.refusals import (
     FieldInvalid,
     InsufficientFunds,
@@ -245,7 +246,7 @@ async def test_a_stream_ends_with_the_key_of_its_token(tmp_path: Path, authority
             authority.rotate()
             authority.retire()
 
-        async with house.security.running():
+        async with background.running(*house.security.tasks):
             assert "key that signed it" in await ending(channel, short(house, timedelta(hours=1)), retire)
 
 
