@@ -35,8 +35,8 @@ def parse_subject(text: str) -> UUID:
     try:
         return parse_uuid(text, "subject")
     except FieldInvalid:
-        expected = "expected a UUID, 'cells/{cell}/auctions/{uuid}' or 'deposits/{reference}'"
-        raise invalid("subject", f"is no id, name or reference: {expected}", text) from None
+        problem = "is no UUID, no 'cells/{cell}/auctions/{uuid}' and no 'deposits/{reference}'"
+        raise invalid("subject", problem, text) from None
 
 
 def parse_event_max(value: int) -> int:
