@@ -1,7 +1,6 @@
 """Calls of every RPC by everybody, many at once: what was asked, what was answered, and what must not have been."""
 
 import asyncio
-import base64
 import json
 import random
 from collections import Counter
@@ -13,6 +12,7 @@ from typing import Any, Protocol
 
 import grpc
 import grpc.aio
+import msgspec
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -63,8 +63,7 @@ class Doors(Protocol):
         """The channel, and the metadata that say or prove that `principal` calls. "" is nobody."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """One call, as it can be made again."""
 
     path: str
@@ -75,14 +74,11 @@ class Asked:
     cell: str = ""
     timeout_s: float = 5.0
 
-    def told(self) -> dict[str, Any]:
-        return {
-            "path": self.path,
-            "target": self.target,
-            "principal": self.principal,
-            "cell": self.cell,
-            "request": base64.b64encode(self.request).decode(),
-        }
+    def kept(self, said: str) -> dict[str, Any]:
+        """As a file of the corpus has it, with what was answered."""
+        fields = {**msgspec.to_builtins(self), "said": said}
+        del fields["timeout_s"]
+        return fields
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,7 +94,7 @@ class Findings:
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps([{**asked.told(), "said": said} for asked, said in self.wrong], indent=2) + "\n")
+        path.write_text(json.dumps([asked.kept(said) for asked, said in self.wrong], indent=2) + "\n")
 
 
 @dataclass(slots=True)
@@ -214,17 +210,8 @@ class Player:
 
 def corpus(folder: Path = CORPUS) -> list[Asked]:
     """What was once answered wrongly. It is asked again in each run."""
-    kept = [each for path in sorted(folder.glob("*.json")) for each in json.loads(path.read_text())]
-    return [
-        Asked(
-            path=each["path"],
-            target=each["target"],
-            principal=each["principal"],
-            cell=each.get("cell", ""),
-            request=base64.b64decode(each["request"]),
-        )
-        for each in kept
-    ]
+    files = (msgspec.json.decode(path.read_bytes(), type=list[Asked]) for path in sorted(folder.glob("*.json")))
+    return [asked for file in files for asked in file]
 
 
 def shown(answers: Mapping[tuple[str, str], int]) -> str:

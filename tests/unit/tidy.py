@@ -8,6 +8,7 @@ import tokenize
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import resolve_name
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,11 +158,8 @@ class Source:
             yield Import(line=node.lineno, name=name, bound=bound, stands_for=stands_for)
 
     def _origin(self, node: ast.ImportFrom) -> str:
-        if not node.level:
-            return node.module or ""
-        package = self.module.split(".")[: None if self.is_package else -1]
-        kept = package[: len(package) - (node.level - 1)]
-        return ".".join([*kept, *([node.module] if node.module else [])])
+        package = self.module if self.is_package else self.module.rpartition(".")[0]
+        return resolve_name("." * node.level + (node.module or ""), package)
 
 
 Offences = Iterator[tuple[int, str]]
