@@ -8,15 +8,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-import asyncpg
-
 from lab.cluster import Cluster, four
-from lab.market import Market
 from lab.member import Member
 from tests.bench.measure import Bench
 from tests.bench.report import Figure, compared, quantile
-from tests.bench.settlements import Town, settle_s, settled_people, won_auctions
-from tests.invariants import check_all
+from tests.bench.settlements import Town, connected, rate, town_of
 from tests.temporal_server import address_of, temporal_server
 
 ENGINES = ("native", "temporal")
@@ -36,46 +32,30 @@ async def town(engine: str, temporal_address: str) -> AsyncIterator[Town]:
             member.settings |= {"saga_engine": engine, "temporal_address": temporal_address}
         return members
 
-    async with Cluster(None, plan=plan) as cluster, Market(cluster.router) as market:
-        cells = cluster.members[1:]
-        people = {cell.name: await settled_people(market, cell.name) for cell in cells}
-        yield Town(market=market, cells=cells, people=people)
-        await check_all({cell.name: await cell.dsn() for cell in cells})
-
-
-async def rate(town: Town, each: int) -> float:
-    won = await won_auctions(town, each)
-    return len(won) / await settle_s(town, won)
+    async with Cluster(None, plan=plan) as cluster, town_of(cluster) as made:
+        yield made
 
 
 async def measured(bench: Bench) -> AsyncIterator[Figure]:
     if NAME not in bench.wanted:
         return
-    rates: dict[str, list[float]] = {engine: [] for engine in ENGINES}
+    each = bench.scale.engine_settlements_each
     async with AsyncExitStack() as stack:
         address = address_of(await stack.enter_async_context(temporal_server()))
         towns = {engine: await stack.enter_async_context(town(engine, address)) for engine in ENGINES}
-        with bench.stage(NAME, bench.scale.rounds) as stage:
-            for round_ in range(1, bench.scale.rounds + 1):
-                for engine in ENGINES:
-                    rates[engine].append(await rate(towns[engine], bench.scale.engine_settlements_each))
-                told = ", ".join(f"{engine} {rates[engine][-1]:.1f}/s" for engine in ENGINES)
-                bench.say(f"{NAME} {round_}: {told}")
-                stage.advance()
+        values, yardsticks = await bench.in_turns(
+            NAME, lambda: rate(towns["native"], each), lambda: rate(towns["temporal"], each)
+        )
         lasted = {engine: await durations_ms(towns[engine]) for engine in ENGINES}
     extra = {
         f"{prefix}p{share}_ms": quantile(lasted[engine], share / 100)
         for engine, prefix in (("native", ""), ("temporal", "temporal_"))
         for share in (50, 99)
     }
-    yield compared(NAME, "sagas/s", rates["native"], "Temporal", rates["temporal"], **extra)
+    yield compared(NAME, "sagas/s", values, "Temporal", yardsticks, **extra)
 
 
 async def durations_ms(town: Town) -> list[int]:
     """Of every settlement of a town, from its first event to its last, by the logs of the cells that drove them."""
-    found: list[int] = []
-    for cell in town.cells:
-        connection = await asyncpg.connect(await cell.dsn())
-        found += [row[0] for row in await connection.fetch(SETTLEMENTS_MS)]
-        await connection.close()
-    return found
+    async with connected(town.cells) as connections:
+        return [row[0] for connection in connections for row in await connection.fetch(SETTLEMENTS_MS)]

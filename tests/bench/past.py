@@ -41,16 +41,9 @@ class Person:
 async def figure(bench: Bench, grown: Member, note: dict[str, str | int]) -> Figure:
     """`grown` serves the store that has grown."""
     async with bench.ground.postgres("young") as postgres, bench.ground.server("young-cell", postgres) as young:
-        people = [await lived(bench, member.address) for member in (grown, young)]
-
-        async def grown_ms() -> float:
-            return await asked(people[0], bench.scale.seconds)
-
-        async def young_ms() -> float:
-            return await asked(people[1], bench.scale.seconds)
-
-        values, yardsticks = await bench.in_turns(NAME, grown_ms, young_ms)
-    person = people[0]
+        person, other = [await lived(bench, member.address) for member in (grown, young)]
+        seconds = bench.scale.seconds
+        values, yardsticks = await bench.in_turns(NAME, lambda: asked(person, seconds), lambda: asked(other, seconds))
     extra = {
         "user_events": bench.scale.past_events + 1,
         "balance_p50_ms": quantile(person.balances_ms, 0.5),

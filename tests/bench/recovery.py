@@ -1,29 +1,24 @@
 """How long stranded settlements take once a cut link is mended: so many at once, each of which needs the other side."""
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from itertools import cycle
-
-import asyncpg
 
 from lab.chaos.links import FAR, NEAR, ProxyLink
 from lab.cluster import Cluster
-from lab.market import Market, OpenAuction
+from lab.market import OpenAuction
 from lab.play import side_by_side
 from tests.bench.measure import Bench
 from tests.bench.report import Figure
 from tests.bench.settlements import (
     CURRENCY,
-    POLL_S,
     PRICE_MINOR,
-    WAIT_S,
+    Connections,
     Town,
-    auctions_settled,
-    sagas_under_way,
-    settled_people,
+    connected,
+    settled_s,
+    town_of,
 )
-from tests.invariants import check_all
 
 NAMES = {47: "recovery_47", 1_000: "recovery_1000", 10_000: "recovery_10000"}
 
@@ -44,35 +39,20 @@ async def recovery_s(count: int) -> float:
     link = ProxyLink()
     await link.prepare()
     try:
-        async with Cluster(None, plan=link.plan) as cluster, Market(cluster.router) as market:
-            cells = cluster.members[1:]
-            people = {name: await settled_people(market, name) for name in (NEAR, FAR)}
-            town = Town(market=market, cells=cells, people=people)
-            seconds = await cluster.while_alive(stranded_and_freed(town, link, count))
-            await check_all({cell.name: await cell.dsn() for cell in cells})
-            return seconds
+        async with Cluster(None, plan=link.plan) as cluster, town_of(cluster, (NEAR, FAR)) as town:
+            return await cluster.while_alive(stranded_and_freed(town, link, count))
     finally:
         await link.close()
 
 
 async def stranded_and_freed(town: Town, link: ProxyLink, count: int) -> float:
     won = await won_across(town, count)
-    connections = [await asyncpg.connect(await cell.dsn()) for cell in town.cells]
-    try:
+    async with connected(town.cells) as connections:
         await link.cut()
         await side_by_side(won, town.market.close)
         assert await stranded(connections) == count
         await link.mend()
-        began_s = time.monotonic()
-        async with asyncio.timeout(WAIT_S):
-            while await sagas_under_way(connections):  # noqa: ASYNC110 - they are other processes
-                await asyncio.sleep(POLL_S)
-        took_s = time.monotonic() - began_s
-        assert await auctions_settled(connections) == count, "not every settlement went through"
-        return took_s
-    finally:
-        for connection in connections:
-            await connection.close()
+        return await settled_s(connections, count, time.monotonic())
 
 
 async def won_across(town: Town, count: int) -> list[OpenAuction]:
@@ -90,7 +70,7 @@ async def won_across(town: Town, count: int) -> list[OpenAuction]:
     return auctions
 
 
-async def stranded(connections: "Sequence[asyncpg.Connection[asyncpg.Record]]") -> int:
+async def stranded(connections: Connections) -> int:
     """Settlements that have begun, and got nowhere."""
     query = "SELECT count(*) FROM sagas WHERE status = 'RUNNING' AND state::jsonb->'facts' ? 'winner_id'"
     return sum([await connection.fetchval(query) for connection in connections])

@@ -6,8 +6,10 @@ In each auction the auction, the winner and the seller have different cells, so 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import cycle
+from typing import TypeAlias
 
 import asyncpg
 
@@ -25,6 +27,8 @@ PEOPLE_EACH = 50
 WAIT_S = 300.0
 POLL_S = 0.05
 
+Connections: TypeAlias = "Sequence[asyncpg.Connection[asyncpg.Record]]"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Town:
@@ -35,17 +39,21 @@ class Town:
     people: dict[str, list[Person]]
 
 
+@asynccontextmanager
+async def town_of(cluster: Cluster, names: Sequence[str] = tuple(cell.name for cell in CELLS)) -> AsyncIterator[Town]:
+    """With people in each of the cells named; at the end the books are right."""
+    cells = cluster.members[1:]
+    async with Market(cluster.router) as market:
+        people = {name: await settled_people(market, name) for name in names}
+        yield Town(market=market, cells=cells, people=people)
+    await check_all({cell.name: await cell.dsn() for cell in cells})
+
+
 async def measured(bench: Bench) -> AsyncIterator[Figure]:
     if NAME not in bench.wanted:
         return
-    async with Cluster(None) as cluster, Market(cluster.router) as market:
-        cells = cluster.members[1:]
-        with bench.stage("a router and three cells", PEOPLE_EACH * len(CELLS)) as stage:
-            people = {cell.name: await settled_people(market, cell.name) for cell in cells}
-            stage.left(0)
-        town = Town(market=market, cells=cells, people=people)
+    async with Cluster(None) as cluster, town_of(cluster) as town:
         rates = await cluster.while_alive(rounds(bench, town))
-        await check_all({cell.name: await cell.dsn() for cell in cells})
     bids = [bids for figure in bench.figures if figure.name == YARDSTICK for bids in figure.extra["rounds"]]
     yield compared(NAME, "sagas/s", rates, "unary", bids, settlements=len(CELLS) * bench.scale.settlements_each)
 
@@ -60,8 +68,7 @@ async def rounds(bench: Bench, town: Town) -> list[float]:
     rates = []
     with bench.stage(NAME, bench.scale.rounds) as stage:
         for round_ in range(1, bench.scale.rounds + 1):
-            won = await won_auctions(town, bench.scale.settlements_each)
-            rates.append(len(won) / await settle_s(town, won))
+            rates.append(await rate(town, bench.scale.settlements_each))
             bench.say(f"{NAME} {round_}: {rates[-1]:,.0f}/s")
             stage.advance()
     return rates
@@ -81,29 +88,42 @@ async def won_auctions(town: Town, count_each: int) -> list[OpenAuction]:
     return await side_by_side(range(count_each * len(names)), one)
 
 
-async def settle_s(town: Town, won: Sequence[OpenAuction]) -> float:
-    """How long from the first auction's end until all settlements are through. Raises where one is not."""
-    connections = [await asyncpg.connect(await cell.dsn()) for cell in town.cells]
-    try:
+async def rate(town: Town, each: int) -> float:
+    """Settlements a second, from the first auction's end until all are through. Raises where one is not."""
+    won = await won_auctions(town, each)
+    async with connected(town.cells) as connections:
         settled_before = await auctions_settled(connections)
         began_s = time.monotonic()
         await side_by_side(won, town.market.close)
-        async with asyncio.timeout(WAIT_S):
-            while await sagas_under_way(connections):  # noqa: ASYNC110 - they are other processes
-                await asyncio.sleep(POLL_S)
-        took_s = time.monotonic() - began_s
-        assert await auctions_settled(connections) - settled_before == len(won), "not every settlement went through"
-    finally:
-        for connection in connections:
-            await connection.close()
+        return len(won) / await settled_s(connections, settled_before + len(won), began_s)
+
+
+async def settled_s(connections: Connections, count: int, began_s: float) -> float:
+    """How long until every saga has ended and so many auctions are settled."""
+    async with asyncio.timeout(WAIT_S):
+        while await sagas_under_way(connections):  # noqa: ASYNC110 - they are other processes
+            await asyncio.sleep(POLL_S)
+    took_s = time.monotonic() - began_s
+    assert await auctions_settled(connections) == count, "not every settlement went through"
     return took_s
 
 
-async def sagas_under_way(connections: "Sequence[asyncpg.Connection[asyncpg.Record]]") -> bool:
+@asynccontextmanager
+async def connected(cells: Sequence[Member]) -> AsyncIterator[Connections]:
+    """To the database of each cell."""
+    connections = [await asyncpg.connect(await cell.dsn()) for cell in cells]
+    try:
+        yield connections
+    finally:
+        for connection in connections:
+            await connection.close()
+
+
+async def sagas_under_way(connections: Connections) -> bool:
     query = "SELECT EXISTS (SELECT FROM sagas WHERE status IN ('RUNNING', 'COMMITTED', 'COMPENSATING'))"
     return any([await connection.fetchval(query) for connection in connections])
 
 
-async def auctions_settled(connections: "Sequence[asyncpg.Connection[asyncpg.Record]]") -> int:
+async def auctions_settled(connections: Connections) -> int:
     query = "SELECT count(*) FROM auctions WHERE status = 'SETTLED'"
     return sum([await connection.fetchval(query) for connection in connections])
