@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import uuid4
 
@@ -178,10 +179,15 @@ class WayCell(FakeServer, LedgerServiceServicer, AuctionServiceServicer, EventSe
     async def WatchAuction(
         self, request: auction_pb2.WatchAuctionRequest, context: Context
     ) -> AsyncIterator[auction_pb2.WatchAuctionResponse]:
-        """One item, and the end."""
+        """One item, and the end; from 0 on large ones without end."""
         self._came("WatchAuction", context)
-        auction = auction_pb2.Auction(name=request.auction)
-        yield auction_pb2.WatchAuctionResponse(auction=auction, next_position=request.from_position)
+        first = request.from_position
+        auction = auction_pb2.Auction(name=request.auction, asset="" if first else "x" * 4096)
+        try:
+            for position in count(first) if first == 0 else (first,):
+                yield auction_pb2.WatchAuctionResponse(auction=auction, next_position=position)
+        finally:
+            self.given_up.set()
 
 
 @dataclass

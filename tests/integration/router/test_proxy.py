@@ -9,9 +9,11 @@ import grpc.aio
 import pytest
 from google.protobuf.message import Message
 
-from cellbook.v1 import ledger_pb2
+from cellbook.v1 import auction_pb2, ledger_pb2
 from cellbook.v1 import router_pb2 as pb
+from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
 from router.routing import proxy
+from server.shell.calls import watchers
 from server.shell.observability.metrics import CallMetrics
 from tests.bounds import beyond, needs_bound
 from tests.integration.router.fake_cells import EU, SHOP, US, Way, way_to_cells
@@ -100,6 +102,26 @@ async def test_a_cell_that_is_gone_is_unavailable(town: Way) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not await answered():  # noqa: ASYNC110 - what is waited for is another server
             await asyncio.sleep(0.05)
+
+
+async def test_a_watch_that_is_not_read_ends_here_and_at_the_cell(town: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watcher that reads on afterwards gets what its connection has taken, and then where to resume."""
+    monkeypatch.setattr(watchers, "UNREAD_MAX_S", 0.5)
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0)]
+    async with grpc.aio.insecure_channel(town.router.address, options=options) as channel:
+        request = auction_pb2.WatchAuctionRequest(auction=f"cells/{EU}/auctions/{new_user()}")
+        call = AuctionServiceStub(channel).WatchAuction(request, metadata=SHOP, timeout=60)
+        await asyncio.wait_for(town.cells[EU].given_up.wait(), PATIENCE_S)
+        positions: list[int] = []
+
+        async def read_all() -> None:
+            async for item in call:
+                positions.append(item.next_position)  # noqa: PERF401 - those before the error, too
+
+        refusal = await refused(read_all())
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "WATCHER_TOO_SLOW")
+    assert positions == list(range(len(positions)))
+    assert refusal.facts["next_position"] == str(positions[-1])
 
 
 @pytest.fixture
