@@ -105,6 +105,10 @@ class CellNotListed(ClientError):
     """The command line names a cell that the router does not list."""
 
 
+class SagaNotFound(ClientError):
+    """Every cell has said that it has no such saga."""
+
+
 class LedgerRefusal(Exception):
     """A definite refusal: `reason` names the rule; the message includes the facts."""
 

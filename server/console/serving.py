@@ -16,7 +16,7 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.cli.client import CallDenied, ClientError, LedgerRefusal, NoAnswer
+from server.cli.client import CallDenied, CellNotListed, ClientError, LedgerRefusal, NoAnswer, SagaNotFound
 from server.console.console import COOKIE, console_of, render
 from server.console.formats import shown_reason
 from server.console.pages import Page
@@ -38,7 +38,7 @@ PROOF_LOST = frozenset({"TOKEN_INVALID", "IDENTITY_MISSING", "PRINCIPAL_MISSING"
 SEE_OTHER, FORBIDDEN, UNPROCESSABLE, BAD_GATEWAY, UNAVAILABLE, BAD_REQUEST, TOO_LARGE, TOO_LATE = (
     303, 403, 422, 502, 503, 400, 413, 408,
 )  # fmt: skip
-NO_CONTENT, CONFLICT = 204, 409
+NO_CONTENT, NOT_FOUND, CONFLICT = 204, 404, 409
 
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -247,6 +247,8 @@ def _failed(request: Request, error: Exception) -> Response:
             return problem(
                 request, UNAVAILABLE, "No answer", f"{error}. It may or may not have happened: look, then try again."
             )
+        case CellNotListed() | SagaNotFound():
+            return problem(request, NOT_FOUND, "Not found", str(error))
         case ClientError():
             return problem(request, BAD_GATEWAY, "The call failed", str(error))
         case BadInput():
@@ -272,7 +274,7 @@ def _sign_in(request: Request) -> Response:
 
 async def not_found(request: Request, _error: Exception) -> Response:
     _begin(request)
-    return problem(request, 404, "There is no such page", f"{request.url.path} leads nowhere.")
+    return problem(request, NOT_FOUND, "There is no such page", f"{request.url.path} leads nowhere.")
 
 
 # --- live -----------------------------------------------------------------------------------------------------------

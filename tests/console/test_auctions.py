@@ -321,14 +321,19 @@ def test_texts_of_others_are_shown_and_not_run(rig: Rig) -> None:
 
 
 def test_what_is_not_there_is_said(rig: Rig) -> None:
-    """No such auction, no such cell, no such position."""
+    """No such auction, no such cell, no such position, no such saga: a supervisor sees no failure of the console."""
     with rig.visitor("auditor/cellbook") as visit:
         page = visit.open(f"/auctions/{HERE}/{uuid4()}")
         expect(page.get_by_role("alert")).to_contain_text("auction")
         page = visit.open(f"/auctions/nowhere/{uuid4()}")
         expect(page.get_by_role("alert")).to_contain_text("nowhere")
-        answer = visit.context.request.get(f"{rig.base}/auctions/{HERE}/{uuid4()}/live?from=x")
-        assert answer.status == 400
+        for path, status in (
+            (f"/auctions/{HERE}/{uuid4()}/live?from=x", 400),
+            (f"/auctions/nowhere/{uuid4()}", 404),
+            (f"/sagas/{uuid4()}", 404),
+            ("/sagas/none", 400),
+        ):
+            assert visit.context.request.get(f"{rig.base}{path}").status == status, path
 
 
 def value_of(page: Page, name: str) -> str:

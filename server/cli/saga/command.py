@@ -12,7 +12,7 @@ from rich.console import Console
 
 from cellbook.v1 import saga_pb2
 from server.cli import report
-from server.cli.client import OPERATOR, CellStubs, ClientError, NoAnswer, new_command_id
+from server.cli.client import OPERATOR, CellStubs, ClientError, NoAnswer, SagaNotFound, new_command_id
 from server.cli.command import for_cells
 from server.cli.reach import Reach
 from server.cli.saga import show
@@ -230,7 +230,7 @@ async def found_saga(reach: Reach, saga_id: str) -> tuple[CellStubs, saga_pb2.Ge
     if answers.silent:
         problem = "; ".join(f"{name}: {problem}" for name, problem in sorted(answers.silent.items()))
         raise ClientError(f"no cell that answers has saga {saga_id}, and not all do: {problem}")
-    raise ClientError(f"no saga {saga_id} in {reach.names}")
+    raise SagaNotFound(f"no saga {saga_id} in {reach.names}")
 
 
 async def ordered(reach: Reach, order: str, saga_id: str, note: str) -> tuple[str, saga_pb2.Saga]:

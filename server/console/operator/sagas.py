@@ -9,12 +9,12 @@ from starlette.responses import Response
 
 from cellbook.v1 import saga_pb2
 from server.cli.client import CellStubs, ClientError, LedgerRefusal, new_command_id
-from server.cli.saga.command import KINDS, OPEN_STATES, ORDERS, STATES, found_saga, listed, saga_id_in
+from server.cli.saga.command import KINDS, OPEN_STATES, ORDERS, STATES, found_saga, listed
 from server.cli.saga.show import ENDED, current_leg, event_texts, facts, kind_text
 from server.cli.texts import enum_text, now_ms
 from server.console.console import cell_in, ledger_of, render, render_text
 from server.console.pages import get, post
-from server.console.serving import NO_CONTENT, BadInput, event_stream, field, require_reason, see, whole_number
+from server.console.serving import NO_CONTENT, BadInput, event_stream, field, id_in, require_reason, see, whole_number
 
 SHOWN = 50
 # Read for a page of SHOWN: those that began in the millisecond of the last page's last one are read again.
@@ -76,7 +76,7 @@ async def sagas(request: Request) -> Response:
 @get("/sagas/{saga_id}", GET_SAGA)
 async def found(request: Request) -> Response:
     """Wherever the saga is driven."""
-    saga_id = saga_id_in(request.path_params["saga_id"])
+    saga_id = _saga_id(request)
     cell, _ = await found_saga(await ledger_of(request).reach(), saga_id)
     return see(f"/sagas/{cell.name}/{saga_id}")
 
@@ -150,4 +150,4 @@ async def order(request: Request) -> Response:
 
 
 def _saga_id(request: Request) -> str:
-    return saga_id_in(request.path_params["saga_id"])
+    return id_in(request, "saga_id")
