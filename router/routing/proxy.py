@@ -42,7 +42,7 @@ from server.shell.calls.call import METADATA, as_it_is
 from server.shell.calls.guard import DEFAULT_TIMEOUT_S, CallGuard, Found
 from server.shell.calls.policy import PolicyTable, check_acts_for
 from server.shell.calls.statuses import WRONG_CELL, refusal_in
-from server.shell.calls.watchers import write
+from server.shell.calls.streams import write
 from server.shell.channels.channel_pool import ChannelPool
 from server.shell.channels.forwarding import ANSWER_HERE_KEY, HOP_KEYS, answers_of, kept_of, pass_on_error
 from server.shell.hosting.security import Security

@@ -13,29 +13,29 @@ from cells.store.unusable import CannotServe
 
 def write_durably(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Replaces an existing file. `mode`: who may read it, beside the umask. Raises OSError."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    _drafted(path, content, os.O_TRUNC, mode).replace(path)
     sync_folder(path.parent)
 
 
 def create_secret(path: Path, content: str) -> None:
     """Writes a file that only this user can read, unless another process was first. Raises OSError."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(handle)
+    draft = _drafted(path, content.encode(), os.O_EXCL, 0o600)
     try:
         os.link(draft, path)
     except FileExistsError:
         pass
     finally:
         draft.unlink()
+
+
+def _drafted(path: Path, content: bytes, how: int, mode: int) -> Path:
+    """A file beside `path` with the content, on the disk."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | how, mode), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return draft
 
 
 def sync_folder(folder: Path) -> None:

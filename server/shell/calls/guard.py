@@ -55,8 +55,7 @@ from server.shell.calls.limits import (
 from server.shell.calls.open_calls import OpenCalls
 from server.shell.calls.policy import NOBODY, OPEN_METHODS, PolicyTable
 from server.shell.calls.statuses import CODE_BY_NUMBER, code_said, details_metadata, to_status
-from server.shell.calls.streams import OpenStreams
-from server.shell.calls.watchers import write
+from server.shell.calls.streams import OpenStreams, write
 from server.shell.identity.callers import Identity, SaidIdentity
 from server.shell.identity.principal import Principal, Role
 from server.shell.rpc import Context, Handler, Metadata

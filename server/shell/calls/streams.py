@@ -1,18 +1,22 @@
-"""Open streams: they end when the server drains, and when their caller's proof of identity expires."""
+"""Open streams: they end when the server drains, and when their caller does not read, or is proven no longer."""
 
 import asyncio
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from cellbook.v1.auction_pb2 import WatchAuctionResponse
 from cells.background import Background, in_background, note_failure
-from cells.domain.refusals import Denied, Refused
+from cells.domain.refusals import Denied, Refused, WatcherTooSlow
 from server.shell.calls.call import running_task
 from server.shell.calls.denials import ShuttingDown
+from server.shell.calls.limits import WATCHES
 from server.shell.identity.callers import Identity
 from server.shell.rpc import Context, Metadata
 
 # How long a stream may go on after its token, the token's key or its certificate has expired.
 PROOF_CHECK_S = 1.0
+# How long an update may wait for a connection that takes nothing more.
+UNREAD_MAX_S = 30.0
 
 
 class _Proof(NamedTuple):
@@ -72,3 +76,21 @@ class OpenStreams(Background):
                 self._end(task, denied)
         except Exception:  # noqa: BLE001 - of this stream alone: the others are to be looked at all the same
             note_failure(self.background.name)
+
+
+async def write(method: str, response: object, context: Context) -> None:
+    """Sends an item of a stream. Raises WatcherTooSlow, which says where to go on, for one that does not read.
+
+    gRPC sends a status after all that was written before, and cannot withdraw it. So the call itself, with its slot,
+    ends when the watcher reads that, or its connection ends.
+    """
+    try:
+        async with asyncio.timeout(UNREAD_MAX_S if method in WATCHES else None):
+            await context.write(response)
+    except TimeoutError:
+        if not isinstance(response, bytes):
+            raise
+        item = WatchAuctionResponse.FromString(response)
+        raise WatcherTooSlow(
+            auction_id=item.auction.name.rpartition("/")[2], next_position=item.next_position
+        ) from None

@@ -16,7 +16,7 @@ from cells.watch import feed as feeds
 from cells.watch import watched as watched_auctions
 from cells.watch.feed import AuctionFeed
 from server.process.metrics import watch_metrics
-from server.shell.calls import watchers
+from server.shell.calls import streams
 from server.shell.calls.denials import TooManyStreams
 from server.shell.calls.limits import STREAMS_PERSON, streams_budget
 from server.shell.calls.statuses import refusal_in
@@ -161,7 +161,7 @@ async def test_the_watch_of_one_that_never_reads_ends(rig: Rig, monkeypatch: pyt
     """If it reads after all, it gets what its connection has taken, and then where to resume. Those who read go on."""
     monkeypatch.setattr(feeds, "GATHER_S", 0.0)
     monkeypatch.setattr(feeds, "SENT_PER_S", 1_000_000)
-    monkeypatch.setattr(watchers, "UNREAD_MAX_S", 0.5)
+    monkeypatch.setattr(streams, "UNREAD_MAX_S", 0.5)
     auction = await rig.auction()
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0)]
     async with grpc.aio.insecure_channel(rig.address, options=options) as channel:
