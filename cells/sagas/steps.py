@@ -139,7 +139,9 @@ class Steps:
         except WrongCell as error:
             await self._sent_after(run, before, error)
         except Refused as error:
-            if not (_is_no(error) and await self._start_compensation(run, error)):
+            if spec.moot is not None and isinstance(error, spec.moot):
+                await self._progress(run, commands.SkipLeg(leg_id=run.leg_id, failure_reason=error.reason))
+            elif not (_is_no(error) and await self._start_compensation(run, error)):
                 self._note(run, f"{error.reason}: {error.message}", answered=True)
             else:
                 self.tally[Attempt.REFUSED] += 1

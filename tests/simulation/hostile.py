@@ -291,7 +291,7 @@ class HostileCell:
         leading = auction.highest_bid
         prices = [auction.opening_minor] if leading is None else [leading.amount_minor, leading.limit_minor]
         amount_minor = max(1, chance.choice(prices) + chance.choice([-1, 0, 1, 10, 50]))
-        bidders = [self._user(), *([leading.bidder_id] if leading is not None else [])]
+        bidders = [self._user(), self._sagas[0], *([leading.bidder_id] if leading is not None else [])]
         bids = [self._id(), *sorted(self._world.books.bids), *([leading.bid_id] if leading is not None else [])]
         more = chance.choice([None, None, 1, 50])
         return commands.SubmitBid(

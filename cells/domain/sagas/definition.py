@@ -97,6 +97,8 @@ class LegSpec(Struct, frozen=True, kw_only=True):
     pivot: bool = False
     # A best-effort leg may be skipped; any other after the pivot is retried until done.
     best_effort: bool = False
+    # After this refusal the leg has nothing to do, and is skipped.
+    moot: type[Refused] | None = None
 
     def may_answer(self, direction: Direction, result: LegResult) -> bool:
         """Whether the leg's cell may answer so: of legs that are to be undone, only the pivot may be found done."""

@@ -13,7 +13,7 @@ from cells.domain.decision import Context, Decision, UncommittedEvent, View, acc
 from cells.domain.events import BidPlaced, FundsReleased, FundsReserved
 from cells.domain.needs import auction_and_leader
 from cells.domain.peer_rules import require_own_auction
-from cells.domain.refusals import BidExpired, FieldInvalid
+from cells.domain.refusals import BidExpired, FieldInvalid, UserNotFound
 from cells.domain.results import NewBid
 from cells.domain.sagas.definition import Effect, Flow, LegContext, LegSpec, SagaDefinition, SagaKind
 from cells.domain.sagas.saga_events import ReleaseFacts, RemoteBidFacts
@@ -128,6 +128,9 @@ RELEASE = SagaDefinition(
     kind=SagaKind.RELEASE,
     title="release",
     facts=ReleaseFacts,
-    versions={1: (LegSpec(leg="release", at="bidder_cell", effect=RELEASED, given=BIDDER, pivot=True),)},
+    # An unknown bidder holds nothing: the cell of the bid has lied, or was restored to a time before the user.
+    versions={
+        1: (LegSpec(leg="release", at="bidder_cell", effect=RELEASED, given=BIDDER, pivot=True, moot=UserNotFound),)
+    },
     party="bidder_id",
 )

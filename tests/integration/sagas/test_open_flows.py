@@ -1,6 +1,7 @@
 """What a user or a cell may have under way in other cells at once: bids, transfers and releases, from outside."""
 
 import asyncio
+from functools import partial
 from uuid import UUID, uuid4
 
 import pytest
@@ -78,19 +79,8 @@ async def test_transfers_count_alike(rig: Rig) -> None:
 
 async def test_a_cell_has_so_many_releases_under_way_and_no_more(rig: Rig) -> None:
     """A cell outbids itself and is away when its bids are to be released: its further bids have to wait, others not."""
-    auction, valid_until_ms = await rig.auction(), rig.cell.time.clock.wall_ms() + 60_000
-
-    async def submit(amount_minor: int) -> None:
-        submitted = SubmitBid(
-            auction_id=UUID(auction.rpartition("/")[2]),
-            bid_id=uuid4(),
-            bidder_id=rig.carl,
-            bidder_cell=THERE,
-            amount=Money("USD", amount_minor),
-            valid_until_ms=valid_until_ms,
-        )
-        await apply(rig, leg_of(rig, submitted, "submit", saga_id=uuid4()))
-
+    auction = await rig.auction()
+    submit = partial(submitted, rig, auction, rig.carl)
     rig.peers.cut.add(THERE)
     # The first one leads before any bid is outbid.
     for number in range(MOST + 1):
@@ -101,6 +91,27 @@ async def test_a_cell_has_so_many_releases_under_way_and_no_more(rig: Rig) -> No
     rig.peers.cut.clear()
     await until(lambda: not open_flows(rig, THERE))
     await submit(700)
+
+
+async def submitted(rig: Rig, auction: str, bidder: UUID, amount_minor: int) -> None:
+    bid = SubmitBid(
+        auction_id=UUID(auction.rpartition("/")[2]),
+        bid_id=uuid4(),
+        bidder_id=bidder,
+        bidder_cell=THERE,
+        amount=Money("USD", amount_minor),
+        valid_until_ms=rig.cell.time.clock.wall_ms() + 60_000,
+    )
+    await apply(rig, leg_of(rig, bid, "submit", saga_id=uuid4()))
+
+
+async def test_the_bid_of_a_user_who_is_unknown_in_their_cell_has_nothing_to_release(rig: Rig) -> None:
+    """Its release ends, and does not wait there for ever."""
+    auction = await rig.auction()
+    await submitted(rig, auction, uuid4(), 100)
+    await rig.call(bid_of(auction, rig.ben, 600))
+    await until(lambda: not open_flows(rig, THERE))
+    assert [row.event_type for row in rig.store.log][-2:] == ["SAGA_LEG_SKIPPED", "SAGA_COMPLETED"]
 
 
 async def test_a_new_leader_counts_what_is_open(rig: Rig) -> None:
