@@ -13,7 +13,7 @@ from cellbook.v1 import auction_pb2, ledger_pb2
 from cellbook.v1 import router_pb2 as pb
 from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
 from router.routing import proxy
-from server.shell.calls import watchers
+from server.shell.calls import streams
 from server.shell.observability.metrics import CallMetrics
 from tests.bounds import beyond, needs_bound
 from tests.integration.router.fake_cells import EU, SHOP, US, Way, way_to_cells
@@ -106,7 +106,7 @@ async def test_a_cell_that_is_gone_is_unavailable(town: Way) -> None:
 
 async def test_a_watch_that_is_not_read_ends_here_and_at_the_cell(town: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     """A watcher that reads on afterwards gets what its connection has taken, and then where to resume."""
-    monkeypatch.setattr(watchers, "UNREAD_MAX_S", 0.5)
+    monkeypatch.setattr(streams, "UNREAD_MAX_S", 0.5)
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0)]
     async with grpc.aio.insecure_channel(town.router.address, options=options) as channel:
         request = auction_pb2.WatchAuctionRequest(auction=f"cells/{EU}/auctions/{new_user()}")
