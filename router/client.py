@@ -45,8 +45,7 @@ from server.shell.channels.client import cell_channels
 from server.shell.channels.location_cache import LocationCache, failed
 from server.shell.channels.options import SERVICE_CONFIG
 from server.shell.fields.spelling import spelled
-from server.shell.identity.callers import TOKEN_KEY
-from server.shell.identity.principal import PRINCIPAL_KEY
+from server.shell.identity.principal import PRINCIPAL_KEY, TOKEN_KEY
 from server.shell.identity.tls import Certificates, TlsFiles
 from server.shell.rpc import answer_parser
 from server.shell.settings.addresses import target_of

@@ -3,13 +3,15 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from cells.audit.proofs.keys import CellKeys, cell_keys_in, new_keys
 from cells.audit.verify.note import WITNESS_KEY, Malformed, VerifierKey, lines_in, verifier_key
 from cells.store.unusable import CannotServe
-from server.process.settings import ServerSettings
 from server.shell.files import create_secret
+
+if TYPE_CHECKING:
+    from server.process.settings import ServerSettings
 
 # The most keys: each may add a line to each checkpoint.
 OUTSIDE_MAX = 16
@@ -17,7 +19,7 @@ OUTSIDE_MAX = 16
 T = TypeVar("T")
 
 
-def keys_of(settings: ServerSettings) -> CellKeys | None:
+def keys_of(settings: "ServerSettings") -> CellKeys | None:
     """None if no file is configured and there is no folder to keep one in. Raises CannotServe."""
     if settings.checkpoint_key_file is not None:
         return signing_keys(settings.checkpoint_key_file, settings.cell, make=False)

@@ -6,13 +6,15 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from grpc import aio
 
-from server.cli.keys.authority import Authority
-from server.shell.identity.callers import TOKEN_KEY
-from server.shell.identity.principal import PRINCIPAL_KEY, parse_principal
-from server.shell.identity.tls import Certificates, TlsFiles
+from server.shell.identity.principal import PRINCIPAL_KEY, TOKEN_KEY, parse_principal
+
+if TYPE_CHECKING:
+    from server.cli.keys.authority import Authority
+    from server.shell.identity.tls import TlsFiles
 
 # For tokens that we sign ourselves; a token is replaced after half of this time.
 TOKEN_VALID_S = 3_600.0
@@ -25,13 +27,15 @@ Options = Sequence[tuple[str, int | str]]
 class Access:
     """`token` returns the token of a principal, or "" if the certificate alone identifies the caller."""
 
-    tls: TlsFiles | None = None
+    tls: "TlsFiles | None" = None
     token: Callable[[str], str] | None = None
 
     def channel(self, target: str, options: Options) -> aio.Channel:
         """Raises TlsInvalid. To be closed."""
         if self.tls is None:
             return aio.insecure_channel(target, options=options)
+        from server.shell.identity.tls import Certificates  # noqa: PLC0415 - as in access_by_keys
+
         return aio.secure_channel(target, Certificates(self.tls).channel_credentials(), options=options)
 
     def metadata(self, principal: str) -> Metadata:
@@ -50,7 +54,7 @@ _CHOSEN: ContextVar[Access] = ContextVar("access", default=PLAIN)
 class Minted:
     """For development: tokens signed here, for any principal that the command acts as."""
 
-    authority: Authority
+    authority: "Authority"
     monotonic_s: Callable[[], float] = time.monotonic
     _tokens: dict[str, tuple[float, str]] = field(default_factory=dict)
 
@@ -65,11 +69,13 @@ class Minted:
 
 def access_by_keys(folder: Path) -> Access:
     """With all identities whose keys a folder of `cellbook keys dev` contains."""
+    from server.cli.keys.authority import Authority  # noqa: PLC0415 - takes as long as all else
+
     authority = Authority(folder)
     return Access(tls=authority.tls("operator"), token=Minted(authority))
 
 
-def access_by_files(tls: TlsFiles, token_file: Path | None) -> Access:
+def access_by_files(tls: "TlsFiles", token_file: Path | None) -> Access:
     """With one certificate and a token file, which is read again for each call because it may have been renewed."""
     if token_file is None:
         return Access(tls=tls)

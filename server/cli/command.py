@@ -17,12 +17,10 @@ import uvloop
 from server.cli import report
 from server.cli.access import chosen_access
 from server.cli.client import CellNotListed, Client, ClientError, LedgerRefusal
-from server.cli.keys.authority import KeysInvalid
 from server.cli.reach import reached
 from server.cli.screen import literal
 from server.shell.fields.texts import shown
 from server.shell.hosting.failures import explained
-from server.shell.identity.tls import TlsInvalid
 from server.shell.settings.addresses import LOOPBACK, parse_address
 
 EXIT_FAILED = 1
@@ -133,7 +131,7 @@ def run(work: Coroutine[Any, Any, None], codes: Mapping[int, int] = MappingProxy
     except (ClientError, LedgerRefusal) as error:
         # Text from another process is shown as one line, however many it has.
         raise failure(shown(str(error)), EXIT_FAILED) from error
-    except (CommandError, TlsInvalid, KeysInvalid) as error:
+    except CommandError as error:
         raise failure(str(error), EXIT_FAILED) from error
     except Exception as error:
         line = explained(error)

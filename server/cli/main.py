@@ -17,7 +17,6 @@ from cells.audit.verify.command import main as verify_main
 from server.cli import report
 from server.cli.access import PLAIN, access_by_files, access_by_keys, choose_access
 from server.cli.command import EXIT_FAILED, EXIT_USAGE, PASSED_ON, failure
-from server.shell.identity.tls import TlsFiles
 
 # Module and name: of functions, and of groups of commands.
 COMMANDS = {
@@ -100,6 +99,8 @@ def access(
     if keys_folder is not None:
         choose_access(access_by_keys(keys_folder))
     elif tls_cert is not None and tls_key is not None and tls_ca is not None:
+        from server.shell.identity.tls import TlsFiles  # noqa: PLC0415 - as in access_by_keys
+
         choose_access(access_by_files(TlsFiles(tls_cert, tls_key, tls_ca), token_file))
     elif tls_cert or tls_key or tls_ca or token_file:
         raise failure("--tls-cert, --tls-key and --tls-ca belong together; --token-file needs them", EXIT_USAGE)

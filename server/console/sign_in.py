@@ -13,8 +13,7 @@ from server.console.pages import get, post
 from server.console.serving import SIGN_IN, BadInput, field, see, set_cookie
 from server.console.sessions import LIFETIME_S
 from server.console.visitor import VISITOR, Visitor
-from server.shell.identity.callers import TOKEN_KEY
-from server.shell.identity.principal import Role, parse_principal
+from server.shell.identity.principal import TOKEN_KEY, Role, parse_principal
 from server.shell.identity.tokens import TOKEN_BYTES_MAX, TOKEN_ROLES
 
 # For visitors of a development cluster. A delegate's token names users, so it can only be pasted.

@@ -11,8 +11,8 @@ from cells.domain.refusals import NotLeading
 from server.shell.channels.client import cell_channels
 from server.shell.channels.forwarding import ANSWER_HERE_KEY, LeaderForwarder
 from server.shell.channels.location_cache import unavailable
-from server.shell.identity.callers import ON_BEHALF_CERTIFICATE_KEY, ON_BEHALF_KEY, TOKEN_KEY, principal_of
-from server.shell.identity.principal import PRINCIPAL_KEY, Principal, Role
+from server.shell.identity.callers import ON_BEHALF_CERTIFICATE_KEY, ON_BEHALF_KEY, principal_of
+from server.shell.identity.principal import PRINCIPAL_KEY, TOKEN_KEY, Principal, Role
 
 METHOD = "/cellbook.v1.LedgerService/GetCommand"
 SHOP = Principal(role=Role.SERVICE, name="shop")

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from jwt.algorithms import OKPAlgorithm
 
+from cells.store.unusable import CannotServe
 from server.shell.files import write_durably
 from server.shell.identity.callers import CERTIFICATE_ROLES, SCHEME
 from server.shell.identity.principal import Principal, Role
@@ -54,7 +55,7 @@ Key: TypeAlias = ec.EllipticCurvePrivateKey
 PrivateKey: TypeAlias = Key | ed25519.Ed25519PrivateKey
 
 
-class KeysInvalid(Exception):
+class KeysInvalid(CannotServe):
     """The requested file cannot be made. The message says why, and what to do."""
 
 

@@ -24,8 +24,8 @@ from cells.domain.refusals import Refused
 from server.shell.calls.call import abort_call
 from server.shell.channels.channel_pool import ChannelPool
 from server.shell.channels.location_cache import LocationCache
-from server.shell.identity.callers import ON_BEHALF_CERTIFICATE_KEY, ON_BEHALF_KEY, ON_BEHALF_KEYS, TOKEN_KEY
-from server.shell.identity.principal import PRINCIPAL_KEY, Principal
+from server.shell.identity.callers import ON_BEHALF_CERTIFICATE_KEY, ON_BEHALF_KEY, ON_BEHALF_KEYS
+from server.shell.identity.principal import PRINCIPAL_KEY, TOKEN_KEY, Principal
 from server.shell.rpc import Context, answer_parser
 
 # The receiver answers by itself, whether it leads or not.

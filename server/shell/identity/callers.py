@@ -18,7 +18,7 @@ from server.shell.identity.denials import (
     PeerRefused,
     TokenInvalid,
 )
-from server.shell.identity.principal import PRINCIPAL_KEY, Principal, Role, authority_text, parse_principal
+from server.shell.identity.principal import PRINCIPAL_KEY, TOKEN_KEY, Principal, Role, authority_text, parse_principal
 from server.shell.identity.tls import read_certificate
 from server.shell.rpc import Context, Metadata
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from server.shell.identity.tokens import TokenVerifier
 
 
-TOKEN_KEY = "authorization"  # noqa: S105 - a name
 BEARER = "bearer "
 # On every call that a router passes on: the connection's certificate is the router's, not the caller's.
 FORWARDED_KEY = "cellbook-forwarded"

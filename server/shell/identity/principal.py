@@ -10,6 +10,7 @@ from uuid import UUID
 from cells.domain.refusals import PrincipalInvalid, PrincipalMissing
 
 PRINCIPAL_KEY = "cellbook-principal"
+TOKEN_KEY = "authorization"  # noqa: S105 - a name
 TEXT_MAX = 96
 # It is stored in events, which are kept forever, so an email address is not allowed.
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")

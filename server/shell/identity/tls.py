@@ -19,6 +19,8 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 
+from cells.store.unusable import CannotServe
+
 log = structlog.get_logger()
 
 # Files are checked at most this often.
@@ -26,7 +28,7 @@ POLL_S = 1.0
 CERTIFICATE_BYTES_MAX = 256 * 1024
 
 
-class TlsInvalid(Exception):
+class TlsInvalid(CannotServe):
     """A TLS file cannot be used. The message names the setting and the file, and says why."""
 
 
