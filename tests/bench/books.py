@@ -19,7 +19,7 @@ from server.audit.process import ChildPasses
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.bench.calls import user_id
 from tests.bench.checks import CheckFailed
-from tests.bench.cluster import CELL, DATABASE, Town, last_position, settled
+from tests.bench.cluster import CELL, DATABASE, Dataset, last_position, settled
 from tests.bench.founding import execute, leading
 from tests.bench.measure import Bench
 from tests.bench.report import Figure
@@ -39,10 +39,10 @@ async def measured(bench: Bench) -> AsyncIterator[Figure]:
     if not bench.wanted & {SQL, FOLD}:
         return
     async with bench.ground.postgres("books") as postgres:
-        town = await settled(postgres, bench.console, users=bench.scale.users, auctions=bench.scale.auctions)
+        dataset = await settled(postgres, bench.console, users=bench.scale.users, auctions=bench.scale.auctions)
         with bench.stage(f"{bench.scale.reconciled_bids:,} bids", bench.scale.reconciled_bids) as stage:
             async with leading(CELL, postgres.dsn(DATABASE)) as cell:
-                await execute(cell, islice(bids(town), bench.scale.reconciled_bids), stage.advance)
+                await execute(cell, islice(bids(dataset), bench.scale.reconciled_bids), stage.advance)
         events = await last_position(postgres)
         if SQL in bench.wanted:
             yield await summed(bench, postgres, events)
@@ -50,14 +50,14 @@ async def measured(bench: Bench) -> AsyncIterator[Figure]:
             yield await replayed(bench, postgres, events)
 
 
-def bids(town: Town) -> Iterator[Command]:
+def bids(dataset: Dataset) -> Iterator[Command]:
     """Everybody bids everywhere, each a little more than the last one there."""
-    auctions = [UUID(name.rpartition("/")[2]) for name in town.auctions]
+    auctions = [UUID(name.rpartition("/")[2]) for name in dataset.auctions]
     amount_minor = 0
     while True:
         amount_minor += 1
         for number, auction_id in enumerate(auctions):
-            bidder = uuid_from(user_id((number * 7 + amount_minor * 31) % town.users))
+            bidder = uuid_from(user_id((number * 7 + amount_minor * 31) % dataset.users))
             amount = Money("USD", amount_minor)
             yield PlaceBid(auction_id=auction_id, auction_cell=CELL, bidder_id=bidder, amount=amount)
 

@@ -6,7 +6,7 @@ Replaying the log as well, as the tests do, would take longer than the bench.
 import asyncpg
 
 from server.shell.postgres.embedded import EmbeddedPostgres
-from tests.bench.cluster import DATABASE, Town
+from tests.bench.cluster import DATABASE, Dataset
 from tests.invariants import NO_ROWS
 
 # Passes over the log, some seconds each for a million events.
@@ -24,13 +24,13 @@ class CheckFailed(Exception):
     """The cell's database is not what the load should have made of it."""
 
 
-async def check(postgres: EmbeddedPostgres, town: Town) -> None:
+async def check(postgres: EmbeddedPostgres, dataset: Dataset) -> None:
     """Raises CheckFailed."""
     connection = await asyncpg.connect(postgres.dsn(DATABASE))
     try:
         placed = await connection.fetchval("SELECT count(*) FROM event_store WHERE event_type = 'BID_PLACED'")
-        if placed != town.bids:
-            raise CheckFailed(f"{town.bids:,} bids were accepted, and {placed:,} are stored")
+        if placed != dataset.bids:
+            raise CheckFailed(f"{dataset.bids:,} bids were accepted, and {placed:,} are stored")
         for problem in HELD:
             if rows := await connection.fetch(NO_ROWS[problem]):
                 raise CheckFailed(f"{problem}: {[tuple(row) for row in rows[:3]]} ({len(rows):,} rows)")

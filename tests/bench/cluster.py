@@ -79,7 +79,7 @@ async def ground(inside: Path | None = None) -> AsyncIterator[Ground]:
 
 
 @dataclass(slots=True, kw_only=True)
-class Town:
+class Dataset:
     """A cell's users are user_id(0), user_id(1), ...; each auction has the next of them for bidders."""
 
     users: int
@@ -113,30 +113,30 @@ class Town:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """A cell at work in its town."""
+    """A cell at work, and the dataset in it."""
 
-    town: Town
+    dataset: Dataset
     server: Member
     postgres: EmbeddedPostgres
 
 
-async def settled(postgres: EmbeddedPostgres, console: Console, *, users: int, auctions: int) -> Town:
-    """A town in an empty database. No server may be at work in it."""
+async def settled(postgres: EmbeddedPostgres, console: Console, *, users: int, auctions: int) -> Dataset:
+    """A dataset in an empty database. No server may be at work in it."""
     total = commands_of(users=users, auctions=auctions + 1)
-    with stage(f"a town of {users:,} users and {auctions:,} auctions", total, console) as founded:
+    with stage(f"a dataset of {users:,} users and {auctions:,} auctions", total, console) as founded:
         names = await found(CELL, postgres.dsn(DATABASE), users=users, auctions=auctions + 1, advance=founded.advance)
-    return Town(users=users, auctions=tuple(names[1:]), hot=names[0])
+    return Dataset(users=users, auctions=tuple(names[1:]), hot=names[0])
 
 
 @asynccontextmanager
 async def side(
     place: Ground, name: str, console: Console, *, users: int, auctions: int, **settings: str
 ) -> AsyncIterator[Side]:
-    """A cell at work in a new town."""
+    """A cell at work on a new dataset."""
     async with place.postgres(name) as postgres:
-        town = await settled(postgres, console, users=users, auctions=auctions)
+        dataset = await settled(postgres, console, users=users, auctions=auctions)
         async with place.server(f"{name}-cell", postgres, runner=(), **settings) as server:
-            yield Side(town=town, server=server, postgres=postgres)
+            yield Side(dataset=dataset, server=server, postgres=postgres)
 
 
 async def last_position(postgres: EmbeddedPostgres) -> int:

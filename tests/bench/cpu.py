@@ -84,12 +84,12 @@ async def bid_us(bench: Bench, way: Way, side: Side) -> Costs:
     before = {part: cpu_s(pid) for part, pid in pids.items()}
     plan = Plan(
         address=side.server.address,
-        bids=side.town.spread(way.items, turn=way.turn),
+        bids=side.dataset.spread(way.items, turn=way.turn),
         in_flight=way.in_flight,
         bids_each=way.times * bench.scale.cpu_bids / way.in_flight,
     )
     placed = (await bench.generator.run(plan)).placed
-    side.town.bids += placed
+    side.dataset.bids += placed
     return with_sum({part: (cpu_s(pid) - before[part]) / placed * 1e6 for part, pid in pids.items()})
 
 

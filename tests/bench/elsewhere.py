@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.bench.checks import CheckFailed
-from tests.bench.cluster import CELL, DATABASE, Side, Town
+from tests.bench.cluster import CELL, DATABASE, Dataset, Side
 from tests.bench.founding import commands_of
 from tests.bench.measure import Bench
 
@@ -39,14 +39,14 @@ async def checked_side(bench: Bench, checkout: Path) -> AsyncIterator[Side]:
     async with bench.ground.postgres("other") as postgres:
         dsn = postgres.dsn(DATABASE)
         total = commands_of(users=users, auctions=auctions + 1)
-        with bench.stage(f"a town of {checkout}", total):
+        with bench.stage(f"a dataset of {checkout}", total):
             hot, *names = json.loads(await python(checkout, FOUND, CELL, dsn, str(users), str(auctions + 1)))
-        town = Town(users=users, auctions=tuple(names), hot=hot)
+        dataset = Dataset(users=users, auctions=tuple(names), hot=hot)
         runner = ("sh", "-c", RUNNER, str(checkout))
         async with bench.ground.server("other-cell", postgres, runner=runner) as server:
-            yield Side(town=town, server=server, postgres=postgres)
+            yield Side(dataset=dataset, server=server, postgres=postgres)
             with bench.stage(f"checking the books of {checkout}", 1):
-                await python(checkout, CHECK, dsn, str(town.bids))
+                await python(checkout, CHECK, dsn, str(dataset.bids))
 
 
 async def python(checkout: Path, program: str, *arguments: str) -> str:

@@ -14,7 +14,7 @@ from lab.member import Member
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.bench import past, takeover
 from tests.bench.checks import check
-from tests.bench.cluster import Side, Town, last_position, settled, side
+from tests.bench.cluster import Dataset, Side, last_position, settled, side
 from tests.bench.load import Plan
 from tests.bench.measure import BATCH_ITEMS, BATCHES_IN_FLIGHT, TURN, Bench
 from tests.bench.report import Figure
@@ -31,33 +31,33 @@ async def measured(bench: Bench) -> AsyncIterator[Figure]:
         return
     scale = bench.scale
     async with bench.ground.postgres("grown") as postgres:
-        town = await settled(postgres, bench.console, users=scale.grown_users, auctions=scale.auctions)
+        dataset = await settled(postgres, bench.console, users=scale.grown_users, auctions=scale.auctions)
         async with bench.ground.server("grown-cell", postgres) as server:
             before_mib = resident_mib(server)
-            events = await grow(bench, town, server, postgres)
+            events = await grow(bench, dataset, server, postgres)
             note = {"events": events} | grown_less(bench, events)
             if "resident_memory" in bench.wanted:
-                extra = {"users": town.users, "before_mib": before_mib, "pss_mib": proportional_mib(server), **note}
+                extra = {"users": dataset.users, "before_mib": before_mib, "pss_mib": proportional_mib(server), **note}
                 yield Figure(name="resident_memory", value=resident_mib(server), unit="MiB", extra=extra)
             if "grown_store" in bench.wanted:
-                yield await grown_store(bench, Side(town=town, server=server, postgres=postgres), note)
+                yield await grown_store(bench, Side(dataset=dataset, server=server, postgres=postgres), note)
             if past.NAME in bench.wanted:
                 yield await past.figure(bench, server, note)
             with bench.stage("checking the books", 1):
-                await check(postgres, town)
+                await check(postgres, dataset)
         if "takeover" in bench.wanted:
-            took_s = await takeover.measured_s(bench, town, postgres)
+            took_s = await takeover.measured_s(bench, dataset, postgres)
             yield Figure(name="takeover", value=median(took_s), unit="s", extra={"rounds": took_s, **note})
 
 
-async def grow(bench: Bench, town: Town, server: Member, postgres: EmbeddedPostgres) -> int:
+async def grow(bench: Bench, dataset: Dataset, server: Member, postgres: EmbeddedPostgres) -> int:
     """Has all users bid, in turn, until the store is large enough; returns how many events it has then."""
     events, wanted = await last_position(postgres), bench.scale.grown_events
-    bids = town.spread(BATCH_ITEMS, turn=1)
-    with bench.stage(f"{wanted:,} events: bids of {town.users:,} users", wanted) as stage:
-        while bids.first * BATCHES_IN_FLIGHT < town.users or events < wanted:
+    bids = dataset.spread(BATCH_ITEMS, turn=1)
+    with bench.stage(f"{wanted:,} events: bids of {dataset.users:,} users", wanted) as stage:
+        while bids.first * BATCHES_IN_FLIGHT < dataset.users or events < wanted:
             plan = Plan(address=server.address, bids=bids, in_flight=BATCHES_IN_FLIGHT, bids_each=STRETCH_BIDS_EACH)
-            town.bids += (await bench.generator.run(plan)).placed
+            dataset.bids += (await bench.generator.run(plan)).placed
             bids = replace(bids, first=bids.first + STRETCH_BIDS_EACH)
             events = await last_position(postgres)
             stage.left(max(0, wanted - events))
@@ -80,9 +80,9 @@ async def grown_store(bench: Bench, grown: Side, note: dict[str, str | int]) -> 
         ours = bench.bidding(
             grown,
             BATCHES_IN_FLIGHT,
-            lambda: grown.town.spread(BATCH_ITEMS, bidders_each=bidders_each, turn=TURN),
+            lambda: grown.dataset.spread(BATCH_ITEMS, bidders_each=bidders_each, turn=TURN),
         )
-        theirs = bench.bidding(empty, BATCHES_IN_FLIGHT, lambda: empty.town.spread(BATCH_ITEMS, turn=TURN))
+        theirs = bench.bidding(empty, BATCHES_IN_FLIGHT, lambda: empty.dataset.spread(BATCH_ITEMS, turn=TURN))
         return await bench.beside("grown_store", ours, "empty", theirs, **note)
 
 

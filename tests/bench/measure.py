@@ -11,7 +11,7 @@ from rich.console import Console
 from server.cli import report
 from server.cli.report import Stage
 from tests.bench.calls import Bids
-from tests.bench.cluster import Ground, Side, Town
+from tests.bench.cluster import Dataset, Ground, Side
 from tests.bench.load import Plan, Result
 from tests.bench.processes import Generator
 from tests.bench.report import Figure, compared, number
@@ -48,10 +48,10 @@ class Bench:
         )
         return await self.generator.run(plan)
 
-    async def bid(self, town: Town, address: str, bids: Bids, *, in_flight: int) -> Result:
-        """The same with the town's cell at the address: it is remembered how many bids the town was sent."""
+    async def bid(self, dataset: Dataset, address: str, bids: Bids, *, in_flight: int) -> Result:
+        """The same at a cell with the dataset, which counts the bids that it was sent."""
         result = await self.load(address, bids, in_flight=in_flight)
-        town.bids += result.placed
+        dataset.bids += result.placed
         return result
 
     def bidding(self, side: Side, in_flight: int, bids: Callable[[], Bids]) -> "Bidding":
@@ -94,7 +94,9 @@ class Bidding:
 
     async def __call__(self) -> float:
         side = self.side
-        self.results.append(await self.bench.bid(side.town, side.server.address, self.bids(), in_flight=self.in_flight))
+        self.results.append(
+            await self.bench.bid(side.dataset, side.server.address, self.bids(), in_flight=self.in_flight)
+        )
         return self.results[-1].per_s
 
     def told(self) -> dict[str, float]:

@@ -14,17 +14,17 @@ from tests.bench.settlements import (
     CURRENCY,
     PRICE_MINOR,
     Connections,
-    Town,
+    Traders,
     connected,
     settled_s,
-    town_of,
+    traders_of,
 )
 
 NAMES = {47: "recovery_47", 1_000: "recovery_1000", 10_000: "recovery_10000"}
 
 
 async def measured(bench: Bench) -> AsyncIterator[Figure]:
-    """Each on a town of its own: what is measured is not the size of a store."""
+    """Each on a cluster of its own: what is measured is not the size of a store."""
     for count, name in NAMES.items():
         if name in bench.wanted and count <= bench.scale.stranded_max:
             with bench.stage(name, 1) as stage:
@@ -39,34 +39,34 @@ async def recovery_s(count: int) -> float:
     link = ProxyLink()
     await link.prepare()
     try:
-        async with Cluster(None, plan=link.plan) as cluster, town_of(cluster, (NEAR, FAR)) as town:
-            return await cluster.while_alive(stranded_and_freed(town, link, count))
+        async with Cluster(None, plan=link.plan) as cluster, traders_of(cluster, (NEAR, FAR)) as traders:
+            return await cluster.while_alive(stranded_and_freed(traders, link, count))
     finally:
         await link.close()
 
 
-async def stranded_and_freed(town: Town, link: ProxyLink, count: int) -> float:
-    won = await won_across(town, count)
-    async with connected(town.cells) as connections:
+async def stranded_and_freed(traders: Traders, link: ProxyLink, count: int) -> float:
+    won = await won_across(traders, count)
+    async with connected(traders.cells) as connections:
         await link.cut()
-        await side_by_side(won, town.market.close)
+        await side_by_side(won, traders.market.close)
         assert await stranded(connections) == count
         await link.mend()
         return await settled_s(connections, count, time.monotonic())
 
 
-async def won_across(town: Town, count: int) -> list[OpenAuction]:
+async def won_across(traders: Traders, count: int) -> list[OpenAuction]:
     """Auctions of one end of the link, won from the other; half of them each way."""
-    people = {name: cycle(each) for name, each in town.people.items()}
+    people = {name: cycle(each) for name, each in traders.people.items()}
 
     async def one(index: int) -> OpenAuction:
         here, there = (NEAR, FAR) if index % 2 else (FAR, NEAR)
-        auction = await town.market.open_auction(here, next(people[here]), "a lamp", CURRENCY, PRICE_MINOR)
-        await town.market.bid(next(people[there]), auction, CURRENCY, PRICE_MINOR)
+        auction = await traders.market.open_auction(here, next(people[here]), "a lamp", CURRENCY, PRICE_MINOR)
+        await traders.market.bid(next(people[there]), auction, CURRENCY, PRICE_MINOR)
         return auction
 
     auctions = await side_by_side(range(count), one)
-    await town.market.wait_until_quiet()
+    await traders.market.wait_until_quiet()
     return auctions
 
 

@@ -31,7 +31,7 @@ Connections: TypeAlias = "Sequence[asyncpg.Connection[asyncpg.Record]]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Town:
+class Traders:
     """Who takes part: people of each cell, who both sell and bid."""
 
     market: Market
@@ -40,20 +40,22 @@ class Town:
 
 
 @asynccontextmanager
-async def town_of(cluster: Cluster, names: Sequence[str] = tuple(cell.name for cell in CELLS)) -> AsyncIterator[Town]:
+async def traders_of(
+    cluster: Cluster, names: Sequence[str] = tuple(cell.name for cell in CELLS)
+) -> AsyncIterator[Traders]:
     """With people in each of the cells named; at the end the books are right."""
     cells = cluster.members[1:]
     async with Market(cluster.router) as market:
         people = {name: await settled_people(market, name) for name in names}
-        yield Town(market=market, cells=cells, people=people)
+        yield Traders(market=market, cells=cells, people=people)
     await check_all({cell.name: await cell.dsn() for cell in cells})
 
 
 async def measured(bench: Bench) -> AsyncIterator[Figure]:
     if NAME not in bench.wanted:
         return
-    async with Cluster(None) as cluster, town_of(cluster) as town:
-        rates = await cluster.while_alive(rounds(bench, town))
+    async with Cluster(None) as cluster, traders_of(cluster) as traders:
+        rates = await cluster.while_alive(rounds(bench, traders))
     bids = [bids for figure in bench.figures if figure.name == YARDSTICK for bids in figure.extra["rounds"]]
     yield compared(NAME, "sagas/s", rates, "unary", bids, settlements=len(CELLS) * bench.scale.settlements_each)
 
@@ -64,37 +66,37 @@ async def settled_people(market: Market, cell: str) -> list[Person]:
     )
 
 
-async def rounds(bench: Bench, town: Town) -> list[float]:
+async def rounds(bench: Bench, traders: Traders) -> list[float]:
     rates = []
     with bench.stage(NAME, bench.scale.rounds) as stage:
         for round_ in range(1, bench.scale.rounds + 1):
-            rates.append(await rate(town, bench.scale.settlements_each))
+            rates.append(await rate(traders, bench.scale.settlements_each))
             bench.say(f"{NAME} {round_}: {rates[-1]:,.0f}/s")
             stage.advance()
     return rates
 
 
-async def won_auctions(town: Town, count_each: int) -> list[OpenAuction]:
+async def won_auctions(traders: Traders, count_each: int) -> list[OpenAuction]:
     """So many in each cell, each with one bid, from another cell."""
-    names = [cell.name for cell in town.cells]
-    people = {name: cycle(town.people[name]) for name in names}
+    names = [cell.name for cell in traders.cells]
+    people = {name: cycle(traders.people[name]) for name in names}
 
     async def one(index: int) -> OpenAuction:
         here, sellers, bidders = (names[(index + step) % len(names)] for step in range(3))
-        auction = await town.market.open_auction(here, next(people[sellers]), "a lamp", CURRENCY, PRICE_MINOR)
-        await town.market.bid(next(people[bidders]), auction, CURRENCY, PRICE_MINOR)
+        auction = await traders.market.open_auction(here, next(people[sellers]), "a lamp", CURRENCY, PRICE_MINOR)
+        await traders.market.bid(next(people[bidders]), auction, CURRENCY, PRICE_MINOR)
         return auction
 
     return await side_by_side(range(count_each * len(names)), one)
 
 
-async def rate(town: Town, each: int) -> float:
+async def rate(traders: Traders, each: int) -> float:
     """Settlements a second, from the first auction's end until all are through. Raises where one is not."""
-    won = await won_auctions(town, each)
-    async with connected(town.cells) as connections:
+    won = await won_auctions(traders, each)
+    async with connected(traders.cells) as connections:
         settled_before = await auctions_settled(connections)
         began_s = time.monotonic()
-        await side_by_side(won, town.market.close)
+        await side_by_side(won, traders.market.close)
         return len(won) / await settled_s(connections, settled_before + len(won), began_s)
 
 

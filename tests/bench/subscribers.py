@@ -20,7 +20,7 @@ CAUGHT_UP_S = 60.0
 
 
 async def figure(bench: Bench, side: Side) -> Figure:
-    alone = bench.bidding(side, BATCHES_IN_FLIGHT, lambda: side.town.spread(BATCH_ITEMS, turn=TURN))
+    alone = bench.bidding(side, BATCHES_IN_FLIGHT, lambda: side.dataset.spread(BATCH_ITEMS, turn=TURN))
 
     async def watched_bids_per_s() -> float:
         async with subscribed(side.server.address, await last_position(side.postgres)):

@@ -11,7 +11,7 @@ from cellbook.v1 import ledger_pb2, types_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.bench.calls import BANK, user_id
-from tests.bench.cluster import Town
+from tests.bench.cluster import Dataset
 from tests.bench.load import LoadFailed
 from tests.bench.measure import BATCH_ITEMS, BATCHES_IN_FLIGHT, TURN, Bench
 
@@ -19,7 +19,7 @@ PATIENCE_S = 60.0
 ASK_S = 0.01
 
 
-async def measured_s(bench: Bench, town: Town, postgres: EmbeddedPostgres) -> list[float]:
+async def measured_s(bench: Bench, dataset: Dataset, postgres: EmbeddedPostgres) -> list[float]:
     """Each standby is the next leader."""
     took_s = []
     async with AsyncExitStack() as stack:
@@ -27,8 +27,8 @@ async def measured_s(bench: Bench, town: Town, postgres: EmbeddedPostgres) -> li
         with bench.stage("takeover", bench.scale.takeovers) as stage:
             for number in range(1, bench.scale.takeovers + 1):
                 standby = await stack.enter_async_context(bench.ground.server(f"leader-{number}", postgres))
-                bids = town.spread(BATCH_ITEMS, turn=TURN)
-                load = asyncio.create_task(bench.bid(town, leader.address, bids, in_flight=BATCHES_IN_FLIGHT))
+                bids = dataset.spread(BATCH_ITEMS, turn=TURN)
+                load = asyncio.create_task(bench.bid(dataset, leader.address, bids, in_flight=BATCHES_IN_FLIGHT))
                 await asyncio.sleep(bench.scale.warm_up_s + bench.scale.seconds / 2)
                 leader.kill()
                 took_s.append(await first_accepted_s(standby.address))

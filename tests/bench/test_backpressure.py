@@ -194,7 +194,7 @@ async def calmest(here: Side, name: str, items: int, in_flight: int) -> Flooded:
     Without the safeguards none does, on any machine (docs/benchmarks.md).
     """
     for _ in range(ATTEMPTS):
-        result = await flooded(here, lambda: here.town.spread(items, turn=1), in_flight)
+        result = await flooded(here, lambda: here.dataset.spread(items, turn=1), in_flight)
         result.show(name)
         if result.goodput >= GOODPUT_LEAST and max(result.legs_s) < URGENT_MAX_S:
             break

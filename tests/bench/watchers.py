@@ -22,13 +22,13 @@ async def figure(bench: Bench, side: Side) -> Figure:
     async def bids_per_cpu_s() -> float:
         plan = Plan(
             address=side.server.address,
-            bids=side.town.in_one(BATCH_ITEMS, turn=1),
+            bids=side.dataset.in_one(BATCH_ITEMS, turn=1),
             in_flight=BATCHES_IN_FLIGHT,
             bids_each=TIMES * bench.scale.cpu_bids / BATCHES_IN_FLIGHT,
         )
         before_s = cpu_s(side.server.pid)
         placed = (await bench.generator.run(plan)).placed
-        side.town.bids += placed
+        side.dataset.bids += placed
         return placed / (cpu_s(side.server.pid) - before_s)
 
     async def watched_bids_per_cpu_s() -> float:
@@ -44,7 +44,7 @@ async def figure(bench: Bench, side: Side) -> Figure:
 @asynccontextmanager
 async def watched(side: Side, updates: list[int]) -> AsyncIterator[None]:
     """All watchers are there until the end, in a process of their own; then `updates` has how many came."""
-    async with python("tests.bench.watching", side.server.address, side.town.hot, str(WATCHERS)) as process:
+    async with python("tests.bench.watching", side.server.address, side.dataset.hot, str(WATCHERS)) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         if (await process.stdout.readline()).strip() != b"watching":

@@ -20,7 +20,7 @@ WAYS = (
 
 
 async def measured(bench: Bench) -> AsyncIterator[Figure]:
-    """All of one town."""
+    """All on one dataset."""
     if not bench.wanted & set(NAMES):
         return
     scale = bench.scale
@@ -41,11 +41,11 @@ async def measured(bench: Bench) -> AsyncIterator[Figure]:
         if watchers.NAME in bench.wanted:
             yield await watchers.figure(bench, ours)
         with bench.stage("checking the books", 1):
-            await check(ours.postgres, ours.town)
+            await check(ours.postgres, ours.dataset)
 
 
 def in_batches(bench: Bench, side: Side, turn: int = TURN) -> Bidding:
-    return bench.bidding(side, BATCHES_IN_FLIGHT, lambda: side.town.spread(BATCH_ITEMS, turn=turn))
+    return bench.bidding(side, BATCHES_IN_FLIGHT, lambda: side.dataset.spread(BATCH_ITEMS, turn=turn))
 
 
 async def batch_bids(bench: Bench, ours: Side) -> Figure:
@@ -55,15 +55,15 @@ async def batch_bids(bench: Bench, ours: Side) -> Figure:
     async def tps() -> float:
         return await pgbench.best_tps(ours.postgres, bench.scale.seconds)
 
-    before, bids_before = await last_position(ours.postgres), ours.town.bids
+    before, bids_before = await last_position(ours.postgres), ours.dataset.bids
     figure = await bench.beside("batch_bids", in_batches(bench, ours), "TPC-B", tps)
-    events_per_bid = (await last_position(ours.postgres) - before) / (ours.town.bids - bids_before)
+    events_per_bid = (await last_position(ours.postgres) - before) / (ours.dataset.bids - bids_before)
     return replace(figure, extra={**figure.extra, "events_per_bid": events_per_bid})
 
 
 async def unary_bids(bench: Bench, ours: Side) -> Figure:
     def one_by_one() -> Bids:
-        return ours.town.spread(0, turn=TURN)
+        return ours.dataset.spread(0, turn=TURN)
 
     unary = bench.bidding(ours, UNARY_IN_FLIGHT, one_by_one)
     await unary()
@@ -76,17 +76,17 @@ async def unary_bids(bench: Bench, ours: Side) -> Figure:
 
 
 async def unary_grouped(bench: Bench, ours: Side) -> Figure:
-    """Beside a second cell, whose transactions take one command each: a town a tenth as large, on both sides."""
+    """Beside a second cell, whose transactions take one command each: a dataset a tenth as large, on both sides."""
     users, auctions = bench.scale.users // 10, bench.scale.auctions // 10
     async with side(
         bench.ground, "ungrouped", bench.console, users=users, auctions=auctions, batch_max="1"
     ) as ungrouped:
-        grouped = bench.bidding(ours, UNARY_IN_FLIGHT, lambda: ours.town.spread(0, auctions=auctions, turn=TURN))
-        ones = bench.bidding(ungrouped, UNARY_IN_FLIGHT, lambda: ungrouped.town.spread(0, turn=TURN))
+        grouped = bench.bidding(ours, UNARY_IN_FLIGHT, lambda: ours.dataset.spread(0, auctions=auctions, turn=TURN))
+        ones = bench.bidding(ungrouped, UNARY_IN_FLIGHT, lambda: ungrouped.dataset.spread(0, turn=TURN))
         return await bench.beside("unary_grouped", grouped, "alone", ones)
 
 
 async def hot_auction(bench: Bench, ours: Side) -> Figure:
     """Everybody outbids the one before. In batches: one by one it would be the calls that are measured."""
-    in_one = bench.bidding(ours, BATCHES_IN_FLIGHT, lambda: ours.town.in_one(BATCH_ITEMS, turn=1))
+    in_one = bench.bidding(ours, BATCHES_IN_FLIGHT, lambda: ours.dataset.in_one(BATCH_ITEMS, turn=1))
     return await bench.beside("hot_auction", in_one, "spread", in_batches(bench, ours, turn=1))

@@ -12,13 +12,13 @@ import tempfile
 from pathlib import Path
 
 from tests.fuzz.player import AT_ONCE, shown
-from tests.fuzz.run import Outcome, check, play, town
+from tests.fuzz.run import Outcome, check, cluster_in, play
 
 
 async def run(calls: int, seed: int, *, secure: bool, at_once: int) -> bool:
     """Whether all went well."""
     folder = Path(tempfile.mkdtemp(prefix="cellbook-fuzz-"))
-    async with town(folder, secure=secure) as cluster:
+    async with cluster_in(folder, secure=secure) as cluster:
         outcome = await play(cluster, calls, seed, say, at_once=at_once)
     tell(outcome, seed)
     try:

@@ -1,4 +1,4 @@
-"""What a cell that is none of the town's could say in order: legs of its own sagas, checkpoints of its own log."""
+"""What a cell that is not of this cluster could say in order: legs of its own sagas, checkpoints of its own log."""
 
 from collections.abc import Sequence
 from typing import Any

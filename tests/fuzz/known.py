@@ -197,7 +197,7 @@ class Known:
                 pass
 
     def _at_a_border(self, plan: Plan) -> None:
-        """Cells and users that come new to the town, and go from it to us."""
+        """Cells and users that come new to the cluster, and go from it to us."""
         match request := plan.request:
             case ledger_pb2.OpenAccountRequest() if self.rng.random() < 0.5:
                 request.user_id, request.home_epoch = self.pool.new_id(), 1

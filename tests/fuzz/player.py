@@ -32,7 +32,7 @@ TIMEOUTS_S = (*[5.0] * 18, 0.3, 0.01)
 # Answers of a stream that are looked at.
 STREAM_READS = 3
 NEVER = frozenset({"INTERNAL", "UNKNOWN"})
-# An operator's orders here name cells that are none, or the town would be taken apart.
+# An operator's orders here name cells that are none, or the cluster would be taken apart.
 ORDERS = frozenset({"RegisterCell", "SetCellWeight", "DrainCell", "MarkCellDown", "UndrainCell", "RemoveCell"})
 CORPUS = Path(__file__).parent / "corpus"
 

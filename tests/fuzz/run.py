@@ -1,4 +1,4 @@
-"""One run: a town of real processes, calls and connections at it, and what must hold afterwards."""
+"""One run: a cluster of real processes, calls and connections at it, and what must hold afterwards."""
 
 import asyncio
 import time
@@ -91,7 +91,7 @@ class Outcome:
 
 
 @asynccontextmanager
-async def town(folder: Path, *, secure: bool) -> AsyncIterator[Cluster]:
+async def cluster_in(folder: Path, *, secure: bool) -> AsyncIterator[Cluster]:
     def plan(data: Path, ports: Sequence[int]) -> list[Member]:
         members = four(data, ports)
         for member in members:
@@ -185,7 +185,7 @@ def resident(cluster: Cluster) -> dict[str, int]:
 
 
 async def check(folder: Path) -> None:
-    """All invariants, from the databases that a town has left: nothing is written any more.
+    """All invariants, from the databases that a cluster has left: nothing is written any more.
 
     Not that all is settled: what a stranger began stays as it is.
     """

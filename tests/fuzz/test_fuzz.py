@@ -16,7 +16,7 @@ from server.shell.settings.addresses import Address
 from tests.fuzz import frames
 from tests.fuzz.messages import Maker, Pool
 from tests.fuzz.player import METHODS, NEVER, Asked, Findings, Player, corpus, shown
-from tests.fuzz.run import GROWTH_BYTES_MAX, Outcome, check, play, town
+from tests.fuzz.run import GROWTH_BYTES_MAX, Outcome, check, cluster_in, play
 from tests.integration.services_rig import serving
 from tests.integration.shell.shell_host import USER, running
 from tests.local_cells import until
@@ -33,9 +33,9 @@ SELDOM = 10
 @pytest.mark.timeout(300)
 async def test_twenty_thousand_calls_find_nothing(tmp_path: Path) -> None:
     """Of every RPC, by everybody, beside connections that speak badly; no process ends or swells, the books hold."""
-    async with town(tmp_path / "town", secure=False) as cluster:
+    async with cluster_in(tmp_path / "cluster", secure=False) as cluster:
         outcome = await play(cluster, CALLS, SEED, print)
-    await check(tmp_path / "town")
+    await check(tmp_path / "cluster")
     findings = outcome.findings
     print(shown(findings.answers))
     assert findings.wrong == []

@@ -88,23 +88,23 @@ class CellbookPeer:
 
     async def bids(self, mode: Mode, seconds: float) -> int:
         items = mode.items if mode.items > 1 else 0
-        bids = self.side.town.spread(items, turn=TURN)
+        bids = self.side.dataset.spread(items, turn=TURN)
         plan = Plan(address=self.side.server.address, bids=bids, in_flight=mode.clients, seconds=seconds)
         result = await self.generator.run(plan)
-        self.side.town.bids += result.placed
+        self.side.dataset.bids += result.placed
         return result.placed
 
     async def check(self) -> None:
         await self.repeat()
-        await check(self.side.postgres, self.side.town)
+        await check(self.side.postgres, self.side.dataset)
 
     async def repeat(self) -> None:
         """Repeated bids are accepted, and change nothing."""
-        request = next(self.side.town.spread(CHECKED, turn=TURN).calls())
+        request = next(self.side.dataset.spread(CHECKED, turn=TURN).calls())
         async with grpc.aio.insecure_channel(self.side.server.address) as channel:
             call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHODS[True])
             placed_in(await call(request, metadata=SERVICE, timeout=TIMEOUT_S), CHECKED, contested=False)
-            self.side.town.bids += CHECKED
+            self.side.dataset.bids += CHECKED
             stored = await last_position(self.side.postgres)
             placed_in(await call(request, metadata=SERVICE, timeout=TIMEOUT_S), CHECKED, contested=False)
         if await last_position(self.side.postgres) != stored:
