@@ -28,13 +28,6 @@ from cellbook.v1 import (
     settlement_pb2,
     types_pb2,
 )
-from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
-from cellbook.v1.audit_pb2_grpc import AuditServiceStub
-from cellbook.v1.contact_pb2_grpc import ContactServiceStub
-from cellbook.v1.event_pb2_grpc import EventServiceStub
-from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
-from cellbook.v1.operations_pb2_grpc import OperationsServiceStub
-from cellbook.v1.settlement_pb2_grpc import SettlementServiceStub
 from cells.domain.commands import CreditPending
 from cells.domain.values import Direction, LegId, Money
 from cells.store.ports import LegCall
@@ -50,6 +43,7 @@ from tests.e2e.probes import probed
 from tests.e2e.toolchains import done, go_built, node_modules
 from tests.faults import rig
 from tests.faults.rig import BANK, CELL, OPERATOR, SERVICE, Node, database, deposit, open_user, stubs
+from tests.integration.services_rig import Over
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 
@@ -127,7 +121,7 @@ async def test_plain_round_robin_over_leader_and_standby(plain: Pair) -> None:
     before = await balance(plain.standby.address, user_id)
     async with grpc.aio.insecure_channel(f"ipv4:{','.join(plain.addresses)}", options=PLAIN) as channel:
         for _ in range(CALLS):
-            await LedgerServiceStub(channel).Deposit(deposit(user_id), metadata=BANK, timeout=10)
+            await Over(channel).send(deposit(user_id), by=BANK, timeout_s=10)
     assert await balance(plain.standby.address, user_id) == before + CALLS
     assert await balance(plain.leader.address, user_id) == before + CALLS
 
@@ -185,8 +179,7 @@ async def test_each_process_tells_its_own_state(plain: Pair) -> None:
     roles, places = [], []
     for address in plain.addresses:
         async with grpc.aio.insecure_channel(address) as channel:
-            request = operations_pb2.GetCellStatusRequest()
-            status = await OperationsServiceStub(channel).GetCellStatus(request, metadata=OPERATOR, timeout=10)
+            status = await Over(channel).ask("GetCellStatus", by=OPERATOR)
         roles.append(status.role)
         places.append((status.cell, status.epoch, status.position, status.trouble))
     assert roles == [operations_pb2.PROCESS_ROLE_LEADS, operations_pb2.PROCESS_ROLE_STANDS_BY]
@@ -196,7 +189,7 @@ async def test_each_process_tells_its_own_state(plain: Pair) -> None:
 async def test_a_stream_that_only_the_leader_has(plain: Pair) -> None:
     """An audit, asked of the standby, is the leader's, from the first message to the last."""
     async with grpc.aio.insecure_channel(plain.standby.address) as channel:
-        call = AuditServiceStub(channel).Reconcile(audit_pb2.ReconcileRequest(), metadata=OPERATOR, timeout=30)
+        call = Over(channel).send(audit_pb2.ReconcileRequest(), by=OPERATOR, timeout_s=30)
         told = [each async for each in call]
     assert told[-1].HasField("summary")
 
@@ -223,7 +216,7 @@ async def test_legs_that_travel_together(plain: Pair) -> None:
     async with grpc.aio.insecure_channel(plain.standby.address) as channel:
         request = settlement_pb2.BatchLegsRequest(items=legs)
         metadata = (("cellbook-principal", "peer/eu-west"),)
-        answer = await SettlementServiceStub(channel).BatchLegs(request, metadata=metadata, timeout=10)
+        answer = await Over(channel).send(request, by=metadata, timeout_s=10)
     tombstoned = settlement_pb2.COMPENSATION_RESULT_TOMBSTONED
     assert [result.compensated.result for result in answer.results] == [tombstoned] * 2, answer
 
@@ -234,7 +227,7 @@ async def test_the_log_is_followed_at_the_standby(plain: Pair) -> None:
         user_id = await open_user(to)
         wanted = event_pb2.SubscribeRequest(filter=event_pb2.EventFilter(user_id=user_id))
         async with asyncio.timeout(10):
-            async for item in EventServiceStub(channel).Subscribe(wanted, metadata=OPERATOR):
+            async for item in Over(channel).send(wanted, by=OPERATOR):
                 if item.HasField("caught_up"):
                     await to.ledger.Deposit(deposit(user_id, 17), metadata=BANK, timeout=10)
                 if any(posting.amount_minor == 17 for posting in item.event.postings):
@@ -260,7 +253,7 @@ async def test_an_auction_is_watched_at_the_standby(plain: Pair) -> None:
         end = auction_pb2.CancelAuctionRequest(command_id=str(uuid4()), auction=auction)
         wanted = auction_pb2.WatchAuctionRequest(auction=auction)
         kinds = []
-        async for item in AuctionServiceStub(channel).WatchAuction(wanted, metadata=SERVICE, timeout=20):
+        async for item in Over(channel).send(wanted, by=SERVICE, timeout_s=20):
             kinds += [change.kind for change in item.changes]
             if not kinds:
                 await to.auctions.PlaceBid(bid, metadata=SERVICE, timeout=10)
@@ -286,16 +279,16 @@ async def test_the_caller_stays_who_it_is(proven: tuple[Pair, Authority]) -> Non
         channel_as(authority, "bank", running.standby.address) as bank,
         channel_as(authority, "shop", running.standby.address) as shop,
     ):
-        await LedgerServiceStub(operator).OpenAccount(opened, timeout=10)
+        await Over(operator).send(opened, by=None, timeout_s=10)
         money = deposit(user_id, 1_000)
-        await LedgerServiceStub(bank).Deposit(money, timeout=10)
-        assert await reason(LedgerServiceStub(shop).Deposit(deposit(user_id), timeout=10)) == "NOT_PERMITTED"
+        await Over(bank).send(money, by=None, timeout_s=10)
+        assert await reason(Over(shop).send(deposit(user_id), by=None, timeout_s=10)) == "NOT_PERMITTED"
         held = ledger_pb2.ReserveRequest(command_id=str(uuid4()), user_id=user_id, amount=money.amount)
         token = authority.token(Principal(role=Role.USER, name=user_id), valid=timedelta(hours=1))
         theirs = (("authorization", f"Bearer {token}"),)
-        await LedgerServiceStub(shop).Reserve(held, metadata=theirs, timeout=10)
+        await Over(shop).send(held, by=theirs, timeout_s=10)
         held.user_id, held.command_id = str(uuid4()), str(uuid4())
-        assert await reason(LedgerServiceStub(shop).Reserve(held, metadata=theirs, timeout=10)) == "NOT_YOUR_ACCOUNT"
+        assert await reason(Over(shop).send(held, by=theirs, timeout_s=10)) == "NOT_YOUR_ACCOUNT"
 
 
 async def test_the_log_says_who_has_asked_the_standby(proven: tuple[Pair, Authority]) -> None:
@@ -305,12 +298,12 @@ async def test_the_log_says_who_has_asked_the_standby(proven: tuple[Pair, Author
     opened = ledger_pb2.OpenAccountRequest(command_id=str(uuid4()), user_id=user_id, home_epoch=1)
     bank, shop = (channel_as(authority, name, running.standby.address) for name in ("bank", "shop"))
     async with channel_as(authority, "operator", running.standby.address) as operator, bank, shop:
-        await LedgerServiceStub(operator).OpenAccount(opened, timeout=10)
-        await LedgerServiceStub(bank).Deposit(deposit(user_id), timeout=10)
-        await LedgerServiceStub(operator).GetBalance(ledger_pb2.GetBalanceRequest(user_id=user_id), timeout=10)
+        await Over(operator).send(opened, by=None, timeout_s=10)
+        await Over(bank).send(deposit(user_id), by=None, timeout_s=10)
+        await Over(operator).send(ledger_pb2.GetBalanceRequest(user_id=user_id), by=None, timeout_s=10)
         proofs: dict[str, Any] = {}
         async with asyncio.timeout(30):
-            async for item in EventServiceStub(shop).Subscribe(event_pb2.SubscribeRequest()):
+            async for item in Over(shop).send(event_pb2.SubscribeRequest(), by=None):
                 said = json.loads(item.event.metadata_json or "{}")
                 if item.event.user_id == user_id or user_id in item.event.payload_json:
                     proofs[item.event.event_type] = said["authority"]
@@ -329,16 +322,16 @@ async def test_a_look_through_the_standby_is_in_the_log(proven: tuple[Pair, Auth
     token = authority.token(Principal(role=Role.SUPPORT, name="sue"), valid=timedelta(hours=1))
     operator, shop = (channel_as(authority, name, running.standby.address) for name in ("operator", "shop"))
     async with operator, shop:
-        await LedgerServiceStub(operator).OpenAccount(opened, timeout=10)
+        await Over(operator).send(opened, by=None, timeout_s=10)
         contact = contact_pb2.SetContactRequest(user_id=user_id, name="Ann", email="ann@people.test")
-        await ContactServiceStub(shop).SetContact(contact, timeout=10)
+        await Over(shop).send(contact, by=None, timeout_s=10)
         look = contact_pb2.GetContactRequest(user_id=user_id, reason="ticket 4711")
         by_support = (("authorization", f"Bearer {token}"),)
-        found = await ContactServiceStub(shop).GetContact(look, metadata=by_support, timeout=10)
+        found = await Over(shop).send(look, by=by_support, timeout_s=10)
         assert found.email == contact.email
         request = event_pb2.SubscribeRequest(filter=event_pb2.EventFilter(event_types=["ACCESSES_RECORDED"]))
         looks = []
-        async for item in EventServiceStub(shop).Subscribe(request, timeout=30):
+        async for item in Over(shop).send(request, by=None, timeout_s=30):
             if item.HasField("caught_up"):
                 break
             [access, *others] = json.loads(item.event.payload_json)["accesses"]
@@ -355,7 +348,7 @@ async def test_nobody_else_calls_on_behalf_of_others(proven: tuple[Pair, Authori
     said = ((ON_BEHALF_KEY, "treasury/bank"),)
     for address in running.addresses:
         async with channel_as(authority, name, address) as channel:
-            call = LedgerServiceStub(channel).Deposit(deposit(str(uuid4())), metadata=said, timeout=10)
+            call = Over(channel).send(deposit(str(uuid4())), by=said, timeout_s=10)
             assert await reason(call) == "IDENTITY_MISSING"
 
 
@@ -365,7 +358,7 @@ async def test_what_a_token_proves_is_all_that_its_bearer_is(proven: tuple[Pair,
     token = authority.token(Principal(role=Role.SERVICE, name="shop"), valid=timedelta(hours=1))
     said = (("authorization", f"Bearer {token}"), (ON_BEHALF_KEY, "treasury/bank"))
     async with channel_as(authority, "shop", running.standby.address) as channel:
-        call = LedgerServiceStub(channel).Deposit(deposit(str(uuid4())), metadata=said, timeout=10)
+        call = Over(channel).send(deposit(str(uuid4())), by=said, timeout_s=10)
         assert await reason(call) == "NOT_PERMITTED"
 
 

@@ -56,31 +56,26 @@ def close(here: Town, won: Won) -> asyncio.Task[object]:
 
 
 @pytest.mark.timeout(400)
-async def test_a_settlement_survives_a_kill_at_every_leg(tmp_path: Path) -> None:
-    """Each leg is taken exactly once, whoever dies and whenever."""
-    route = places(LEGS, "action")
-    async with town(tmp_path, {cell: armed(cell, route, "") for cell in CELL_OF.values()}) as here:
-        won = await here.won()
-        closing = close(here, won)
-        await lead_on(here, route)
-        await here.ended(won, auction_pb2.AUCTION_STATE_SETTLED)
-        await asyncio.wait([closing])
-        await here.assert_paid(won)
-        await here.check()
-
-
-@pytest.mark.timeout(400)
-async def test_a_compensation_survives_a_kill_at_every_leg(tmp_path: Path) -> None:
-    """The pivot is refused; everything before it is undone exactly once, whoever dies and whenever."""
-    route = places(UNDONE, "compensation")
-    always = "refuse/ownership/action"
+@pytest.mark.parametrize(
+    ("legs", "direction", "always", "ends"),
+    [
+        (LEGS, "action", "", auction_pb2.AUCTION_STATE_SETTLED),
+        (UNDONE, "compensation", "refuse/ownership/action", auction_pb2.AUCTION_STATE_SETTLEMENT_FAILED),
+    ],
+    ids=["forward", "back"],
+)
+async def test_a_settlement_survives_a_kill_at_every_leg(
+    tmp_path: Path, legs: list[tuple[str, str]], direction: str, always: str, ends: auction_pb2.AuctionState.ValueType
+) -> None:
+    """Each leg is taken, or where the pivot is refused undone, exactly once, whoever dies and whenever."""
+    route = places(legs, direction)
     async with town(tmp_path, {cell: armed(cell, route, always) for cell in CELL_OF.values()}) as here:
         won = await here.won()
         closing = close(here, won)
         await lead_on(here, route, always)
-        await here.ended(won, auction_pb2.AUCTION_STATE_SETTLEMENT_FAILED)
+        await here.ended(won, ends)
         await asyncio.wait([closing])
-        await here.assert_rolled_back(won)
+        await (here.assert_rolled_back(won) if always else here.assert_paid(won))
         await here.check()
 
 

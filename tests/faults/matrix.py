@@ -1,16 +1,12 @@
 """Where faults strike: a warm cluster, a settlement over three cells, one thing that goes wrong on its way."""
 
-import asyncio
 import os
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import asyncpg
 
 from cellbook.v1 import auction_pb2, saga_pb2
 from cells.domain.sagas.settlement import SETTLEMENT_LEGS
@@ -20,7 +16,8 @@ from lab.market import Market, Person, Won
 from lab.member import Member
 from tests.doubles.cell import set_failpoints
 from tests.e2e.cluster import AUCTION_CELL, FUNDS_MINOR, SELLER_CELL, WINNER_CELL, Town
-from tests.faults.rig import POWER_CUT, START_S
+from tests.faults.rig import power_cut
+from tests.integration.database import connected
 from tests.local_cells import until, until_async
 
 CELL_OF = {"winner_cell": WINNER_CELL, "auction_cell": AUCTION_CELL, "seller_cell": SELLER_CELL}
@@ -80,15 +77,14 @@ class Matrix(Town):
         file = _failpoints(self.member(cell))
         self.set(cell, *(line for line in file.read_text().splitlines() if line != place))
 
-    async def held(self, point: str, place: Place, *, timeout_ms: int = 0) -> Won:
-        """A settlement that its leg's cell holds there: HOLDS says before or after its commit."""
+    @asynccontextmanager
+    async def held(self, point: str, place: Place) -> AsyncIterator[Won]:
+        """A settlement that its leg's cell holds there meanwhile, before or after its commit."""
         self.add(place.cell, f"{point}/{place}")
         seen = self.lines(place.cell)
-        won = await self.on_its_way(place, timeout_ms=timeout_ms)
+        won = await self.on_its_way(place)
         await until(lambda: any("held" in line and point in line for line in self.lines(place.cell)[len(seen) :]))
-        return won
-
-    def release(self, point: str, place: Place) -> None:
+        yield won
         self.drop(place.cell, f"{point}/{place}")
 
     def lines(self, cell: str) -> list[str]:
@@ -113,9 +109,7 @@ class Matrix(Town):
 
     async def power_cut(self, cell: str) -> None:
         """Ends the cell's PostgreSQL as a power cut does, and starts it again."""
-        folder = self.member(cell).folder
-        process = await asyncio.create_subprocess_exec(sys.executable, "-c", POWER_CUT, str(folder))
-        assert await asyncio.wait_for(process.wait(), START_S) == 0
+        await power_cut(self.member(cell).folder)
 
     async def kill(self, cell: str) -> None:
         """Kill -9, and another process for it, on the database that it leaves behind."""
@@ -134,14 +128,9 @@ class Matrix(Town):
 
     async def beats(self, cell: str, count: int) -> None:
         """Until so many more are in the database: at its leisure a cell writes nothing else."""
-        connection = await asyncpg.connect(await self.member(cell).dsn())
-        try:
+        async with connected(await self.member(cell).dsn()) as connection:
             wanted = count + await connection.fetchval(BEAT)
-            await until_async(
-                lambda: connection.fetchval(BEAT), lambda found: bool(found >= wanted), timeout_s=PATIENCE_S
-            )
-        finally:
-            await connection.close()
+            await until_async(lambda: connection.fetchval(BEAT), lambda beat: beat >= wanted, timeout_s=PATIENCE_S)
 
     async def tried(self, won: Won) -> None:
         """Until something of it has come to nothing, or it waits for a cell that does not answer."""

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID, uuid4
 
-import asyncpg
 import grpc
 import grpc.aio
 from google.protobuf.message import Message
@@ -26,6 +25,7 @@ from lab.member import Member, free_ports
 from server.cli.keys.authority import Settings
 from server.shell.channels.options import OWN_CONNECTIONS, SERVICE_CONFIG
 from server.shell.postgres.embedded import EmbeddedPostgres
+from tests.integration.database import ask
 from tests.invariants import check_cell
 from tests.local_cells import until_async
 
@@ -39,16 +39,23 @@ DATABASE = "database"
 START_S = 30.0
 ATTEMPT_S = 1.0
 # What says nothing of the command, or not yet. CANCELLED: gRPC dropped a call that a stopped process did not get to.
-UNKNOWN = {
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.CANCELLED,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,
-}
+UNKNOWN = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    }
+)
 # How long one command is sent again before the test gives up.
 PATIENCE_S = 40.0
 PAUSE_S = 0.02
 FUNDS_MINOR = 1_000_000
+# Ends all sessions of a database's clients.
+TERMINATE = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+"""
 # By itself no auction of a run ends.
 END_TIME_MS = time.time_ns() // 1_000_000 + 300 * 86_400_000
 OPERATOR = (("cellbook-principal", "operator/test"),)
@@ -136,14 +143,21 @@ async def stubs(*addresses: str) -> AsyncIterator[Stubs]:
         yield Stubs(ledger=LedgerServiceStub(channel), auctions=AuctionServiceStub(channel))
 
 
-async def insist(method: Callable[..., Awaitable[Reply]], request: Message, principal: Pairs = SERVICE) -> Reply:
+async def insist(
+    method: Callable[..., Awaitable[Reply]],
+    request: Message,
+    principal: Pairs = SERVICE,
+    *,
+    attempt_s: float = ATTEMPT_S,
+    unknown: frozenset[grpc.StatusCode] = UNKNOWN,
+) -> Reply:
     """Sends the request, the same each time, until it is accepted. A definite no is the test's failure."""
     give_up_s = time.monotonic() + PATIENCE_S
     while True:
         try:
-            return await method(request, timeout=ATTEMPT_S, metadata=principal)
+            return await method(request, timeout=attempt_s, metadata=principal)
         except grpc.aio.AioRpcError as error:
-            if error.code() not in UNKNOWN or time.monotonic() > give_up_s:
+            if error.code() not in unknown or time.monotonic() > give_up_s:
                 raise
         await asyncio.sleep(PAUSE_S)
 
@@ -274,19 +288,12 @@ async def loaded(to: Stubs, *, clients: int = 8) -> AsyncIterator[Load]:
 
 async def check(dsn: str, load: Load) -> None:
     """No accepted command is lost, none that was ever sent happened twice, and all that must hold in a cell holds."""
-    connection = await asyncpg.connect(dsn, timeout=10)
-    try:
-        rows = await connection.fetch("""
-            SELECT correlation_id, count(*) AS times, max(position) AS position FROM event_store
-            WHERE event_type IN ('DEPOSITED', 'BID_PLACED') GROUP BY correlation_id
-        """)
-        left = await connection.fetch(
-            "SELECT application_name, query FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
-        )
-    finally:
-        await connection.close(timeout=10)
+    done = """SELECT correlation_id, count(*) FROM event_store
+        WHERE event_type IN ('DEPOSITED', 'BID_PLACED') GROUP BY correlation_id"""
+    times: dict[UUID, int] = dict(await ask(dsn, done))
+    idle = "SELECT application_name, query FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
+    left = await ask(dsn, idle)
     assert not left, f"left within a transaction: {left}"
-    times = {row["correlation_id"]: row["times"] for row in rows}
     lost = load.accepted - times.keys()
     assert not lost, f"{len(lost)} accepted commands are lost: {list(lost)[:3]}"
     twice = [command_id for command_id in load.sent if times.get(command_id, 0) > 1]
@@ -327,12 +334,12 @@ asyncio.run(cut())
 """
 
 
-async def power_cut(folder: Path) -> None:
-    """Ends the database of `folder` as a power cut does, and starts it again.
+async def power_cut(data: Path) -> None:
+    """Ends the PostgreSQL with these files as a power cut does, and starts it again.
 
     From a process of its own: a fork beside gRPC's threads may crash.
     """
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", POWER_CUT, str(folder / DATABASE))
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", POWER_CUT, str(data))
     assert await asyncio.wait_for(process.wait(), START_S) == 0
 
 

@@ -55,11 +55,11 @@ class Soak:
     report: Report
 
     async def strike(self, name: str, faults: Faults) -> None:
-        end, hold_s = await faults.all()[name]()
-        await asyncio.sleep(hold_s)
-        # What is begun from here on meets no fault, unless its end takes a while itself, as a start does.
-        ended_s = time.monotonic()
-        await end()
+        fault, hold_s = faults.all()[name]
+        async with fault():
+            await asyncio.sleep(hold_s)
+            # What is begun from here on meets no fault, unless its end takes a while itself, as a start does.
+            ended_s = time.monotonic()
         took_s = await self._recovered(name, ended_s)
         self.report.took_s.setdefault(name, []).append(took_s)
         print(f"{time.strftime('%H:%M:%S', time.gmtime())} {name}: {took_s:.1f} s", flush=True)

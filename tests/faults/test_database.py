@@ -7,7 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.rig import Load, alone, check, database, loaded, node, power_cut, stubs, tell_processes
+from tests.faults.rig import (
+    DATABASE,
+    TERMINATE,
+    Load,
+    alone,
+    check,
+    database,
+    loaded,
+    node,
+    power_cut,
+    stubs,
+    tell_processes,
+)
 from tests.integration.database import ask
 from tests.integration.wire import COMMIT, Wire, once
 
@@ -18,10 +30,6 @@ CUTS = 5
 SOME = 80
 # After the end of a fault, of everything.
 PROMISED_S = 10.0
-TERMINATE = """
-    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-    WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
-"""
 
 
 async def test_a_database_that_dies_twice(tmp_path: Path) -> None:
@@ -34,7 +42,7 @@ async def test_a_database_that_dies_twice(tmp_path: Path) -> None:
     ):
         for _ in range(2):
             await load.more(SOME)
-            await power_cut(tmp_path)
+            await power_cut(tmp_path / DATABASE)
             await load.more(SOME)
         await cell.becomes("SERVING")
         await load.end()

@@ -1,12 +1,10 @@
 """A cell is drained while it is used; what is known of people goes along; a directory that is behind yields."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
-import asyncpg
 import grpc
 import pytest
 
@@ -16,7 +14,9 @@ from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from lab.member import Member, free_ports
 from router.client import Client
 from tests.e2e.cluster import Town, town
-from tests.faults.test_moves import EU, OPERATOR, PATIENCE_S, SHOP, US, check, home_of, living
+from tests.faults.rig import OPERATOR, PATIENCE_S, SERVICE
+from tests.faults.test_moves import EU, US, check, home_of, living
+from tests.integration.database import ask
 from tests.local_cells import until_async
 
 PEOPLE = 24
@@ -38,6 +38,14 @@ async def register(client: Client, region: str = "") -> str:
     return user
 
 
+def move_of(user: str, cell: str, **region: str) -> router_pb2.MoveUserRequest:
+    return router_pb2.MoveUserRequest(command_id=str(uuid4()), user_id=user, cell=cell, **region)
+
+
+async def moved(client: Client, request: router_pb2.MoveUserRequest) -> router_pb2.Move:
+    return (await client.router.MoveUser(request, timeout=20, metadata=OPERATOR)).move
+
+
 async def evacuated(client: Client, cell: str, rate_per_s: float = 100) -> list[router_pb2.EvacuateCellResponse]:
     request = router_pb2.EvacuateCellRequest(name=cell, rate_per_s=rate_per_s)
     return [progress async for progress in client.router.EvacuateCell(request, timeout=60, metadata=OPERATOR)]
@@ -50,12 +58,8 @@ async def test_a_cell_is_drained_while_it_is_used(tmp_path: Path) -> None:
         bound = await register(client, "us")
         async with living(here, client, "ann") as mover:
             # Residency is the router's to say: whoever lives here under load is bound to no region.
-            unbind = router_pb2.MoveUserRequest(
-                command_id=str(uuid4()), user_id=mover.person.user_id, cell=EU, region=""
-            )
-            await client.router.MoveUser(unbind, timeout=20, metadata=OPERATOR)
-            back = router_pb2.MoveUserRequest(command_id=str(uuid4()), user_id=mover.person.user_id, cell=US)
-            await client.router.MoveUser(back, timeout=20, metadata=OPERATOR)
+            await moved(client, move_of(mover.person.user_id, EU, region=""))
+            await moved(client, move_of(mover.person.user_id, US))
             await client.router.DrainCell(router_pb2.DrainCellRequest(name=US), timeout=10, metadata=OPERATOR)
             progresses = await evacuated(client, US)
         last = progresses[-1]
@@ -94,7 +98,7 @@ async def fourth(here: Town, client: Client) -> AsyncIterator[None]:
 
 
 async def contact_of(client: Client, user: str) -> contact_pb2.GetContactResponse:
-    metadata = (*SHOP, ("cellbook-user", user))
+    metadata = (*SERVICE, ("cellbook-user", user))
     return await ContactServiceStub(client.channel).GetContact(
         contact_pb2.GetContactRequest(user_id=user), timeout=10, metadata=metadata
     )
@@ -109,13 +113,12 @@ async def test_what_is_known_of_a_person_goes_along_and_a_directory_that_is_behi
             request = contact_pb2.SetContactRequest(
                 user_id=user, name=CANARY, email="canary@example.org", email_proven=True
             )
-            await contacts.SetContact(request, timeout=10, metadata=(*SHOP, ("cellbook-user", user)))
+            await contacts.SetContact(request, timeout=10, metadata=(*SERVICE, ("cellbook-user", user)))
         erase = contact_pb2.EraseContactRequest(user_id=bob)
-        await contacts.EraseContact(erase, timeout=10, metadata=(*SHOP, ("cellbook-user", bob)))
+        await contacts.EraseContact(erase, timeout=10, metadata=(*SERVICE, ("cellbook-user", bob)))
         for user in (ann, bob):
-            move = router_pb2.MoveUserRequest(command_id=str(uuid4()), user_id=user, cell=EU, region="eu")
-            first = (await client.router.MoveUser(move, timeout=20, metadata=OPERATOR)).move
-            again = (await client.router.MoveUser(move, timeout=20, metadata=OPERATOR)).move
+            move = move_of(user, EU, region="eu")
+            first, again = await moved(client, move), await moved(client, move)
             assert first == again
             assert first.state == router_pb2.MOVE_STATE_DONE
             asked = router_pb2.GetMoveRequest(user_id=user)
@@ -125,23 +128,18 @@ async def test_what_is_known_of_a_person_goes_along_and_a_directory_that_is_behi
         assert (known.name, known.email_proven) == (CANARY, True)
         request = contact_pb2.SetContactRequest(user_id=bob, name=CANARY, email="canary@example.org")
         with pytest.raises(grpc.aio.AioRpcError, match="was erased"):
-            await contacts.SetContact(request, timeout=10, metadata=(*SHOP, ("cellbook-user", bob)))
+            await contacts.SetContact(request, timeout=10, metadata=(*SERVICE, ("cellbook-user", bob)))
         assert await rows(here, US, "SELECT count(*) FROM contacts") == 0
         assert await rows(here, EU, "SELECT count(*) FROM contacts") == 1
         await no_canary_in_events(here)
         await yields(here, client, ann)
-        refused = router_pb2.MoveUserRequest(command_id=str(uuid4()), user_id=ann, cell=US)
         with pytest.raises(grpc.aio.AioRpcError, match="is bound to region 'eu'"):
-            await client.router.MoveUser(refused, timeout=20, metadata=OPERATOR)
+            await moved(client, move_of(ann, US))
 
 
 async def rows(here: Town, cell: str, query: str) -> int:
-    connection = await asyncpg.connect((await here.dsns())[cell])
-    try:
-        count: int = await connection.fetchval(query)
-    finally:
-        await connection.close()
-    return count
+    [(count,)] = await ask((await here.dsns())[cell], query)
+    return int(count)
 
 
 async def no_canary_in_events(here: Town) -> None:
@@ -154,26 +152,13 @@ async def no_canary_in_events(here: Town) -> None:
 
 async def yields(here: Town, client: Client, user: str) -> None:
     """The directory as it was before the move: whoever goes through the router is led right, and it learns from it."""
-    dsn = await here.member("router").dsn()
-    connection = await asyncpg.connect(dsn)
-    try:
-        await connection.execute(
-            "UPDATE users SET cell = 'us-east', cell_region = 'us', residency = '', epoch = 1 WHERE user_id = $1::uuid",
-            user,
-        )
-    finally:
-        await connection.close()
+    before = "cell = 'us-east', cell_region = 'us', residency = '', epoch = 1"
+    await ask(await here.member("router").dsn(), f"UPDATE users SET {before} WHERE user_id = $1", UUID(user))  # noqa: S608
     async with grpc.aio.insecure_channel(here.cluster.router) as channel:
         balance = await LedgerServiceStub(channel).GetBalance(
-            ledger_pb2.GetBalanceRequest(user_id=user), timeout=10, metadata=SHOP
+            ledger_pb2.GetBalanceRequest(user_id=user), timeout=10, metadata=SERVICE
         )
         assert balance.token.cell == EU
-    for _ in range(100):
-        if await home_of(client, user) == (EU, 2):
-            break
-        await asyncio.sleep(0.1)
-    assert await home_of(client, user) == (EU, 2)
-    restore = router_pb2.MoveUserRequest(command_id=str(uuid4()), user_id=user, cell=US, region="us")
-    await client.router.MoveUser(restore, timeout=20, metadata=OPERATOR)
-    home = router_pb2.MoveUserRequest(command_id=str(uuid4()), user_id=user, cell=EU, region="eu")
-    await client.router.MoveUser(home, timeout=20, metadata=OPERATOR)
+    await until_async(lambda: home_of(client, user), lambda found: found == (EU, 2))
+    await moved(client, move_of(user, US, region="us"))
+    await moved(client, move_of(user, EU, region="eu"))

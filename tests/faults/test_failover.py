@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from uuid import UUID
 
-import asyncpg
 import grpc
 import grpc.aio
 import pytest
@@ -38,6 +37,7 @@ from tests.faults.rig import (
     running,
     stubs,
 )
+from tests.integration.database import ask
 from tests.local_cells import until_async
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
@@ -77,10 +77,8 @@ async def run(script: str, *folders: Path) -> None:
 
 
 async def told(dsn: str, *queries: str) -> None:
-    connection = await asyncpg.connect(dsn, timeout=10)
     for query in queries:
-        await connection.execute(query)
-    await connection.close(timeout=10)
+        await ask(dsn, query)
 
 
 async def survives(dsn: str) -> State:

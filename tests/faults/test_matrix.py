@@ -46,9 +46,8 @@ def goes_back(place: Place) -> bool:
 @pytest.mark.parametrize("point", ["hold-taken", "hold-done"])
 async def test_a_participant_is_killed(here: Matrix, place: Place, point: str) -> None:
     """Kill -9 of the leg's cell, before its commit, and after it and before the answer."""
-    won = await here.held(point, place)
-    await here.kill(place.cell)
-    here.release(point, place)
+    async with here.held(point, place) as won:
+        await here.kill(place.cell)
     await here.settles(won, back=goes_back(place))
 
 
@@ -56,32 +55,29 @@ async def test_a_participant_is_killed(here: Matrix, place: Place, point: str) -
 @pytest.mark.parametrize("point", ["hold-taken", "hold-done"])
 async def test_a_participants_database_is_killed(here: Matrix, place: Place, point: str) -> None:
     """As in a power cut: the cell that is left without it answers nothing definite, and goes on when it is back."""
-    won = await here.held(point, place)
-    await here.power_cut(place.cell)
-    here.release(point, place)
+    async with here.held(point, place) as won:
+        await here.power_cut(place.cell)
     await here.settles(won, back=goes_back(place))
 
 
 @at(Place(leg="credit-in"), Place(leg="pin", direction="compensation"))
 async def test_the_orchestrator_is_killed_while_a_leg_is_out(here: Matrix, place: Place) -> None:
     """It goes on from its log alone, there and back: the leg that was out is asked for again, and was done once."""
-    won = await here.held("hold-done", place)
-    await here.kill(AUCTION_CELL)
-    here.release("hold-done", place)
+    async with here.held("hold-done", place) as won:
+        await here.kill(AUCTION_CELL)
     await here.settles(won, back=goes_back(place))
 
 
 @at(Place(leg="settle"), of=ASKED)
 async def test_a_participant_stands_still(here: Matrix, place: Place) -> None:
     """SIGSTOP for longer than an attempt: others are served meanwhile, and it goes on where it was."""
-    won = await here.held("hold-taken", place)
-    go_on = here.stop(place.cell)
-    try:
-        await here.tried(won)
-        await here.somebody(AUCTION_CELL)
-    finally:
-        go_on()
-    here.release("hold-taken", place)
+    async with here.held("hold-taken", place) as won:
+        go_on = here.stop(place.cell)
+        try:
+            await here.tried(won)
+            await here.somebody(AUCTION_CELL)
+        finally:
+            go_on()
     await here.settles(won, back=goes_back(place))
 
 
@@ -91,9 +87,8 @@ async def test_a_participant_stands_still(here: Matrix, place: Place) -> None:
 @at(Place(leg="credit-in"), Place(leg="escrow-out", direction="compensation"), of=ASKED)
 async def test_answers_are_lost(here: Matrix, place: Place) -> None:
     """Calls arrive, answers do not: the leg is done, asked for again, and done once."""
-    won = await here.held("hold-done", place)
-    here.mesh.ways[AUCTION_CELL, place.cell].mute()
-    here.release("hold-done", place)
+    async with here.held("hold-done", place) as won:
+        here.mesh.ways[AUCTION_CELL, place.cell].mute()
     await here.tried(won)
     await here.settles(won, back=goes_back(place))
 
@@ -171,9 +166,8 @@ async def test_the_deadline_passes_at_every_leg(here: Matrix) -> None:
 async def test_a_clock_jumps(here: Matrix, cell: str, offset_ms: int) -> None:
     """The cell writes nothing until its clock is right again: nothing ends early, and nobody follows it."""
     place = Place(leg="credit-in")
-    won = await here.held("hold-taken", place)
-    here.add(cell, f"clock/{offset_ms}")
-    here.release("hold-taken", place)
+    async with here.held("hold-taken", place) as won:
+        here.add(cell, f"clock/{offset_ms}")
     await here.tried(won)
     await here.settles(won)
 
@@ -182,9 +176,8 @@ async def test_a_clock_jumps(here: Matrix, cell: str, offset_ms: int) -> None:
 async def test_a_cell_is_killed_while_its_clock_is_wrong(here: Matrix, offset_ms: int) -> None:
     """It promised nothing by the wrong clock, in any of its beats: its successor, by the right one, need not wait."""
     place = Place(leg="credit-in")
-    won = await here.held("hold-taken", place)
-    here.add(place.cell, f"clock/{offset_ms}")
-    here.release("hold-taken", place)
+    async with here.held("hold-taken", place) as won:
+        here.add(place.cell, f"clock/{offset_ms}")
     await here.tried(won)
     # The wrong clock shows nowhere but in what is promised by it.
     await here.beats(place.cell, 4)
@@ -197,9 +190,8 @@ async def test_a_cell_is_killed_while_its_clock_is_wrong(here: Matrix, offset_ms
 async def test_a_clock_is_wrong_from_the_start(here: Matrix, offset_ms: int) -> None:
     """Ahead, the cell is shunned; behind, it does not lead: it cannot know that it gave out no later stamp before."""
     place = Place(leg="credit-in")
-    won = await here.held("hold-taken", place)
-    here.add(place.cell, f"clock/{offset_ms}")
-    here.release("hold-taken", place)
+    async with here.held("hold-taken", place) as won:
+        here.add(place.cell, f"clock/{offset_ms}")
     await here.kill(place.cell)
     await here.tried(won)
     here.calm()

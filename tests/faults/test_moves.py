@@ -2,20 +2,18 @@
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from uuid import UUID, uuid4
 
-import asyncpg
 import grpc
 import pytest
 import pytest_asyncio
 
-from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, move_pb2, router_pb2, types_pb2
+from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, move_pb2, router_pb2
 from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from cellbook.v1.move_pb2_grpc import MoveServiceStub
 from cells.domain.moves.home import Home
@@ -24,23 +22,15 @@ from lab.market import OpenAuction, Person
 from router.client import Client
 from tests.e2e.cluster import Town, town
 from tests.faults.matrix import Matrix
+from tests.faults.rig import BANK, OPERATOR, PATIENCE_S, SERVICE, UNKNOWN, deposit, insist, usd
+from tests.integration.database import ask
 from tests.local_cells import until, until_async
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 US, EU, AP = "us-east", "eu-west", "ap-tokyo"
-OPERATOR = (("cellbook-principal", "operator/test"),)
-BANK = (("cellbook-principal", "treasury/test"),)
-SHOP = (("cellbook-principal", "service/test"),)
-PATIENCE_S = 40.0
-# What says nothing of a command, or not yet.
-UNKNOWN = {
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.CANCELLED,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,
-    grpc.StatusCode.ABORTED,
-}
+# What says nothing of a command, or not yet; also of one that another home is at.
+UNKNOWN_YET = UNKNOWN | {grpc.StatusCode.ABORTED}
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -58,63 +48,37 @@ class Mover:
     auction: OpenAuction
     deposited: int = 0
     bids: int = 0
-    # Of each command, from the first attempt to the answer.
-    waits_s: list[float] = field(default_factory=list)
     stopping: bool = False
     task: "asyncio.Task[None] | None" = None
 
     async def live(self) -> None:
         while not self.stopping:
-            await self.insist(self.client.ledger.Deposit, self.deposit())
+            await insist_meanwhile(self.client.ledger.Deposit, deposit(self.person.user_id, 10), BANK)
             self.deposited += 1
-            await self.insist(self.client.auctions.PlaceBid, self.bid())
+            await insist_meanwhile(self.client.auctions.PlaceBid, self.bid(), SERVICE)
             self.bids += 1
             await asyncio.sleep(0.01)
-
-    def deposit(self) -> ledger_pb2.DepositRequest:
-        return ledger_pb2.DepositRequest(
-            command_id=str(uuid4()),
-            user_id=self.person.user_id,
-            amount=types_pb2.Money(currency="USD", amount_minor=10),
-            external_reference=str(uuid4()),
-        )
 
     def bid(self) -> auction_pb2.PlaceBidRequest:
         return auction_pb2.PlaceBidRequest(
             command_id=str(uuid4()),
             auction=self.auction.name,
             bidder_user_id=self.person.user_id,
-            amount=types_pb2.Money(currency="USD", amount_minor=101 + self.bids),
+            amount=usd(101 + self.bids),
         )
 
-    async def insist(self, method: object, request: object) -> None:
-        """Under one id until it is accepted; whatever else is said is the test's failure."""
-        began_s = time.monotonic()
-        who = BANK if isinstance(request, ledger_pb2.DepositRequest) else SHOP
-        while True:
-            try:
-                await method(request, timeout=5, metadata=who)  # type: ignore[operator]
-            except grpc.aio.AioRpcError as error:
-                if error.code() not in UNKNOWN or time.monotonic() - began_s > PATIENCE_S:
-                    raise
-                await asyncio.sleep(0.02)
-            else:
-                self.waits_s.append(time.monotonic() - began_s)
-                return
+
+# Under one id until it is accepted; whatever else is said is the test's failure.
+insist_meanwhile = partial(insist, attempt_s=5.0, unknown=UNKNOWN_YET)
 
 
 async def move(client: Client, user_id: str, cell: str, command_id: str = "") -> router_pb2.Move:
     """Asked for until it is done."""
     request = router_pb2.MoveUserRequest(command_id=command_id or str(uuid4()), user_id=user_id, cell=cell, region="")
-    give_up_s = time.monotonic() + PATIENCE_S
     while True:
-        try:
-            moved = (await client.router.MoveUser(request, timeout=10, metadata=OPERATOR)).move
-            if moved.state == router_pb2.MOVE_STATE_DONE:
-                return moved
-        except grpc.aio.AioRpcError as error:
-            if error.code() not in UNKNOWN or time.monotonic() > give_up_s:
-                raise
+        answer = await insist(client.router.MoveUser, request, OPERATOR, attempt_s=10.0, unknown=UNKNOWN_YET)
+        if answer.move.state == router_pb2.MOVE_STATE_DONE:
+            return answer.move
         await asyncio.sleep(0.1)
 
 
@@ -147,14 +111,11 @@ async def check(here: Town, client: Client, mover: Mover) -> None:
     await here.check()
     times: dict[str, int] = {}
     for dsn in (await here.dsns()).values():
-        connection = await asyncpg.connect(dsn)
-        try:
-            for kind in ("DEPOSITED", "BID_PLACED"):
-                whose = "aggregate_id::text" if kind == "DEPOSITED" else "payload->>'bidder_id'"
-                query = f"SELECT count(*) FROM event_store WHERE event_type = $1 AND {whose} = $2"  # noqa: S608
-                times[kind] = times.get(kind, 0) + await connection.fetchval(query, kind, mover.person.user_id)
-        finally:
-            await connection.close()
+        for kind in ("DEPOSITED", "BID_PLACED"):
+            whose = "aggregate_id::text" if kind == "DEPOSITED" else "payload->>'bidder_id'"
+            query = f"SELECT count(*) FROM event_store WHERE event_type = $1 AND {whose} = $2"  # noqa: S608
+            [(count,)] = await ask(dsn, query, kind, mover.person.user_id)
+            times[kind] = times.get(kind, 0) + count
     assert times == {"DEPOSITED": mover.deposited + 1, "BID_PLACED": mover.bids}
     request = ledger_pb2.GetBalanceRequest(user_id=mover.person.user_id)
     balance = (await client.ledger.GetBalance(request, timeout=10)).balances[0]
@@ -177,30 +138,21 @@ async def test_a_user_moves_under_load_and_hardly_notices(tmp_path: Path) -> Non
         assert {event.cell for event in events} == {US, EU}
         async with Client(here.cluster.router, principal="service/test") as newcomer:
             newcomer._calls.homes.keep(mover.person.user_id, Home(US, 1))
-            await mover.insist(newcomer.ledger.Deposit, mover.deposit())
+            await insist_meanwhile(newcomer.ledger.Deposit, deposit(mover.person.user_id, 10), BANK)
         proxied = ledger_pb2.GetBalanceRequest(user_id=mover.person.user_id)
         async with grpc.aio.insecure_channel(here.cluster.router) as channel:
-            answer = await LedgerServiceStub(channel).GetBalance(proxied, timeout=10, metadata=SHOP)
+            answer = await LedgerServiceStub(channel).GetBalance(proxied, timeout=10, metadata=SERVICE)
         assert answer.token.cell == AP
 
 
 async def gaps_s(here: Town, user_id: str) -> list[float]:
     """For how long nobody served the user, move by move: from the departure to the arrival, by this machine's clock."""
+    query = """SELECT payload->>'saga_id', event_type, recorded_at FROM event_store
+        WHERE event_type IN ('ACCOUNT_DEPARTED', 'ACCOUNT_ARRIVED') AND aggregate_id = $1"""
     moments: dict[str, dict[str, float]] = {}
     for dsn in (await here.dsns()).values():
-        connection = await asyncpg.connect(dsn)
-        try:
-            rows = await connection.fetch(
-                """
-                SELECT payload->>'saga_id' AS saga, event_type, recorded_at FROM event_store
-                WHERE event_type IN ('ACCOUNT_DEPARTED', 'ACCOUNT_ARRIVED') AND aggregate_id = $1
-                """,
-                UUID(user_id),
-            )
-        finally:
-            await connection.close()
-        for row in rows:
-            moments.setdefault(row["saga"], {})[row["event_type"]] = row["recorded_at"].timestamp()
+        for saga, event_type, recorded_at in await ask(dsn, query, UUID(user_id)):
+            moments.setdefault(saga, {})[event_type] = recorded_at.timestamp()
     gaps = [moment["ACCOUNT_ARRIVED"] - moment["ACCOUNT_DEPARTED"] for moment in moments.values()]
     print(f"not served for {', '.join(f'{gap:.3f} s' for gap in gaps)}")
     return gaps
@@ -246,10 +198,9 @@ async def test_a_process_that_dies_at_any_step_is_taken_up(here: Matrix, client:
 async def test_both_homes_die_at_each_step(here: Matrix, client: Client, leg: str) -> None:
     """At once, while the move is held there: it goes on to its end once they are back."""
     async with living(here, client, f"both at {leg}") as mover:
-        moving = await held(here, client, mover, leg)
-        for cell in (US, EU):
-            here.member(cell).kill()
-        release(here, leg)
+        async with held(here, client, mover, leg) as moving:
+            for cell in (US, EU):
+                here.member(cell).kill()
         for cell in (US, EU):
             await here.dies(cell)
             here.member(cell).start()
@@ -261,9 +212,8 @@ async def test_both_homes_die_at_each_step(here: Matrix, client: Client, leg: st
 async def test_a_clock_jumps_while_a_user_moves(here: Matrix, client: Client, offset_ms: int) -> None:
     """The new home refuses to take anybody in by it; once it is right the move goes on, or the user stays."""
     async with living(here, client, "skewed") as mover:
-        moving = await held(here, client, mover, "arrive")
-        here.add(EU, f"clock/{offset_ms}")
-        release(here, "arrive")
+        async with held(here, client, mover, "arrive") as moving:
+            here.add(EU, f"clock/{offset_ms}")
 
         async def refused() -> bool:
             asked = router_pb2.GetMoveRequest(user_id=mover.person.user_id)
@@ -285,9 +235,8 @@ async def test_a_home_that_cannot_reach_the_router_tells_it_later(here: Matrix, 
     await restart(here, US)
     async with living(here, client, "untold") as mover:
         user_id = mover.person.user_id
-        moving = await held(here, client, mover, "tell")
-        way.cut()
-        release(here, "tell")
+        async with held(here, client, mover, "tell") as moving:
+            way.cut()
         await until_async(partial(more, mover, mover.deposited + 3), timeout_s=PATIENCE_S)
         assert await home_of(client, user_id) == (US, 1)
         way.mend()
@@ -304,8 +253,9 @@ async def restart(here: Matrix, cell: str) -> None:
     await here.member(cell).wait_until_ready(30)
 
 
-async def held(here: Matrix, client: Client, mover: Mover, leg: str) -> "asyncio.Task[router_pb2.Move]":
-    """A move that the old home holds before that leg, as its log says."""
+@asynccontextmanager
+async def held(here: Matrix, client: Client, mover: Mover, leg: str) -> "AsyncIterator[asyncio.Task[router_pb2.Move]]":
+    """A move that the old home holds before that leg meanwhile, as its log says."""
     seen = len(here.lines(US))
     here.add(US, f"hold/{leg}/action")
     moving = asyncio.create_task(move(client, mover.person.user_id, EU))
@@ -315,10 +265,7 @@ async def held(here: Matrix, client: Client, mover: Mover, leg: str) -> "asyncio
         return any(each["event"] == "held" and each["leg"] == leg for each in said)
 
     await until(is_held)
-    return moving
-
-
-def release(here: Matrix, leg: str) -> None:
+    yield moving
     here.drop(US, f"hold/{leg}/action")
 
 
@@ -335,11 +282,10 @@ async def test_without_the_router_a_move_ends_and_the_user_is_served(here: Matri
     """Killed while the move is held: arrival and departure need it no more, and it is told once it is back."""
     async with living(here, client, leg) as mover:
         user_id = mover.person.user_id
-        moving = await held(here, client, mover, leg)
-        router = here.member("router")
-        router.kill()
-        await router.wait()
-        release(here, leg)
+        async with held(here, client, mover, leg) as moving:
+            router = here.member("router")
+            router.kill()
+            await router.wait()
         done = mover.deposited
         await until_async(partial(more, mover, done + 3), timeout_s=PATIENCE_S)
         await until_async(lambda: client.home(user_id), lambda found: found.cell == EU, timeout_s=30)

@@ -6,7 +6,8 @@ from uuid import uuid4
 from cellbook.v1 import auction_pb2, ledger_pb2
 from router.client import Client
 from tests.e2e.cluster import town
-from tests.faults.test_moves import AP, EU, SHOP, US, home_of, move
+from tests.faults.rig import SERVICE
+from tests.faults.test_moves import AP, EU, US, home_of, move
 
 
 async def test_what_was_sent_before_a_move_is_answered_as_it_was(tmp_path: Path) -> None:
@@ -18,7 +19,7 @@ async def test_what_was_sent_before_a_move_is_answered_as_it_was(tmp_path: Path)
         person = await here.market.register("ann", US)
         await here.market.deposit(person, "USD", 1_000)
         registering = auction_pb2.RegisterAssetRequest(command_id=str(uuid4()), owner_user_id=person.user_id)
-        asset = (await client.auctions.RegisterAsset(registering, timeout=10, metadata=SHOP)).asset
+        asset = (await client.auctions.RegisterAsset(registering, timeout=10, metadata=SERVICE)).asset
         ids = {cell: str(uuid4()) for cell in (EU, AP)}
         first = {cell: await move(client, person.user_id, cell, ids[cell]) for cell in (EU, AP)}
         router = here.member("router")
@@ -31,10 +32,10 @@ async def test_what_was_sent_before_a_move_is_answered_as_it_was(tmp_path: Path)
         assert await home_of(client, person.user_id) == (AP, 3)
         request = ledger_pb2.GetBalanceRequest(user_id=person.user_id)
         assert (await client.ledger.GetBalance(request, timeout=10)).balances[0].available_minor == 1_000
-        again = await client.auctions.RegisterAsset(registering, timeout=10, metadata=SHOP)
+        again = await client.auctions.RegisterAsset(registering, timeout=10, metadata=SERVICE)
         assert (again.asset, again.receipt.replayed) == (asset, True)
         command = ledger_pb2.GetCommandRequest(command_id=registering.command_id)
-        told = await client.ledger.GetCommand(command, timeout=10, metadata=(*SHOP, ("cellbook-cell", AP)))
+        told = await client.ledger.GetCommand(command, timeout=10, metadata=(*SERVICE, ("cellbook-cell", AP)))
         assert dict(told.result) == {"asset": asset}
         await here.market.wait_until_quiet()
         await here.check()

@@ -4,12 +4,11 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID, uuid4
 
 import grpc.aio
 
-from cellbook.v1.audit_pb2_grpc import AuditServiceStub
 from cells.audit.history.snapshotter import LiveSnapshots, Snapshotter
 from cells.domain.commands import CloseAuction, PlaceBid
 from cells.domain.moves.home import Home
@@ -32,17 +31,15 @@ from server.shell.hosting.host import add_servicer
 from server.shell.hosting.security import build_security
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.database import another, opened
+from tests.integration.services_rig import Calls
 from tests.local_cells import leading, open_auction, open_user, request, until, until_async
 
 NOWHERE = "127.0.0.1:1"
-if TYPE_CHECKING:
-    from cellbook.v1.audit_pb2_grpc import AuditServiceAsyncStub
-
 CELLS = ("us-east", "eu-west", "ap-tokyo")
 
 
 @dataclass(slots=True, kw_only=True)
-class Served:
+class Served(Calls):
     """One cell, its store, the server that others reach it by, and a channel to it."""
 
     parts: Parts
@@ -67,10 +64,6 @@ class Served:
         await until(lambda: self.keeper.background.running and self.live.background.running)
         await self.keeper.stop()
         await self.live.stop()
-
-    @property
-    def audit(self) -> "AuditServiceAsyncStub":
-        return AuditServiceStub(self.channel)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -76,9 +76,8 @@ async def cell_dsn(cluster: EmbeddedPostgres, template: str) -> AsyncIterator[st
 
 @pytest.fixture
 async def superuser(cell_dsn: str) -> AsyncIterator[Connection]:
-    connection = await asyncpg.connect(cell_dsn, timeout=TIMEOUT_S, command_timeout=TIMEOUT_S)
-    yield connection
-    await connection.close(timeout=TIMEOUT_S)
+    async with connected(cell_dsn) as connection:
+        yield connection
 
 
 async def copy_database(cluster: EmbeddedPostgres, template: str, name: str) -> None:
@@ -96,9 +95,16 @@ async def ask(dsn: str, query: str, *arguments: object) -> list[tuple[Any, ...]]
 
 async def records(dsn: str, query: str, *arguments: object) -> list[asyncpg.Record]:
     """The same, with the names of their columns."""
+    async with connected(dsn) as connection:
+        return await connection.fetch(query, *arguments)
+
+
+@asynccontextmanager
+async def connected(dsn: str) -> AsyncIterator[Connection]:
+    """A connection of whoever owns the server."""
     connection = await asyncpg.connect(dsn, timeout=TIMEOUT_S, command_timeout=TIMEOUT_S)
     try:
-        return await connection.fetch(query, *arguments)
+        yield connection
     finally:
         await connection.close(timeout=TIMEOUT_S)
 

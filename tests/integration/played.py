@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
-import asyncpg
 import pytest
 
 from cells.audit.history.trace import Silent
@@ -22,8 +21,9 @@ from cells.domain.values import Money
 from cells.encoding.leaves import read_leaf
 from server.audit.build import reloading
 from server.audit.process import direct_passes
+from server.shell.postgres.database import Connection
 from server.shell.postgres.embedded import EmbeddedPostgres
-from tests.integration.database import ask, copy_database, opened
+from tests.integration.database import ask, connected, copy_database, opened
 from tests.local_cells import (
     DirectPeers,
     FixedDirectory,
@@ -38,6 +38,7 @@ from tests.local_cells import (
 
 HERE, THERE = "us-east", "eu-west"
 PRICE_MINOR = 700
+GUARDED = ("event_store", "account_entries", "clearing_entries", "saga_legs", "external_references")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,17 +189,14 @@ async def serving(dsns: dict[str, str]) -> AsyncIterator[Town]:
 
 
 @asynccontextmanager
-async def superuser(dsn: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+async def superuser(dsn: str) -> AsyncIterator[Connection]:
     """Whoever owns the server, past every trigger."""
-    connection = await asyncpg.connect(dsn)
-    try:
-        for table in ("event_store", "account_entries", "clearing_entries", "saga_legs", "external_references"):
+    async with connected(dsn) as connection:
+        for table in GUARDED:
             await connection.execute(f"ALTER TABLE {table} DISABLE TRIGGER append_only")
         yield connection
-        for table in ("event_store", "account_entries", "clearing_entries", "saga_legs", "external_references"):
+        for table in GUARDED:
             await connection.execute(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER append_only")
-    finally:
-        await connection.close()
 
 
 async def corrupt(dsn: str, statements: Sequence[str]) -> list[Any]:

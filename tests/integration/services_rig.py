@@ -108,8 +108,67 @@ def bid_of(auction: str, bidder: object, amount_minor: int) -> auction_pb2.Place
     )
 
 
+class Calls:
+    """Any RPC of a cell, over a channel to it."""
+
+    __slots__ = ()
+    channel: grpc.aio.Channel
+
+    async def ask(
+        self,
+        rpc: str,
+        content: Mapping[str, object] | None = None,
+        *,
+        by: Pairs | None = (),
+        timeout_s: float = TIMEOUT_S,
+        **fields: object,
+    ) -> Any:  # noqa: ANN401 - any answer
+        """Calls by name: ids in any form; a command gets a new id unless it has one.
+
+        `by` is a principal that may, unless it is given; None: nobody.
+        """
+        kind = GetMessageClass(METHODS[path_of(rpc)].input_type)
+        own = {"command_id": new_id()} if "command_id" in kind.DESCRIPTOR.fields_by_name else {}
+        said: Any = {**own, **(content or {}), **fields}
+        request = kind(**{name: str(value) if isinstance(value, UUID) else value for name, value in said.items()})
+        return await self.call(request, by=by, timeout_s=timeout_s)
+
+    async def call(self, request: Message, *, by: Pairs | None = (), timeout_s: float = TIMEOUT_S) -> Any:  # noqa: ANN401
+        """As a principal that may. Of a stream, the first answer."""
+        call = self.send(request, by=by, timeout_s=timeout_s)
+        if not isinstance(call, grpc.aio.UnaryStreamCall):
+            return await call
+        try:
+            return await call.read()
+        finally:
+            call.cancel()
+
+    def send(self, request: Message, *, by: Pairs | None = (), timeout_s: float | None = None) -> Any:  # noqa: ANN401 - a call
+        """Begins the call of a request, whose type names its RPC."""
+        path = path_of(type(request).__name__.removesuffix("Request"))
+        method = METHODS[path]
+        open_call: Any = self.channel.unary_stream if method.server_streaming else self.channel.unary_unary
+        return open_call(
+            path,
+            request_serializer=GetMessageClass(method.input_type).SerializeToString,
+            response_deserializer=GetMessageClass(method.output_type).FromString,
+        )(request, metadata=principal_for(path) if by == () else by, timeout=timeout_s)
+
+    async def pages(self, rpc: str, content: Mapping[str, object] | None = None, **fields: Any) -> list[Any]:  # noqa: ANN401
+        """All answers of an RPC that answers page by page."""
+        pages = [await self.ask(rpc, content, **fields)]
+        while pages[-1].next_page_token:
+            pages.append(await self.ask(rpc, content, **fields, page_token=pages[-1].next_page_token))
+        return pages
+
+
+@dataclass(frozen=True, slots=True)
+class Over(Calls):
+    channel: grpc.aio.Channel
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rig:
+class Rig(Calls):
     """`cell` is served; `there` is its neighbour, called directly."""
 
     cell: LocalCell
@@ -128,43 +187,6 @@ class Rig:
     # At home in the neighbour, with as much.
     carl: UUID
 
-    async def ask(
-        self,
-        rpc: str,
-        content: Mapping[str, object] | None = None,
-        *,
-        by: Pairs = (),
-        timeout_s: float = TIMEOUT_S,
-        **fields: object,
-    ) -> Any:  # noqa: ANN401 - any answer
-        """Calls by name, `by` a principal that may: ids in any form; a command gets a new id unless it has one."""
-        kind = GetMessageClass(METHODS[path_of(rpc)].input_type)
-        own = {"command_id": new_id()} if "command_id" in kind.DESCRIPTOR.fields_by_name else {}
-        said: Any = {**own, **(content or {}), **fields}
-        request = kind(**{name: str(value) if isinstance(value, UUID) else value for name, value in said.items()})
-        return await self.call(request, by=by, timeout_s=timeout_s)
-
-    async def call(self, request: Message, *, by: Pairs = (), timeout_s: float = TIMEOUT_S) -> Any:  # noqa: ANN401
-        """As a principal that may. Of a stream, the first answer."""
-        call = self.send(request, by=by, timeout_s=timeout_s)
-        if not isinstance(call, grpc.aio.UnaryStreamCall):
-            return await call
-        try:
-            return await call.read()
-        finally:
-            call.cancel()
-
-    def send(self, request: Message, *, by: Pairs = (), timeout_s: float | None = None) -> Any:  # noqa: ANN401 - a call
-        """Begins the call of a request, whose type names its RPC."""
-        return send(self.channel, request, by=by, timeout_s=timeout_s)
-
-    async def pages(self, rpc: str, content: Mapping[str, object] | None = None, **fields: Any) -> list[Any]:  # noqa: ANN401
-        """All answers of an RPC that answers page by page."""
-        pages = [await self.ask(rpc, content, **fields)]
-        while pages[-1].next_page_token:
-            pages.append(await self.ask(rpc, content, **fields, page_token=pages[-1].next_page_token))
-        return pages
-
     async def auction(self, *, increment_minor: int = 0) -> str:
         """The name of a new auction by ann, over the wire: from 1.00 USD, ending in an hour."""
         asset = (await self.ask("RegisterAsset", owner_user_id=self.ann, description="a lamp")).asset
@@ -180,18 +202,6 @@ class Rig:
             "PlaceBid", auction=auction, bidder_user_id=bidder, amount=usd(amount_minor)
         )
         return placed
-
-
-def send(channel: grpc.aio.Channel, request: Message, *, by: Pairs = (), timeout_s: float | None = None) -> Any:  # noqa: ANN401
-    """Begins the call of a request over any channel; without a principal, by one that may."""
-    path = path_of(type(request).__name__.removesuffix("Request"))
-    method = METHODS[path]
-    open_call: Any = channel.unary_stream if method.server_streaming else channel.unary_unary
-    return open_call(
-        path,
-        request_serializer=GetMessageClass(method.input_type).SerializeToString,
-        response_deserializer=GetMessageClass(method.output_type).FromString,
-    )(request, metadata=by or principal_for(path), timeout=timeout_s)
 
 
 @pytest.fixture

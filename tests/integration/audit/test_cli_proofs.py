@@ -11,7 +11,6 @@ import pytest
 import pytest_asyncio
 from typer.testing import CliRunner
 
-from cellbook.v1 import audit_pb2
 from cells.audit.checks.log_watch import LogWatch
 from cells.audit.export.exporter import Exporter, Piece, Wanted
 from cells.audit.verify.command import BAD, GOOD, USAGE
@@ -292,8 +291,8 @@ async def test_a_fork_is_refused_over_the_wire(rig: Rig) -> None:
     key = rig.here.parts.audit.proofs.checkpoint_signer.key
     assert key is not None
     body = f"cellbook/{HERE}\n{size}\n{'A' * 43}=\n"
-    request = audit_pb2.CosignRequest(key=str(key.verifier), checkpoint=key.note(body), old_size=size, path=[])
-    call = witness.audit.Cosign(request, metadata=(("cellbook-principal", f"peer/{HERE}"),))
+    asked = {"key": str(key.verifier), "checkpoint": key.note(body), "old_size": size, "path": []}
+    call = witness.ask("Cosign", asked, by=(("cellbook-principal", f"peer/{HERE}"),))
     assert isinstance(await refusal_of(call), LogForked)
     assert witness.parts.audit.proofs.witness.refused == {HERE: 1}
     assert await alarms(witness) == [("witnessed log", f"log of {HERE}")]

@@ -15,143 +15,82 @@ class Change(NamedTuple):
     sql: str
 
 
+# Table -> the check that compares it, how a row of it is named, and its key.
+TABLES = {
+    **{table: (Check.PROJECTION, f"{table} {{}}", "id") for table in ("accounts", "assets", "auctions", "sagas")},
+    "house_balances": (Check.HOUSE, "house_balances {} USD", "account"),
+    "account_entries": (Check.ACCOUNT_ENTRY, "{})", "position"),
+    "clearing_entries": (Check.CLEARING_ENTRY, "clearing_entries ({}", "clearing_id"),
+    "saga_legs": (Check.BARRIER, "saga_legs ({}", "leg_id"),
+    "external_references": (Check.REFERENCE, "external_references ({})", "reference_id"),
+}
+
+
+def update(table: str, change: str, where: str) -> Change:
+    check, row, key = TABLES[table]
+    return Change(check, row, f"UPDATE {table} SET {change} WHERE {where} RETURNING {key}")  # noqa: S608 - our own
+
+
+def delete(table: str, where: str) -> Change:
+    check, row, key = TABLES[table]
+    return Change(check, row, f"DELETE FROM {table} WHERE {where} RETURNING {key}")  # noqa: S608 - our own
+
+
+def insert(table: str, values: str, row: str = "") -> Change:
+    check, usual, key = TABLES[table]
+    return Change(check, row or usual, f"INSERT INTO {table} {values} RETURNING {key}")
+
+
+def first(table: str, where: str = "true") -> str:
+    return f"id = (SELECT id FROM {table} WHERE {where} ORDER BY id LIMIT 1)"  # noqa: S608 - our own
+
+
+def first_at(table: str) -> str:
+    return f"position = (SELECT min(position) FROM {table})"  # noqa: S608 - our own
+
+
+def last_at(table: str) -> str:
+    return f"position = (SELECT max(position) FROM {table})"  # noqa: S608 - our own
+
+
+FEES = "account = 'fees'"
 CHANGED = (
-    Change(
-        Check.PROJECTION,
-        "accounts {}",
-        """UPDATE accounts SET state = jsonb_set(state::jsonb, '{balances,USD,available_minor}', '"1"')
-        WHERE id = (SELECT id FROM accounts ORDER BY id LIMIT 1) RETURNING id""",
+    update(
+        "accounts", """state = jsonb_set(state::jsonb, '{balances,USD,available_minor}', '"1"')""", first("accounts")
     ),
-    Change(
-        Check.PROJECTION,
-        "assets {}",
-        """UPDATE assets SET stream_version = stream_version - 1
-        WHERE id = (SELECT id FROM assets ORDER BY id LIMIT 1) RETURNING id""",
-    ),
-    Change(
-        Check.PROJECTION,
-        "auctions {}",
-        """UPDATE auctions SET state = state::jsonb - 'currency'
-        WHERE id = (SELECT id FROM auctions WHERE status = 'ACTIVE' ORDER BY id LIMIT 1) RETURNING id""",
-    ),
-    Change(
-        Check.PROJECTION,
-        "sagas {}",
-        """UPDATE sagas SET state = jsonb_set(state::jsonb, '{failure_reason}', '"CALLED_OFF"')
-        WHERE id = (SELECT id FROM sagas ORDER BY id LIMIT 1) RETURNING id""",
-    ),
-    Change(
-        Check.HOUSE,
-        "house_balances {} USD",
-        "UPDATE house_balances SET balance_minor = balance_minor + 1 WHERE account = 'fees' RETURNING account",
-    ),
-    Change(
-        Check.ACCOUNT_ENTRY,
-        "{})",
-        """UPDATE account_entries SET available_after = available_after + 1
-        WHERE position = (SELECT min(position) FROM account_entries) RETURNING position""",
-    ),
-    Change(
-        Check.CLEARING_ENTRY,
-        "clearing_entries ({}",
-        """UPDATE clearing_entries SET amount_minor = amount_minor + 1
-        WHERE position = (SELECT min(position) FROM clearing_entries) RETURNING clearing_id""",
-    ),
-    Change(
-        Check.BARRIER,
-        "saga_legs ({}",
-        """UPDATE saga_legs SET result = 'TOMBSTONED'
-        WHERE position = (SELECT min(position) FROM saga_legs) RETURNING leg_id""",
-    ),
-    Change(
-        Check.REFERENCE,
-        "external_references ({})",
-        """UPDATE external_references SET reference = reference || '!'
-        WHERE position = (SELECT min(position) FROM external_references) RETURNING reference_id""",
-    ),
-    Change(
-        Check.PROJECTION,
-        "auctions {}",
-        """UPDATE auctions SET end_time_ms = end_time_ms + 1
-        WHERE id = (SELECT id FROM auctions WHERE status <> 'ACTIVE' ORDER BY id LIMIT 1) RETURNING id""",
-    ),
+    update("assets", "stream_version = stream_version - 1", first("assets")),
+    update("auctions", "state = state::jsonb - 'currency'", first("auctions", "status = 'ACTIVE'")),
+    update("sagas", """state = jsonb_set(state::jsonb, '{failure_reason}', '"CALLED_OFF"')""", first("sagas")),
+    update("house_balances", "balance_minor = balance_minor + 1", FEES),
+    update("account_entries", "available_after = available_after + 1", first_at("account_entries")),
+    update("clearing_entries", "amount_minor = amount_minor + 1", first_at("clearing_entries")),
+    update("saga_legs", "result = 'TOMBSTONED'", first_at("saga_legs")),
+    update("external_references", "reference = reference || '!'", first_at("external_references")),
+    update("auctions", "end_time_ms = end_time_ms + 1", first("auctions", "status <> 'ACTIVE'")),
 )
-
 MISSING = (
-    Change(
-        Check.PROJECTION,
-        "accounts {}",
-        "DELETE FROM accounts WHERE id = (SELECT id FROM accounts ORDER BY id LIMIT 1) RETURNING id",
-    ),
-    Change(
-        Check.PROJECTION,
-        "sagas {}",
-        """DELETE FROM sagas WHERE id = (SELECT id FROM sagas WHERE state::jsonb->'facts' ? 'command_id' LIMIT 1)
-        RETURNING id""",
-    ),
-    Change(Check.HOUSE, "house_balances {} USD", "DELETE FROM house_balances WHERE account = 'fees' RETURNING account"),
-    Change(
-        Check.ACCOUNT_ENTRY,
-        "{})",
-        """DELETE FROM account_entries
-        WHERE position = (SELECT max(position) FROM account_entries) RETURNING position""",
-    ),
-    Change(
-        Check.CLEARING_ENTRY,
-        "clearing_entries ({}",
-        """DELETE FROM clearing_entries
-        WHERE position = (SELECT min(position) FROM clearing_entries) RETURNING clearing_id""",
-    ),
-    Change(
-        Check.BARRIER,
-        "saga_legs ({}",
-        "DELETE FROM saga_legs WHERE position = (SELECT max(position) FROM saga_legs) RETURNING leg_id",
-    ),
-    Change(
-        Check.REFERENCE,
-        "external_references ({})",
-        """DELETE FROM external_references
-        WHERE position = (SELECT min(position) FROM external_references) RETURNING reference_id""",
-    ),
+    delete("accounts", first("accounts")),
+    delete("sagas", "id = (SELECT id FROM sagas WHERE state::jsonb->'facts' ? 'command_id' LIMIT 1)"),
+    delete("house_balances", FEES),
+    delete("account_entries", last_at("account_entries")),
+    delete("clearing_entries", first_at("clearing_entries")),
+    delete("saga_legs", last_at("saga_legs")),
+    delete("external_references", first_at("external_references")),
 )
-
 SURPLUS = (
-    Change(
-        Check.PROJECTION,
-        "accounts {}",
-        """INSERT INTO accounts
-        SELECT '00000000-0000-7000-8000-000000000000', stream_version, state, has_expiry FROM accounts LIMIT 1
-        RETURNING id""",
-    ),
-    Change(
-        Check.HOUSE,
-        "house_balances {} EUR",
-        "INSERT INTO house_balances VALUES ('transit', 'EUR', 5) RETURNING account",
-    ),
-    Change(
-        Check.ACCOUNT_ENTRY,
+    insert("accounts", f"SELECT '{NOBODY}', stream_version, state, has_expiry FROM accounts LIMIT 1"),  # noqa: S608
+    insert("house_balances", "VALUES ('transit', 'EUR', 5)", "house_balances {} EUR"),
+    insert(
+        "account_entries",
+        "SELECT account_id, 'EUR', position, 0, 0, 0, 0, 0, 0 FROM account_entries ORDER BY position LIMIT 1",
         "EUR, {})",
-        """INSERT INTO account_entries SELECT account_id, 'EUR', position, 0, 0, 0, 0, 0, 0 FROM account_entries
-        ORDER BY position LIMIT 1 RETURNING position""",
     ),
-    Change(
-        Check.CLEARING_ENTRY,
-        "clearing_entries ({}",
-        """INSERT INTO clearing_entries SELECT clearing_id, 1, peer, currency, amount_minor FROM clearing_entries
-        ORDER BY position LIMIT 1 RETURNING clearing_id""",
+    insert(
+        "clearing_entries",
+        "SELECT clearing_id, 1, peer, currency, amount_minor FROM clearing_entries ORDER BY position LIMIT 1",
     ),
-    Change(
-        Check.BARRIER,
-        "saga_legs ({}",
-        """INSERT INTO saga_legs SELECT gen_random_uuid(), direction, result, event_id, position FROM saga_legs
-        LIMIT 1 RETURNING leg_id""",
-    ),
-    Change(
-        Check.REFERENCE,
-        "external_references ({})",
-        """INSERT INTO external_references VALUES ('00000000-0000-7000-8000-000000000000', 'deposit', 'never seen', 1)
-        RETURNING reference_id""",
-    ),
+    insert("saga_legs", "SELECT gen_random_uuid(), direction, result, event_id, position FROM saga_legs LIMIT 1"),
+    insert("external_references", f"VALUES ('{NOBODY}', 'deposit', 'never seen', 1)"),
 )
 
 # What no rebuild puts right: it is what everything else follows from, or what somebody was told.

@@ -5,7 +5,6 @@ import json
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-import grpc.aio
 import pytest
 import pytest_asyncio
 
@@ -16,21 +15,17 @@ from cells.domain.refusals import NotPermitted, Unavailable
 from server.audit.process import ChildPasses
 from server.cli.audit import books as shown
 from server.cli.client import ClientError
-from server.shell.calls.statuses import refusal_in
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.audit_rig import CELLS, Town, town
 from tests.integration.books.corruptions import CHANGED
 from tests.integration.json_output import as_json
 from tests.integration.played import corrupt
-from tests.integration.services_rig import refusal_of
+from tests.integration.services_rig import AUDITOR, refusal_of
 from tests.invariants import check_all
 from tests.local_cells import until
 
 if TYPE_CHECKING:
     from cells.audit.reconcile.findings import Progress
-
-AUDITOR = (("cellbook-principal", "auditor/anna"),)
-OPERATOR = (("cellbook-principal", "operator/olga"),)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -88,43 +83,31 @@ async def test_a_cell_that_is_away_fails_the_command(rig: Town, capsys: pytest.C
 
 async def test_progress_comes_before_findings_and_the_summary_last(rig: Town) -> None:
     """As a stream; whoever goes away ends the pass, and its process."""
-    audit = rig.cells[CELLS[0]].audit
-    told = [
-        message.WhichOneof("told")
-        async for message in audit.Reconcile(audit_pb2.ReconcileRequest(full=True), metadata=AUDITOR, timeout=60)
-    ]
+    here = rig.cells[CELLS[0]]
+    full = here.send(audit_pb2.ReconcileRequest(full=True), by=AUDITOR, timeout_s=60)
+    told = [message.WhichOneof("told") async for message in full]
     assert told[-1] == "summary"
     assert told.count("summary") == 1
-    call = audit.Reconcile(audit_pb2.ReconcileRequest(full=True, events_per_s=1), metadata=AUDITOR, timeout=60)
+    call = here.send(audit_pb2.ReconcileRequest(full=True, events_per_s=1), by=AUDITOR, timeout_s=60)
     await call.read()
     call.cancel()
-    reconciliation = rig.cells[CELLS[0]].parts.audit.reconciliation
+    reconciliation = here.parts.audit.reconciliation
     await until(lambda: not reconciliation._busy.locked())
     await reconciliation.reconcile(Order())
 
 
-async def refused(call: Any) -> object:  # noqa: ANN401 - of either RPC
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async for _ in call:
-            pass
-    return refusal_in(caught.value)
-
-
 async def test_an_auditor_looks_and_does_not_write(rig: Town) -> None:
     """Whoever checks the books does not put them right; and nobody but they and operators looks."""
-    audit = rig.cells[CELLS[0]].audit
-    rebuild = audit.Rebuild(audit_pb2.RebuildRequest(), metadata=AUDITOR, timeout=10)
-    assert isinstance(await refused(rebuild), NotPermitted)
-    for principal in ("service/shop", "treasury/bank", "peer/eu-west"):
-        look = audit.Reconcile(audit_pb2.ReconcileRequest(), metadata=(("cellbook-principal", principal),), timeout=10)
-        assert isinstance(await refused(look), NotPermitted)
+    here, others = rig.cells[CELLS[0]], ("service/shop", "treasury/bank", "peer/eu-west")
+    looks = [here.ask("Reconcile", by=(("cellbook-principal", principal),)) for principal in others]
+    for call in (here.ask("Rebuild", by=AUDITOR), *looks):
+        assert isinstance(await refusal_of(call), NotPermitted)
 
 
 async def test_no_cell_promises_for_the_future(rig: Town) -> None:
     """Not even for an auditor."""
     far = types_pb2.HlcStamp(physical_ms=4_102_444_800_000)
-    request = audit_pb2.ListClearingRequest(peer=CELLS[1], until=far)
-    call = rig.cells[CELLS[0]].audit.ListClearing(request, metadata=AUDITOR, timeout=10)
+    call = rig.cells[CELLS[0]].ask("ListClearing", peer=CELLS[1], until=far, by=AUDITOR)
     assert isinstance(await refusal_of(call), StampInFuture)
 
 

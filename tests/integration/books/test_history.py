@@ -9,9 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 import pytest_asyncio
 
-from cellbook.v1 import auction_pb2, audit_pb2, saga_pb2, types_pb2
-from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
-from cellbook.v1.saga_pb2_grpc import SagaServiceStub
+from cellbook.v1 import saga_pb2, types_pb2
 from cells.audit.history import snapshots, snapshotter
 from cells.audit.history.moments import Moment, time_text
 from cells.audit.history.questions import History, Past
@@ -218,8 +216,7 @@ async def test_every_get_answers_of_then_over_the_wire(rig: Rig) -> None:
             known = rig.truth.state(saga_id, position)
             if known is None:
                 continue
-            request = saga_pb2.GetSagaRequest(saga_id=str(saga_id), as_of=as_of)
-            reply = await SagaServiceStub(rig.here.channel).GetSaga(request, metadata=AUDITOR, timeout=10)
+            reply = await rig.here.ask("GetSaga", saga_id=saga_id, as_of=as_of, by=AUDITOR)
             assert isinstance(known[0], Saga)
             assert saga_pb2.SagaState.Name(reply.saga.state) == f"SAGA_STATE_{known[0].state}"
             assert [event.stream_version for event in reply.history] == list(range(1, known[1] + 1))
@@ -228,8 +225,7 @@ async def test_every_get_answers_of_then_over_the_wire(rig: Rig) -> None:
             known = rig.truth.state(asset_id, position)
             if known is not None:
                 name = f"cells/{CELLS[0]}/assets/{asset_id}"
-                get = auction_pb2.GetAssetRequest(name=name, as_of=as_of)
-                asset = await AuctionServiceStub(rig.here.channel).GetAsset(get, metadata=AUDITOR, timeout=10)
+                asset = await rig.here.ask("GetAsset", name=name, as_of=as_of, by=AUDITOR)
                 assert isinstance(known[0], Asset)
                 assert (asset.asset.owner_user_id, asset.asset.stream_version) == (str(known[0].owner_id), known[1])
                 assert asset.as_of.hlc.physical_ms == rig.truth.rows[position - 1].hlc_physical
@@ -239,8 +235,8 @@ async def test_the_pages_of_all_balances_are_of_one_moment(rig: Rig) -> None:
     """However the accounts move on between them; and each account and currency comes once."""
     end, token, found = len(rig.truth.rows), "", dict[tuple[str, str], tuple[int, int, int]]()
     while True:
-        request_ = audit_pb2.ListBalancesRequest(as_of=types_pb2.AsOf(position=end), page_size=2, page_token=token)
-        page = await rig.here.audit.ListBalances(request_, metadata=AUDITOR, timeout=10)
+        as_of = types_pb2.AsOf(position=end)
+        page = await rig.here.ask("ListBalances", as_of=as_of, page_size=2, page_token=token, by=AUDITOR)
         assert page.as_of.position == end
         for each in page.balances:
             key = (each.user_id, each.balance.currency)

@@ -39,10 +39,8 @@ class Rig:
     truth: Truth
 
     async def page(self, user_id: UUID, **more: Any) -> audit_pb2.GetStatementResponse:  # noqa: ANN401 - fields
-        message = audit_pb2.GetStatementRequest(user_id=str(user_id), **more)
-        reply: audit_pb2.GetStatementResponse = await self.served.audit.GetStatement(
-            message, metadata=AUDITOR, timeout=10
-        )
+        reply = await self.served.ask("GetStatement", {"user_id": user_id} | more, by=AUDITOR)
+        assert isinstance(reply, audit_pb2.GetStatementResponse)
         return reply
 
     async def pages(self, user_id: UUID, size: int, **more: Any) -> list[audit_pb2.GetStatementResponse]:  # noqa: ANN401
@@ -155,10 +153,8 @@ async def _elsewhere(rig: Rig) -> UUID:
 async def test_users_see_their_own_and_no_other(rig: Rig) -> None:
     """A person may ask for a statement of theirs."""
     own, other = rig.users[:2]
-    stub, me = rig.served.audit, as_user(own)
-    mine = await stub.GetStatement(audit_pb2.GetStatementRequest(user_id=str(own)), metadata=me, timeout=10)
-    assert mine.movements
-    theirs = stub.GetStatement(audit_pb2.GetStatementRequest(user_id=str(other)), metadata=me, timeout=10)
+    assert (await rig.served.ask("GetStatement", user_id=own, by=as_user(own))).movements
+    theirs = rig.served.ask("GetStatement", user_id=other, by=as_user(own))
     assert (await refusal_of(theirs)).reason == "NOT_YOUR_ACCOUNT"
 
 

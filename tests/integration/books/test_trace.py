@@ -17,11 +17,8 @@ from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.audit_rig import CELLS, Sale, Town, town
 from tests.integration.database import ask
 from tests.integration.json_output import as_json
-from tests.integration.services_rig import refusal_of
+from tests.integration.services_rig import AUDITOR, refusal_of
 from tests.local_cells import request
-
-AUDITOR = (("cellbook-principal", "auditor/anna"),)
-
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -33,9 +30,9 @@ async def rig(cluster: EmbeddedPostgres, template: str) -> AsyncIterator[Town]:
 
 
 async def traced(rig: Town, subject: object, *, cell: str = CELLS[0], event_max: int = 0) -> audit_pb2.TraceResponse:
-    request = audit_pb2.TraceRequest(subject=str(subject), event_max=event_max)
-    reply: audit_pb2.TraceResponse = await rig.cells[cell].audit.Trace(request, metadata=AUDITOR, timeout=10)
-    return reply
+    answer = await rig.cells[cell].ask("Trace", subject=str(subject), event_max=event_max, by=AUDITOR)
+    assert isinstance(answer, audit_pb2.TraceResponse)
+    return answer
 
 
 async def logs(rig: Town) -> dict[str, tuple[str, str | None]]:

@@ -32,6 +32,12 @@ class Post:
         auction = f"cells/us-east/auctions/{uuid4()}"
         return Notice(uuid4(), user_id or self.ann, what, auction, "USD", 123_456)
 
+    async def queued(self, user_id: UUID | None = None, what: str = "AUCTION_WON") -> Notice:
+        """One in the outbox."""
+        notice = self.notice(user_id, what)
+        await self.outbox.notify(notice)
+        return notice
+
     async def person(self, email: str) -> UUID:
         user_id = uuid4()
         await self.vault.put(user_id, Contact(name="Ben", email=email, proven=True))
@@ -57,6 +63,10 @@ class Post:
 
     async def said(self, notice: Notice, problem: str) -> None:
         await until_async(lambda: self.row(notice), lambda found: problem in found[2])
+
+    async def goes_on(self) -> None:
+        """The next notice is sent."""
+        await self.becomes(await self.queued(), "SENT")
 
     async def has_ended(self, notice: Notice) -> bool:
         return (await self.row(notice))[0] not in {"QUEUED", "SENDING"}

@@ -46,15 +46,13 @@ async def test_an_address_gets_nothing_but_a_question_until_it_is_answered(post:
         answer = await served.stub.SetContact(served.set(email=VICTIM), metadata=own(served))
         assert not answer.email_proven
         await until(lambda: len(server.taken) == 1)
-        unwanted = post.notice(served.ann)
-        await post.outbox.notify(unwanted)
+        unwanted = await post.queued(served.ann)
         await post.becomes(unwanted, "NO_ADDRESS")
         await post.said(unwanted, "not confirmed")
         code = code_in(server)
         confirm = contact_pb2.ConfirmContactRequest(user_id=str(served.ann), code=code.lower())
         await served.stub.ConfirmContact(confirm, metadata=own(served))
-        wanted = post.notice(served.ann)
-        await post.outbox.notify(wanted)
+        wanted = await post.queued(served.ann)
         await post.becomes(wanted, "SENT")
     assert [mail["Subject"] for mail in server.taken] == [letters.CONFIRMATION, "You have won an auction"]
     assert server.recipients == [VICTIM] * 2

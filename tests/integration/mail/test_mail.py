@@ -39,8 +39,7 @@ async def test_a_notice_arrives_once_and_says_what_happened(post: Post) -> None:
             assert await post.outbox.notify(notice) == "QUEUED"
         await post.becomes(notice, "SENT")
         assert await post.outbox.notify(notice) == "QUEUED"
-        other = post.notice()
-        await post.outbox.notify(other)
+        other = await post.queued()
         await post.becomes(other, "SENT")
     [first, second] = server.taken
     assert server.recipients == ["ann@people.test"] * 2
@@ -55,11 +54,8 @@ async def test_a_notice_arrives_once_and_says_what_happened(post: Post) -> None:
 
 async def test_what_cannot_be_written_does_not_stop_the_mail(post: Post) -> None:
     """An address that is none, a notice that only a newer version knows: the next one goes out all the same."""
-    spoilt = post.notice(await post.person("ben..jr@people.test"))
-    newer = post.notice(what="SOMETHING_NEW")
-    usual = post.notice()
-    for notice in (spoilt, newer, usual):
-        await post.outbox.notify(notice)
+    spoilt = await post.queued(await post.person("ben..jr@people.test"))
+    newer, usual = await post.queued(what="SOMETHING_NEW"), await post.queued()
     async with mail_server() as server, post.carried(server.address):
         await post.becomes(usual, "SENT")
         await post.becomes(spoilt, "REFUSED")
@@ -79,16 +75,13 @@ async def test_a_bug_at_one_notice_does_not_stop_the_mail(post: Post, monkeypatc
 
     monkeypatch.setattr(mail_senders, "letter", written)
     async with mail_server() as server, post.carried(server.address):
-        notice = post.notice()
-        await post.outbox.notify(notice)
-        await post.becomes(notice, "SENT")
+        await post.goes_on()
         assert len(server.taken) == 1
 
 
 async def test_a_wrong_key_loses_no_notice(post: Post) -> None:
     """They wait for the right one, as an operator can put it in its place."""
-    notice = post.notice()
-    await post.outbox.notify(notice)
+    notice = await post.queued()
     right, post.vault = post.vault, replace(post.vault, seal=Seal(new_key()))
     async with mail_server() as server:
         async with post.carried(server.address):
@@ -103,9 +96,7 @@ async def test_a_mail_under_way_ends_before_the_sender_stops(post: Post) -> None
     """A restart leaves no notice in doubt where the server answers in time; nothing further is begun."""
     async with mail_server() as server:
         server.confirms.clear()
-        notices = [post.notice() for _ in range(3)]
-        for notice in notices:
-            await post.outbox.notify(notice)
+        notices = [await post.queued() for _ in range(3)]
         async with post.carried(server.address) as mail_sender:
             await until(lambda: bool(server.taken))
             stopping = asyncio.create_task(mail_sender.stop())
@@ -131,16 +122,13 @@ async def test_what_the_server_confirmed_is_recorded_when_the_database_is_back(
 
     monkeypatch.setattr(Outbox, "end", loses)
     async with mail_server() as server, post.carried(server.address):
-        notice = post.notice()
-        await post.outbox.notify(notice)
-        await post.becomes(notice, "SENT")
+        await post.goes_on()
         assert len(server.taken) == 1
 
 
 async def test_nobody_puts_off_what_another_process_is_sending(post: Post) -> None:
     """A deposed leader that finds no mail server does not give the new one's notice free."""
-    notice = post.notice()
-    await post.outbox.notify(notice)
+    notice = await post.queued()
     assert await post.outbox.claim(notice.notice_id)
     await post.outbox.put_off(notice.notice_id, "no mail server", 0.0)
     assert (await post.row(notice))[0] == "SENDING"
@@ -151,18 +139,14 @@ async def test_nobody_puts_off_what_another_process_is_sending(post: Post) -> No
 
 async def test_what_ended_long_ago_is_forgotten(post: Post) -> None:
     """After 30 days; what has not ended stays."""
-    old, recent, waiting = (post.notice(uuid4()) for _ in range(3))
-    for notice in (old, recent, waiting):
-        await post.outbox.notify(notice)
+    old, recent, waiting = [await post.queued(uuid4()) for _ in range(3)]
     for notice in (old, recent):
         await post.outbox.end(notice.notice_id, End.NO_ADDRESS)
     aged = "UPDATE outbox SET ended_at = ended_at - interval '31 days' WHERE notice_id = $1"
     await ask(post.dsn, aged, old.notice_id)
     await post.outbox.forget()
-    assert {notice_id for (notice_id,) in await ask(post.dsn, "SELECT notice_id FROM outbox")} == {
-        recent.notice_id,
-        waiting.notice_id,
-    }
+    kept = {notice_id for (notice_id,) in await ask(post.dsn, "SELECT notice_id FROM outbox")}
+    assert kept == {recent.notice_id, waiting.notice_id}
 
 
 async def test_metrics_tell_what_waits_and_what_became_of_it(post: Post) -> None:
@@ -186,9 +170,7 @@ def read(mail_sender: MailSender) -> list[Any]:
 
 async def test_a_process_that_dies_while_it_sends_leaves_it_unconfirmed(post: Post) -> None:
     """Claimed durably before a byte is sent: the successor sends all but that one."""
-    caught, waiting = post.notice(), post.notice()
-    await post.outbox.notify(caught)
-    await post.outbox.notify(waiting)
+    caught, waiting = await post.queued(), await post.queued()
     assert await post.outbox.claim(caught.notice_id)
     async with mail_server() as server, post.carried(server.address):
         await post.becomes(waiting, "SENT")
@@ -206,8 +188,7 @@ async def test_without_the_claim_it_would_be_sent_twice(post: Post, monkeypatch:
 
     async def sent() -> int:
         async with mail_server() as server, post.carried(server.address), post.carried(server.address):
-            notice = post.notice()
-            await post.outbox.notify(notice)
+            notice = await post.queued()
             await post.becomes(notice, "SENT")
             await until(lambda: bool(server.taken))
         return len(server.taken)
@@ -295,8 +276,7 @@ async def test_nobody_to_write_to_ends_it(post: Post) -> None:
 
 async def test_news_of_yesterday_is_not_sent(post: Post) -> None:
     """A mail server that was away for a day gets no more of that day's notices."""
-    notice = post.notice()
-    await post.outbox.notify(notice)
+    notice = await post.queued()
     await ask(post.dsn, "UPDATE outbox SET queued_at = now() - interval '25 hours'")
     async with mail_server() as server, post.carried(server.address):
         await post.becomes(notice, "EXPIRED")
@@ -316,8 +296,7 @@ async def test_the_mail_sender_outlives_its_database(post: Post, monkeypatch: py
 
     monkeypatch.setattr(Outbox, "due", loses)
     async with mail_server() as server, post.carried(server.address):
-        notice = post.notice()
-        await post.outbox.notify(notice)
+        notice = await post.queued()
         await post.becomes(notice, "SENT")
     assert len(server.taken) == 1
 

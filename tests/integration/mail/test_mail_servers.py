@@ -25,10 +25,8 @@ async def test_a_mail_server_that_is_away_is_waited_for(post: Post) -> None:
     """To queue takes no mail server; the notices go out when it is back."""
     async with mail_server() as server:
         address, port = server.address, server.port
-    notices = [post.notice() for _ in range(3)]
     async with post.carried(address):
-        for notice in notices:
-            await post.outbox.notify(notice)
+        notices = [await post.queued() for _ in range(3)]
 
         async def tried() -> bool:
             return all([(await post.row(notice))[1] > 1 for notice in notices])
@@ -45,8 +43,7 @@ async def test_a_mail_server_that_hangs_is_left_alone_in_time(post: Post) -> Non
     """It is tried again, and takes the notice once it speaks."""
     async with mail_server() as server, post.carried(server.address, timeout_s=0.3):
         server.speaks.clear()
-        notice = post.notice()
-        await post.outbox.notify(notice)
+        notice = await post.queued()
         await until(lambda: server.connections > 1)
         server.speaks.set()
         await post.becomes(notice, "SENT")
@@ -58,9 +55,7 @@ async def test_a_no_for_now_is_tried_again(post: Post) -> None:
     async with mail_server() as server, post.carried(server.address):
         server.to_recipient.append("451 ann@people.test is busy")
         server.to_data.append("451 the disk is full")
-        notices = [post.notice(), post.notice()]
-        for notice in notices:
-            await post.outbox.notify(notice)
+        notices = [await post.queued(), await post.queued()]
         for notice in notices:
             await post.becomes(notice, "SENT")
         assert len(server.taken) == 2
@@ -72,23 +67,19 @@ async def test_a_no_for_good_ends_it(post: Post, asked: str) -> None:
     """And what is kept of it does not repeat the address that the server named."""
     async with mail_server() as server, post.carried(server.address):
         getattr(server, asked).append("550 <ann@people.test> is unknown")
-        notice, next_one = post.notice(), post.notice()
-        await post.outbox.notify(notice)
+        notice = await post.queued()
         await post.becomes(notice, "REFUSED")
         assert await post.row(notice) == ("REFUSED", 1, "answered 550")
-        await post.outbox.notify(next_one)
-        await post.becomes(next_one, "SENT")
+        await post.goes_on()
 
 
 async def test_what_the_server_may_have_taken_is_not_sent_again(post: Post) -> None:
     """The connection is cut after the mail and before the answer: nobody can tell, so once is the limit."""
     async with mail_server() as server, post.carried(server.address):
         server.to_data.append("")
-        notice, next_one = post.notice(), post.notice()
-        await post.outbox.notify(notice)
+        notice = await post.queued()
         await post.becomes(notice, "UNCONFIRMED")
-        await post.outbox.notify(next_one)
-        await post.becomes(next_one, "SENT")
+        await post.goes_on()
         assert len(server.taken) == 1
         assert (await post.row(notice))[0] == "UNCONFIRMED"
 
@@ -97,12 +88,10 @@ async def test_a_server_that_takes_a_mail_and_never_says_so_is_not_asked_again(p
     """It is given time, and then the notice is in doubt for good; the next one goes out."""
     async with mail_server() as server, post.carried(server.address, timeout_s=0.3):
         server.confirms.clear()
-        notice, next_one = post.notice(), post.notice()
-        await post.outbox.notify(notice)
+        notice = await post.queued()
         await post.becomes(notice, "UNCONFIRMED")
         server.confirms.set()
-        await post.outbox.notify(next_one)
-        await post.becomes(next_one, "SENT")
+        await post.goes_on()
         assert len(server.taken) == 2
 
 
@@ -110,8 +99,7 @@ async def test_a_no_to_the_sender_is_no_word_on_the_recipient(post: Post) -> Non
     """A mail server that is set up badly loses no notice: it is asked again."""
     async with mail_server() as server, post.carried(server.address):
         server.to_sender += ["550 you may not send here"] * 3
-        notice = post.notice()
-        await post.outbox.notify(notice)
+        notice = await post.queued()
         await post.becomes(notice, "SENT")
         assert (await post.row(notice))[1] == 4
 
@@ -120,11 +108,8 @@ async def test_one_that_the_server_cannot_bear_does_not_hold_up_the_others(post:
     """The connection is cut whenever it is tried; what was queued behind it goes out."""
     async with mail_server() as server, post.carried(server.address):
         server.unbearable = "ben@people.test"
-        bad = post.notice(await post.person(server.unbearable))
-        await post.outbox.notify(bad)
-        others = [post.notice() for _ in range(3)]
-        for notice in others:
-            await post.outbox.notify(notice)
+        bad = await post.queued(await post.person(server.unbearable))
+        others = [await post.queued() for _ in range(3)]
         for notice in others:
             await post.becomes(notice, "SENT")
         assert (await post.row(bad))[0] == "QUEUED"
@@ -152,7 +137,7 @@ async def test_a_mail_sender_stops_though_a_cancellation_is_swallowed(post: Post
         outbox=post.outbox, vault=post.vault, server=cast("Smtp", server), sender=SENDER, clock=SystemClock()
     )
     await mail_sender.start()
-    await post.outbox.notify(post.notice())
+    await post.queued()
     await asyncio.wait_for(server.asked.wait(), 10)
     await asyncio.wait_for(mail_sender.stop(), 10)
 
@@ -166,8 +151,7 @@ async def test_mail_goes_by_tls_to_whom_we_trust_alone(post: Post, tmp_path: Pat
     def knows(_server: object, _session: object, _envelope: object, _mechanism: str, login: object) -> AuthResult:
         return AuthResult(success=login == LoginPassword(b"shop", b"right"), handled=False)
 
-    notice = post.notice()
-    await post.outbox.notify(notice)
+    notice = await post.queued()
     how: dict[str, Any] = {
         "tls_context": context,
         "require_starttls": True,

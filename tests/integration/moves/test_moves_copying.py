@@ -21,7 +21,7 @@ from cells.moves.user_bundle import HistoryCopy, MovedEvent, UserBundle
 from cells.store.ports import Batch, OutcomeRow, PeerUnknown
 from server.wire.moves import baggage_to_proto
 from tests.doubles.store import MemoryStore
-from tests.integration.database import ask, opened
+from tests.integration.database import ask, connected, opened
 from tests.integration.moves.moves_rig import allow_ms, do, history_exporter_of, move, until_logged
 from tests.integration.rows import event_row, outcome_row
 from tests.integration.store.store_conformance import append_all
@@ -301,14 +301,11 @@ async def test_staged_events_go_and_counted_ones_stay(cell_dsn: str) -> None:
         async with store.reading() as connection:
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await connection.execute("DELETE FROM moved_events")
-    connection = await asyncpg.connect(cell_dsn)
-    try:
+    async with connected(cell_dsn) as connection:
         with pytest.raises(asyncpg.RestrictViolationError):
             await connection.execute("DELETE FROM moved_events WHERE aggregate_id = $1 AND stream_version = 5", user)
         with pytest.raises(asyncpg.RestrictViolationError):
             await connection.execute("UPDATE moved_events SET cell = 'x'")
-    finally:
-        await connection.close()
 
 
 async def test_a_refusal_leaves_no_open_end(town: World, monkeypatch: pytest.MonkeyPatch) -> None:

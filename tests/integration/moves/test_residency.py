@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from io import BytesIO
 from uuid import UUID, uuid4
 
-import asyncpg
 import pytest
 
 from cells.cell import Cell
@@ -20,7 +19,7 @@ from cells.domain.refusals import InsufficientFunds, Refused
 from cells.domain.values import Money
 from cells.requests import CommandRequest, Outcome
 from server.shell.postgres.embedded import EmbeddedPostgres
-from tests.integration.database import TIMEOUT_S, another, ask, opened
+from tests.integration.database import another, ask, connected, opened
 from tests.local_cells import DirectPeers, FixedDirectory, build_cell, leading, open_user, request
 
 HERE, AWAY = "us-east", "eu-west"
@@ -39,15 +38,12 @@ class Pair:
     async def rows(self) -> dict[str, str]:
         """Of the tables of the cell away, partitions by the table that they are of."""
         found: dict[str, str] = {}
-        connection = await asyncpg.connect(self.away_dsn, timeout=TIMEOUT_S, command_timeout=TIMEOUT_S)
-        try:
+        async with connected(self.away_dsn) as connection:
             for (name,) in await connection.fetch(TABLES):
                 content = BytesIO()
                 await connection.copy_from_table(name, output=content)
                 table = name.partition("_2")[0]
                 found[table] = found.get(table, "") + content.getvalue().decode()
-        finally:
-            await connection.close(timeout=TIMEOUT_S)
         return found
 
 

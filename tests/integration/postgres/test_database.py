@@ -13,7 +13,7 @@ from cells.sql import queries
 from server.shell.postgres import database
 from server.shell.postgres.database import MigrationFailed, connect, migrate, migrations_of, open_pool
 from server.shell.postgres.embedded import EmbeddedPostgres
-from tests.integration.database import TIMEOUT_S, ask
+from tests.integration.database import TIMEOUT_S, ask, connected
 
 FIRST = "CREATE TABLE money (cents BIGINT NOT NULL); GRANT SELECT ON money TO cellbook_cell;"
 SECOND = "ALTER TABLE money ADD COLUMN currency TEXT;"
@@ -146,14 +146,11 @@ async def test_the_wait_for_another_process_is_bounded(
     """A process that hangs while it migrates does not hang the others for ever."""
     package.ship("0001_money.sql", FIRST)
     monkeypatch.setattr(database, "MIGRATION_WAIT_MAX_S", 1)
-    holder = await asyncpg.connect(empty_dsn, timeout=TIMEOUT_S)
-    try:
+    async with connected(empty_dsn) as holder:
         await holder.execute("BEGIN")
         await holder.execute(queries("server.shell.postgres.sql", "migrate.sql")["lock"])
         with pytest.raises(MigrationFailed, match="waited 1 s"):
             await migrate(empty_dsn, package.name)
-    finally:
-        await holder.close(timeout=TIMEOUT_S)
 
 
 async def test_an_ordinary_login_may_migrate(cluster: EmbeddedPostgres, empty_dsn: str, package: Package) -> None:

@@ -16,6 +16,7 @@ import pytest
 from server.shell.postgres import host as postgres_host
 from server.shell.postgres.embedded import SOCKET_PATH_BYTES_MAX, EmbeddedPostgres
 from server.shell.postgres.host import PostgresFailed, host_for, recovery_sync
+from tests.integration.database import connected
 
 pytestmark = pytest.mark.asyncio
 
@@ -44,11 +45,8 @@ async def postgres(tmp_path: Path) -> AsyncIterator[EmbeddedPostgres]:
 
 
 async def ask(server: EmbeddedPostgres, query: str, database: str = "postgres") -> object:
-    connection = await asyncpg.connect(server.dsn(database), timeout=10)
-    try:
+    async with connected(server.dsn(database)) as connection:
         return await connection.fetchval(query)
-    finally:
-        await connection.close(timeout=10)
 
 
 def start_owner(data: Path) -> tuple[subprocess.Popen[str], int]:

@@ -6,26 +6,23 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 from uuid import uuid4
 
 import grpc
 import grpc.aio
 
 from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2, router_pb2, types_pb2
-from cellbook.v1.auction_pb2_grpc import (
-    AuctionServiceServicer,
-    AuctionServiceStub,
-    add_AuctionServiceServicer_to_server,
-)
-from cellbook.v1.event_pb2_grpc import EventServiceServicer, EventServiceStub, add_EventServiceServicer_to_server
-from cellbook.v1.ledger_pb2_grpc import LedgerServiceServicer, LedgerServiceStub, add_LedgerServiceServicer_to_server
+from cellbook.v1.auction_pb2_grpc import AuctionServiceServicer, add_AuctionServiceServicer_to_server
+from cellbook.v1.event_pb2_grpc import EventServiceServicer, add_EventServiceServicer_to_server
+from cellbook.v1.ledger_pb2_grpc import LedgerServiceServicer, add_LedgerServiceServicer_to_server
 from cellbook.v1.router_pb2_grpc import RouterServiceServicer, add_RouterServiceServicer_to_server
 from cells.domain.refusals import AuctionNotFound, FieldInvalid, Refused, UserNotFound, WrongCell
 from router.client import Client as SmartClient
 from router.directory.cells import CellEntry
 from server.shell.calls.statuses import code_of, details_metadata, of_status, to_status
 from tests.integration.router.rig import Client, FakeServer, new_user, router
+from tests.integration.services_rig import SHOP, Calls
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -38,12 +35,6 @@ async def refuse(context: Context, refused: Refused) -> NoReturn:
 
 
 US, EU = "us-east", "eu-west"
-SHOP = (("cellbook-principal", "service/shop"),)
-
-if TYPE_CHECKING:
-    from cellbook.v1.auction_pb2_grpc import AuctionServiceAsyncStub
-    from cellbook.v1.event_pb2_grpc import EventServiceAsyncStub
-    from cellbook.v1.ledger_pb2_grpc import LedgerServiceAsyncStub
 
 
 @dataclass(slots=True)
@@ -246,15 +237,13 @@ async def way_cells(truth: Truth, *names: str) -> AsyncIterator[dict[str, WayCel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
+class Way(Calls):
     """A way to two cells."""
 
     cells: dict[str, WayCell]
     truth: Truth
     router: Client
-    ledger: "LedgerServiceAsyncStub"
-    auctions: "AuctionServiceAsyncStub"
-    events: "EventServiceAsyncStub"
+    channel: grpc.aio.Channel
 
     async def user(self, cell: str) -> str:
         user = new_user()
@@ -262,14 +251,14 @@ class Way:
         return user
 
     async def balance(self, user: str, **how: Any) -> ledger_pb2.GetBalanceResponse:  # noqa: ANN401 - as of any call
-        request = ledger_pb2.GetBalanceRequest(user_id=user)
-        return await self.ledger.GetBalance(request, **{"timeout": 10, "metadata": SHOP, **how})
+        answer: ledger_pb2.GetBalanceResponse = await self.ask("GetBalance", user_id=user, **{"by": SHOP, **how})
+        return answer
 
     async def deposit(self, *users: str, amount_minor: int = 1) -> list[str]:
         """Of each item of a batch: the cell that accepted it, or the reason and the field why not."""
         amount = types_pb2.Money(currency="USD", amount_minor=amount_minor)
         items = [ledger_pb2.DepositRequest(command_id=new_user(), user_id=user, amount=amount) for user in users]
-        answer = await self.ledger.BatchDeposit(ledger_pb2.BatchDepositRequest(items=items), timeout=10, metadata=SHOP)
+        answer = await self.ask("BatchDeposit", items=items, by=SHOP)
         said = []
         for item, result in zip(items, answer.results, strict=True):
             refusal = of_status(result.refused) if result.HasField("refused") else None
@@ -300,7 +289,5 @@ async def way_to_cells(dsn: str, *, smart: bool) -> AsyncIterator[Way]:
             cells=cells,
             truth=truth,
             router=directory,
-            ledger=LedgerServiceStub(channel),
-            auctions=AuctionServiceStub(channel),
-            events=EventServiceStub(channel),
+            channel=channel,
         )

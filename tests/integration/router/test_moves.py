@@ -2,7 +2,6 @@
 
 from uuid import UUID
 
-import asyncpg
 import pytest
 
 from cellbook.v1 import router_pb2 as pb
@@ -10,10 +9,9 @@ from router.refusals import NotInRegion
 from server.cli import router as cli
 from server.cli.client import Client as Asking
 from server.cli.client import ClientError, LedgerRefusal
+from tests.integration.database import ask
 from tests.integration.json_output import as_json
-from tests.integration.router.rig import Client, new_user, refused
-
-OPERATOR = (("cellbook-principal", "operator/test"),)
+from tests.integration.router.rig import OPERATOR, Client, new_user, refused
 
 
 def peer(cell: str) -> tuple[tuple[str, str], ...]:
@@ -125,18 +123,9 @@ async def test_what_became_of_a_move_out_of_a_cell_that_is_gone_is_not_known(cli
     """It may have been done: no answer is made up, and none is kept."""
     user, command_id = new_user(), new_user()
     await client.register(user, "eu")
-    connection = await asyncpg.connect(dsn)
-    try:
-        await connection.execute(
-            """
-            INSERT INTO move_commands (principal, command_id, user_id, to_cell, from_cell, from_epoch, residency)
-            VALUES ('operator/test', $1, $2, 'eu-west', 'eu-gone', 1, 'eu')
-            """,
-            UUID(command_id),
-            UUID(user),
-        )
-    finally:
-        await connection.close()
+    begun = """INSERT INTO move_commands (principal, command_id, user_id, to_cell, from_cell, from_epoch, residency)
+        VALUES ('operator/test', $1, $2, 'eu-west', 'eu-gone', 1, 'eu')"""
+    await ask(dsn, begun, UUID(command_id), UUID(user))
     asked = {"command_id": command_id, "user_id": user}
     for _ in range(2):
         assert (await refused(client.operate("MoveUser", **asked, cell="eu-west"))).reason == "MOVE_UNKNOWN"

@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-import asyncpg
 import grpc
 import grpc.aio
 import pytest
@@ -17,7 +16,8 @@ from router.directory import probes
 from router.directory.follower import Follower
 from router.directory.topology import Topology
 from router.directory.users import Directory
-from tests.integration.router.rig import Client, FakeCell, cells, new_user, refused, router
+from tests.integration.database import connected
+from tests.integration.router.rig import OPERATOR, Client, FakeCell, cells, new_user, refused, router
 from tests.local_cells import until_async
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 # Two in one region, one in another.
 CELLS = ("eu-west=eu", "eu-north=eu", "us-east=us")
-OPERATOR = (("cellbook-principal", "operator/test"),)
 ACTIVE, DRAINING, DOWN = pb.CELL_STATE_ACTIVE, pb.CELL_STATE_DRAINING, pb.CELL_STATE_DOWN
 SERVING, NOT_SERVING = pb.CELL_HEALTH_SERVING, pb.CELL_HEALTH_NOT_SERVING
 PATIENCE_S = 30.0
@@ -124,8 +123,7 @@ async def test_only_a_drained_cell_without_users_is_removed(client: Client) -> N
 async def test_somebody_comes_to_a_cell_that_is_being_removed(client: Client, dsn: str) -> None:
     """Whoever is on the way into the directory counts: the removal waits, and is refused."""
     await client.change("DrainCell", "eu-west")
-    connection, watch = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
-    try:
+    async with connected(dsn) as connection, connected(dsn) as watch:
         async with connection.transaction():
             await connection.execute(
                 "INSERT INTO users (user_id, cell, cell_region, residency) VALUES ($1, 'eu-west', 'eu', '')", uuid4()
@@ -134,9 +132,6 @@ async def test_somebody_comes_to_a_cell_that_is_being_removed(client: Client, ds
             await until_async(lambda: watch.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
         assert (await removing).reason == "CELL_HAS_USERS"
         assert "eu-west" in {cell.name for cell in await client.list_cells()}
-    finally:
-        await connection.close()
-        await watch.close()
 
 
 async def test_users_are_counted_for_those_who_ask(client: Client) -> None:

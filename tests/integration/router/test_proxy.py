@@ -16,8 +16,9 @@ from router.routing import proxy
 from server.shell.calls import streams
 from server.shell.observability.metrics import CallMetrics
 from tests.bounds import beyond, needs_bound
-from tests.integration.router.fake_cells import EU, SHOP, US, Way, way_to_cells
+from tests.integration.router.fake_cells import EU, US, Way, way_to_cells
 from tests.integration.router.rig import Client, new_user, refused
+from tests.integration.services_rig import SHOP
 
 PATIENCE_S = 30.0
 
@@ -37,9 +38,9 @@ async def test_without_that_a_batch_goes_by_its_first_item(town: Way, monkeypatc
 async def test_a_call_without_a_cell_is_refused_with_its_reason(town: Way) -> None:
     """By metadata that name none, or one that is not there."""
     request = ledger_pb2.GetCommandRequest(command_id=new_user())
-    nowhere = await refused(town.ledger.GetCommand(request, metadata=SHOP, timeout=10))
+    nowhere = await refused(town.send(request, by=SHOP, timeout_s=10))
     assert (nowhere.code, nowhere.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "GOAL_MISSING")
-    unknown = await refused(town.ledger.GetCommand(request, metadata=(*SHOP, ("cellbook-cell", "mars")), timeout=10))
+    unknown = await refused(town.send(request, by=(*SHOP, ("cellbook-cell", "mars")), timeout_s=10))
     assert (unknown.code, unknown.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "CELL_UNKNOWN")
 
 
@@ -48,13 +49,13 @@ async def test_nobody_learns_who_is_a_user_here(town: Way) -> None:
     there, nobody = await town.user(US), new_user()
     other = (("cellbook-principal", f"user/{new_user()}"),)
     for user in (there, nobody):
-        stranger = await refused(town.balance(user, metadata=None))
+        stranger = await refused(town.balance(user, by=None))
         assert (stranger.code, stranger.reason) == (grpc.StatusCode.UNAUTHENTICATED, "PRINCIPAL_MISSING")
-        denied = await refused(town.balance(user, metadata=other))
+        denied = await refused(town.balance(user, by=other))
         assert (denied.code, denied.reason) == (grpc.StatusCode.PERMISSION_DENIED, "NOT_YOUR_ACCOUNT")
         request = ledger_pb2.GetCommandRequest(command_id=new_user())
         at_home = (*other, ("cellbook-user", user))
-        assert (await refused(town.ledger.GetCommand(request, metadata=at_home))).reason == "NOT_YOUR_ACCOUNT"
+        assert (await refused(town.send(request, by=at_home))).reason == "NOT_YOUR_ACCOUNT"
     assert not any(cell.calls["GetBalance"] or cell.calls["GetCommand"] for cell in town.cells.values())
 
 
@@ -89,7 +90,7 @@ async def test_a_cell_that_is_gone_is_unavailable(town: Way) -> None:
     user = await town.user(US)
     await town.balance(user)
     await town.cells[US].stop()
-    assert (await refused(town.balance(user, timeout=30))).code is grpc.StatusCode.UNAVAILABLE
+    assert (await refused(town.balance(user, timeout_s=30))).code is grpc.StatusCode.UNAVAILABLE
     await town.cells[US].start()
 
     async def answered() -> bool:

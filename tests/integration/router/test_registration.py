@@ -8,7 +8,6 @@ from dataclasses import replace
 from unittest.mock import AsyncMock
 from uuid import UUID
 
-import asyncpg
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -19,6 +18,7 @@ from router.directory.registration import OPEN_TIMEOUT_S, open_command_id
 from router.directory.topology import Cell, Topology
 from router.directory.users import Directory, UserEntry
 from router.refusals import CellInOtherRegion
+from tests.integration.database import connected
 from tests.integration.router.rig import Client, FakeCell, cells, new_user, refused, router
 
 CELLS = ("us-east=us", "eu-west=eu", "ap-tokyo=ap")
@@ -29,11 +29,8 @@ def by_name(fakes: list[FakeCell]) -> dict[str, FakeCell]:
 
 
 async def execute(dsn: str, query: str) -> None:
-    connection = await asyncpg.connect(dsn, timeout=10)
-    try:
+    async with connected(dsn) as connection:
         await connection.execute(query)
-    finally:
-        await connection.close(timeout=10)
 
 
 # --- what it is for -----------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from pathlib import Path
 from unittest.mock import AsyncMock
 from uuid import UUID, uuid4
 
-import asyncpg
 import grpc
 import pytest
 
@@ -21,7 +20,9 @@ from router.directory.topology import Cell, Topology
 from router.directory.users import CopiedHome, Directory
 from server.shell.hosting.failures import DatabaseUnusable
 from server.shell.postgres import database
+from server.shell.postgres.database import Connection
 from server.shell.postgres.embedded import EmbeddedPostgres
+from tests.integration.database import connected
 from tests.integration.router.rig import Client, FakeCell, new_user, refused, router
 from tests.local_cells import until_async
 
@@ -191,7 +192,7 @@ async def test_what_other_routers_write_is_copied_too(dsn: str, fakes: list[Fake
 # --- the cursor ---------------------------------------------------------------------------------------------
 
 
-async def insert(connection: "asyncpg.Connection[asyncpg.Record]") -> UUID:
+async def insert(connection: Connection) -> UUID:
     user_id = uuid4()
     await connection.execute(
         "INSERT INTO users (user_id, cell, cell_region, residency) VALUES ($1, 'eu-west', 'eu', '')", user_id
@@ -219,8 +220,7 @@ async def since(directory: Directory, cursor: int, pages_of: int = 3) -> set[UUI
 
 async def test_a_transaction_that_commits_late_is_not_skipped(dsn: str, directory: Directory) -> None:
     """One that began earlier and commits after the look is seen by the next: commit order is not their order."""
-    slow, quick = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
-    try:
+    async with connected(dsn) as slow, connected(dsn) as quick:
         transaction = slow.transaction()
         await transaction.start()
         late = await insert(slow)
@@ -232,9 +232,6 @@ async def test_a_transaction_that_commits_late_is_not_skipped(dsn: str, director
         # Ablation: from the last one seen on, it would be skipped for good.
         last = await quick.fetchval("SELECT max(homed_by::text::bigint) FROM users")
         assert late not in await since(directory, last)
-    finally:
-        await slow.close()
-        await quick.close()
 
 
 # --- the file -----------------------------------------------------------------------------------------------

@@ -10,8 +10,9 @@ import pytest
 from cellbook.v1 import auction_pb2, event_pb2, ledger_pb2
 from cells.domain.refusals import Unavailable
 from cells.home_cache import HomeCache
-from tests.integration.router.fake_cells import EU, SHOP, US, Way, way_to_cells
+from tests.integration.router.fake_cells import EU, US, Way, way_to_cells
 from tests.integration.router.rig import new_user, refused
+from tests.integration.services_rig import SHOP
 from tests.local_cells import until
 
 PATIENCE_S = 30.0
@@ -35,17 +36,17 @@ async def test_a_call_goes_to_the_users_home(way: Way) -> None:
 async def test_a_resource_names_its_cell(way: Way) -> None:
     """Nobody is asked for the home of a resource."""
     request = auction_pb2.GetAuctionRequest(name=f"cells/{EU}/auctions/{new_user()}")
-    answer = await way.auctions.GetAuction(request, metadata=SHOP, timeout=10)
+    answer = await way.send(request, by=SHOP, timeout_s=10)
     assert (answer.token.cell, answer.auction.name) == (EU, request.name)
 
 
 async def test_metadata_name_the_cell_before_the_request_does(way: Way) -> None:
     """A cell by its name, or a user's home; a call that names neither is refused before it goes anywhere."""
     request, user = ledger_pb2.GetCommandRequest(command_id=new_user()), await way.user(US)
-    by_cell = await way.ledger.GetCommand(request, metadata=(*SHOP, ("cellbook-cell", EU)), timeout=10)
-    by_user = await way.ledger.GetCommand(request, metadata=(*SHOP, ("cellbook-user", user)), timeout=10)
+    by_cell = await way.send(request, by=(*SHOP, ("cellbook-cell", EU)), timeout_s=10)
+    by_user = await way.send(request, by=(*SHOP, ("cellbook-user", user)), timeout_s=10)
     assert (by_cell.token.cell, by_user.token.cell) == (EU, US)
-    nowhere = await refused(way.ledger.GetCommand(request, metadata=SHOP, timeout=10))
+    nowhere = await refused(way.send(request, by=SHOP, timeout_s=10))
     assert nowhere.code is grpc.StatusCode.INVALID_ARGUMENT
     assert "cellbook-cell" in nowhere.message
     assert way.calls("GetCommand") == [1, 1]
@@ -126,14 +127,14 @@ async def test_deadline_and_metadata_arrive(way: Way) -> None:
     """The principal that the call names, binary values, and the rest of its time."""
     user, cell = await way.user(US), way.cells[US]
     said = (("cellbook-principal", "auditor/x"), ("authorization", "Bearer x"), ("trace-bin", b"\x00\xfe"))
-    await way.balance(user, metadata=said, timeout=3)
+    await way.balance(user, by=said, timeout_s=3)
     assert said == tuple((key, cell.metadata[key]) for key, _ in said)
     assert 0 < (cell.time_left_s or 0) <= 3.1
 
 
 async def test_metadata_come_back(way: Way) -> None:
     """Those at the beginning and those at the end, binary ones as well, with the code."""
-    call = way.ledger.GetBalance(ledger_pb2.GetBalanceRequest(user_id=await way.user(US)), metadata=SHOP, timeout=10)
+    call = way.send(ledger_pb2.GetBalanceRequest(user_id=await way.user(US)), by=SHOP, timeout_s=10)
     assert (await call).token.cell == US
     assert dict(await call.initial_metadata())["said-first"] == US
     last = dict(await call.trailing_metadata())
@@ -144,12 +145,12 @@ async def test_metadata_come_back(way: Way) -> None:
 async def test_refusals_come_as_the_cell_says_them(way: Way) -> None:
     """Code, message, reason and facts; a request that names nothing goes to some cell, which names the field."""
     request = auction_pb2.GetAuctionRequest(name=f"cells/{EU}/auctions/none")
-    none = await refused(way.auctions.GetAuction(request, metadata=SHOP, timeout=10))
+    none = await refused(way.send(request, by=SHOP, timeout_s=10))
     assert (none.code, none.reason) == (grpc.StatusCode.NOT_FOUND, "AUCTION_NOT_FOUND")
     assert none.facts == {"auction_id": "none", "cell": EU}
     assert none.message == f"no auction none lives in cell {EU}"
     unnamed = auction_pb2.GetAuctionRequest()
-    malformed = await refused(way.auctions.GetAuction(unnamed, metadata=SHOP, timeout=10))
+    malformed = await refused(way.send(unnamed, by=SHOP, timeout_s=10))
     assert (malformed.code, malformed.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["name"])
     stranger = await refused(way.balance(new_user()))
     assert (stranger.code, stranger.reason) == (grpc.StatusCode.NOT_FOUND, "USER_NOT_FOUND")
@@ -158,10 +159,10 @@ async def test_refusals_come_as_the_cell_says_them(way: Way) -> None:
 async def test_a_stream_comes_as_it_flows(way: Way) -> None:
     """Message by message, to its end; and it is cancelled at the cell when the caller cancels it."""
     where = (*SHOP, ("cellbook-cell", EU))
-    call = way.events.Subscribe(event_pb2.SubscribeRequest(from_position=3), metadata=where, timeout=10)
+    call = way.send(event_pb2.SubscribeRequest(from_position=3), by=where, timeout_s=10)
     assert [(item.event.cell, item.event.position) async for item in call] == [(EU, n) for n in range(3, 13)]
     way.cells[EU].given_up.clear()
-    endless = way.events.Subscribe(event_pb2.SubscribeRequest(), metadata=where)
+    endless = way.send(event_pb2.SubscribeRequest(), by=where)
     assert (await anext(aiter(endless))).event.cell == EU
     endless.cancel()
     await asyncio.wait_for(way.cells[EU].given_up.wait(), PATIENCE_S)
@@ -170,7 +171,7 @@ async def test_a_stream_comes_as_it_flows(way: Way) -> None:
 async def test_a_watch_goes_to_the_cell_of_the_auction(way: Way) -> None:
     """Which its name contains: nothing else has to say so."""
     request = auction_pb2.WatchAuctionRequest(auction=f"cells/{EU}/auctions/{new_user()}", from_position=7)
-    items = [item async for item in way.auctions.WatchAuction(request, metadata=SHOP, timeout=10)]
+    items = [item async for item in way.send(request, by=SHOP, timeout_s=10)]
     assert [(item.auction.name, item.next_position) for item in items] == [(request.auction, 7)]
     assert way.calls("WatchAuction") == [0, 1]
 
@@ -179,7 +180,7 @@ async def test_a_watch_goes_to_the_cell_of_the_auction(way: Way) -> None:
 async def test_a_call_that_ends_is_ended_at_the_cell(way: Way, timeout_s: float) -> None:
     """By its deadline or by its caller: nothing goes on there where nobody waits."""
     request, where = auction_pb2.ListAuctionsRequest(), (*SHOP, ("cellbook-cell", EU))
-    waiting = asyncio.ensure_future(way.auctions.ListAuctions(request, metadata=where, timeout=timeout_s))
+    waiting = asyncio.ensure_future(way.send(request, by=where, timeout_s=timeout_s))
     await until(lambda: way.calls("ListAuctions") == [0, 1])
     if timeout_s > 1:
         waiting.cancel()

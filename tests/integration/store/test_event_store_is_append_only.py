@@ -8,7 +8,7 @@ import pytest
 
 from cells.store.ports import ClearingEntryRow, LegRow, ReferenceRow
 from server.shell.postgres.database import Connection
-from tests.integration.database import TIMEOUT_S, ask, opened
+from tests.integration.database import ask, connected, opened
 from tests.integration.rows import account, batch_on, entry_row, event_row, outcome_row, projection_row
 
 APPEND_ONLY = ("event_store", "account_entries", "clearing_entries", "saga_legs", "external_references")
@@ -61,9 +61,8 @@ async def written(cell_dsn: str) -> str:
 
 @pytest.fixture
 async def superuser(written: str) -> AsyncIterator[Connection]:
-    connection = await asyncpg.connect(written, timeout=TIMEOUT_S, command_timeout=TIMEOUT_S)
-    yield connection
-    await connection.close(timeout=TIMEOUT_S)
+    async with connected(written) as connection:
+        yield connection
 
 
 def changes(table: str) -> list[str]:

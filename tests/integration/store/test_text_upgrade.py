@@ -11,7 +11,7 @@ from server.shell.postgres import database
 from server.shell.postgres.database import migrate
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.books.test_reconcile import reconciled
-from tests.integration.database import ask
+from tests.integration.database import ask, connected
 from tests.integration.played import HERE, Played, serving
 from tests.invariants import check_all
 
@@ -52,17 +52,13 @@ async def older(
 
 async def copied(source_dsn: str, target_dsn: str) -> None:
     """Row by row, as text: JSON becomes JSONB."""
-    source, target = await asyncpg.connect(source_dsn), await asyncpg.connect(target_dsn)
-    try:
+    async with connected(source_dsn) as source, connected(target_dsn) as target:
         await target.execute("SELECT keep_outcome_partitions(now())")
         for table, columns in await target.fetch(OLD_TABLES):
             rows = BytesIO()
             await source.copy_from_query(f"SELECT {', '.join(columns)} FROM {table}", output=rows)  # noqa: S608
             rows.seek(0)
             await target.copy_to_table(table, source=rows, columns=columns)
-    finally:
-        await source.close()
-        await target.close()
 
 
 async def test_a_store_is_migrated_with_all_that_is_in_it(older: dict[str, str], played: Played) -> None:
