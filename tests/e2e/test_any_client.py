@@ -3,7 +3,6 @@
 import asyncio
 import json
 import signal
-import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -21,12 +20,10 @@ import pytest_asyncio
 from cellbook.v1 import (
     auction_pb2,
     audit_pb2,
-    contact_pb2,
     event_pb2,
     ledger_pb2,
     operations_pb2,
     settlement_pb2,
-    types_pb2,
 )
 from cells.domain.commands import CreditPending
 from cells.domain.values import Direction, LegId, Money
@@ -128,8 +125,7 @@ async def test_plain_round_robin_over_leader_and_standby(plain: Pair) -> None:
 
 async def balance(address: str, user_id: str) -> int:
     async with stubs(address) as to:
-        request = ledger_pb2.GetBalanceRequest(user_id=user_id)
-        return (await to.ledger.GetBalance(request, timeout=10, metadata=SERVICE)).balances[0].available_minor
+        return int((await to.ask("GetBalance", user_id=user_id, by=SERVICE)).balances[0].available_minor)
 
 
 def requests_for(user_id: str) -> str:
@@ -214,9 +210,7 @@ async def test_legs_that_travel_together(plain: Pair) -> None:
         for saga_id in (uuid4(), uuid4())
     ]
     async with grpc.aio.insecure_channel(plain.standby.address) as channel:
-        request = settlement_pb2.BatchLegsRequest(items=legs)
-        metadata = (("cellbook-principal", "peer/eu-west"),)
-        answer = await Over(channel).send(request, by=metadata, timeout_s=10)
+        answer = await Over(channel).ask("BatchLegs", items=legs, by=(("cellbook-principal", "peer/eu-west"),))
     tombstoned = settlement_pb2.COMPENSATION_RESULT_TOMBSTONED
     assert [result.compensated.result for result in answer.results] == [tombstoned] * 2, answer
 
@@ -229,7 +223,7 @@ async def test_the_log_is_followed_at_the_standby(plain: Pair) -> None:
         async with asyncio.timeout(10):
             async for item in Over(channel).send(wanted, by=OPERATOR):
                 if item.HasField("caught_up"):
-                    await to.ledger.Deposit(deposit(user_id, 17), metadata=BANK, timeout=10)
+                    await to.send(deposit(user_id, 17), by=BANK, timeout_s=10)
                 if any(posting.amount_minor == 17 for posting in item.event.postings):
                     break
 
@@ -238,26 +232,14 @@ async def test_an_auction_is_watched_at_the_standby(plain: Pair) -> None:
     """Each bid that the leader takes is seen there, from the database."""
     async with stubs(plain.leader.address) as to, grpc.aio.insecure_channel(plain.standby.address) as channel:
         seller, bidder = await open_user(to), await open_user(to)
-        asset = auction_pb2.RegisterAssetRequest(command_id=str(uuid4()), owner_user_id=seller, description="a lamp")
-        registered = await to.auctions.RegisterAsset(asset, metadata=SERVICE, timeout=10)
-        price = types_pb2.Money(currency="USD", amount_minor=1)
-        terms = auction_pb2.CreateAuctionRequest(
-            command_id=str(uuid4()),
-            asset=registered.asset,
-            seller_user_id=seller,
-            opening_price=price,
-            end_time_ms=time.time_ns() // 1_000_000 + 3_600_000,
-        )
-        auction = (await to.auctions.CreateAuction(terms, metadata=SERVICE, timeout=10)).auction
-        bid = auction_pb2.PlaceBidRequest(command_id=str(uuid4()), auction=auction, bidder_user_id=bidder, amount=price)
-        end = auction_pb2.CancelAuctionRequest(command_id=str(uuid4()), auction=auction)
+        auction = await rig.open_auction(to, seller)
         wanted = auction_pb2.WatchAuctionRequest(auction=auction)
         kinds = []
         async for item in Over(channel).send(wanted, by=SERVICE, timeout_s=20):
             kinds += [change.kind for change in item.changes]
             if not kinds:
-                await to.auctions.PlaceBid(bid, metadata=SERVICE, timeout=10)
-                await to.auctions.CancelAuction(end, metadata=SERVICE, timeout=10)
+                await to.ask("PlaceBid", auction=auction, bidder_user_id=bidder, amount=rig.usd(1), by=SERVICE)
+                await to.ask("CancelAuction", auction=auction, by=SERVICE)
     assert kinds == [auction_pb2.AUCTION_CHANGE_KIND_BID, auction_pb2.AUCTION_CHANGE_KIND_CANCELLED]
 
 
@@ -266,20 +248,19 @@ async def test_a_forwarded_call_is_not_forwarded_again(plain: Pair) -> None:
     async with stubs(plain.standby.address) as to:
         marked = (*BANK, (ANSWER_HERE_KEY, "1"))
         request = deposit(str(uuid4()))
-        assert await reason(to.ledger.Deposit(request, metadata=marked, timeout=10)) == "NOT_LEADING"
+        assert await reason(to.send(request, by=marked, timeout_s=10)) == "NOT_LEADING"
 
 
 async def test_the_caller_stays_who_it_is(proven: tuple[Pair, Authority]) -> None:
     """By certificate or by token, through the standby as at the leader: neither more may be done nor less."""
     running, authority = proven
     user_id = str(uuid4())
-    opened = ledger_pb2.OpenAccountRequest(command_id=str(uuid4()), user_id=user_id, home_epoch=1)
     async with (
         channel_as(authority, "operator", running.standby.address) as operator,
         channel_as(authority, "bank", running.standby.address) as bank,
         channel_as(authority, "shop", running.standby.address) as shop,
     ):
-        await Over(operator).send(opened, by=None, timeout_s=10)
+        await Over(operator).ask("OpenAccount", user_id=user_id, home_epoch=1, by=None)
         money = deposit(user_id, 1_000)
         await Over(bank).send(money, by=None, timeout_s=10)
         assert await reason(Over(shop).send(deposit(user_id), by=None, timeout_s=10)) == "NOT_PERMITTED"
@@ -295,12 +276,11 @@ async def test_the_log_says_who_has_asked_the_standby(proven: tuple[Pair, Author
     """A deposit that it forwards names the bank's certificate; an operator's read is recorded by the leader."""
     running, authority = proven
     user_id = str(uuid4())
-    opened = ledger_pb2.OpenAccountRequest(command_id=str(uuid4()), user_id=user_id, home_epoch=1)
     bank, shop = (channel_as(authority, name, running.standby.address) for name in ("bank", "shop"))
     async with channel_as(authority, "operator", running.standby.address) as operator, bank, shop:
-        await Over(operator).send(opened, by=None, timeout_s=10)
+        await Over(operator).ask("OpenAccount", user_id=user_id, home_epoch=1, by=None)
         await Over(bank).send(deposit(user_id), by=None, timeout_s=10)
-        await Over(operator).send(ledger_pb2.GetBalanceRequest(user_id=user_id), by=None, timeout_s=10)
+        await Over(operator).ask("GetBalance", user_id=user_id, by=None)
         proofs: dict[str, Any] = {}
         async with asyncio.timeout(30):
             async for item in Over(shop).send(event_pb2.SubscribeRequest(), by=None):
@@ -318,17 +298,14 @@ async def test_a_look_through_the_standby_is_in_the_log(proven: tuple[Pair, Auth
     """Support's, at a contact: the leader has written it, with the reason and the token's proof, before the answer."""
     running, authority = proven
     user_id = str(uuid4())
-    opened = ledger_pb2.OpenAccountRequest(command_id=str(uuid4()), user_id=user_id, home_epoch=1)
     token = authority.token(Principal(role=Role.SUPPORT, name="sue"), valid=timedelta(hours=1))
     operator, shop = (channel_as(authority, name, running.standby.address) for name in ("operator", "shop"))
     async with operator, shop:
-        await Over(operator).send(opened, by=None, timeout_s=10)
-        contact = contact_pb2.SetContactRequest(user_id=user_id, name="Ann", email="ann@people.test")
-        await Over(shop).send(contact, by=None, timeout_s=10)
-        look = contact_pb2.GetContactRequest(user_id=user_id, reason="ticket 4711")
+        await Over(operator).ask("OpenAccount", user_id=user_id, home_epoch=1, by=None)
+        await Over(shop).ask("SetContact", user_id=user_id, name="Ann", email="ann@people.test", by=None)
         by_support = (("authorization", f"Bearer {token}"),)
-        found = await Over(shop).send(look, by=by_support, timeout_s=10)
-        assert found.email == contact.email
+        found = await Over(shop).ask("GetContact", user_id=user_id, reason="ticket 4711", by=by_support)
+        assert found.email == "ann@people.test"
         request = event_pb2.SubscribeRequest(filter=event_pb2.EventFilter(event_types=["ACCESSES_RECORDED"]))
         looks = []
         async for item in Over(shop).send(request, by=None, timeout_s=30):
@@ -371,8 +348,8 @@ async def test_a_call_waits_for_the_next_leader(tmp_path: Path) -> None:
         user_id = await open_user(to)
         running.leader.signal(signal.SIGKILL)
         request = deposit(user_id)
-        first = to.ledger.Deposit(request, metadata=BANK, timeout=20)
+        first = to.send(request, by=BANK, timeout_s=20)
         if await first.code() is not grpc.StatusCode.OK:
             assert await reason(first) == ""
-            await to.ledger.Deposit(request, metadata=BANK, timeout=20)
+            await to.send(request, by=BANK, timeout_s=20)
         assert await running.standby.health() == "SERVING"

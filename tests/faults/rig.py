@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 from uuid import UUID, uuid4
 
 import grpc
@@ -19,20 +19,14 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cellbook.v1 import auction_pb2, ledger_pb2, types_pb2
-from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
-from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub
 from lab.member import Member, free_ports
 from server.cli.keys.authority import Settings
 from server.shell.channels.options import OWN_CONNECTIONS, SERVICE_CONFIG
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.database import ask
+from tests.integration.services_rig import Calls, Over
 from tests.invariants import check_cell
 from tests.local_cells import until_async
-
-if TYPE_CHECKING:
-    # They exist for type checkers alone.
-    from cellbook.v1.auction_pb2_grpc import AuctionServiceAsyncStub
-    from cellbook.v1.ledger_pb2_grpc import LedgerServiceAsyncStub
 
 CELL = "us-east"
 DATABASE = "database"
@@ -65,8 +59,6 @@ AUDITOR = (("cellbook-principal", "auditor/test"),)
 BANK = (("cellbook-principal", "treasury/test"),)
 # Their types know nothing of grpc.aio.
 HEALTH: Any = health_pb2_grpc.HealthStub
-
-Reply = TypeVar("Reply", bound=Message)
 
 
 class Node(Member):
@@ -124,49 +116,41 @@ async def running(*nodes: Node) -> AsyncIterator[None]:
         await asyncio.gather(*(each.end() for each in nodes))
 
 
-@dataclass(slots=True, kw_only=True)
-class Stubs:
-    """The services of the cell, over one channel."""
-
-    ledger: "LedgerServiceAsyncStub"
-    auctions: "AuctionServiceAsyncStub"
-
-
 @asynccontextmanager
-async def stubs(*addresses: str) -> AsyncIterator[Stubs]:
+async def stubs(*addresses: str) -> AsyncIterator[Calls]:
     """Over one address plainly, over several as docs/clients.md says."""
     options: list[tuple[str, str | int]] = [("grpc.max_reconnect_backoff_ms", 500)]
     if len(addresses) > 1:
         options += [OWN_CONNECTIONS, ("grpc.service_config", SERVICE_CONFIG)]
     target = addresses[0] if len(addresses) == 1 else "ipv4:" + ",".join(addresses)
     async with grpc.aio.insecure_channel(target, options=options) as channel:
-        yield Stubs(ledger=LedgerServiceStub(channel), auctions=AuctionServiceStub(channel))
+        yield Over(channel)
 
 
 async def insist(
-    method: Callable[..., Awaitable[Reply]],
+    send: Callable[..., Awaitable[Any]],
     request: Message,
     principal: Pairs = SERVICE,
     *,
     attempt_s: float = ATTEMPT_S,
     unknown: frozenset[grpc.StatusCode] = UNKNOWN,
-) -> Reply:
+) -> Any:  # noqa: ANN401 - any answer
     """Sends the request, the same each time, until it is accepted. A definite no is the test's failure."""
     give_up_s = time.monotonic() + PATIENCE_S
     while True:
         try:
-            return await method(request, timeout=attempt_s, metadata=principal)
+            return await send(request, by=principal, timeout_s=attempt_s)
         except grpc.aio.AioRpcError as error:
             if error.code() not in unknown or time.monotonic() > give_up_s:
                 raise
         await asyncio.sleep(PAUSE_S)
 
 
-async def open_user(to: Stubs) -> str:
+async def open_user(to: Calls) -> str:
     user_id = str(uuid4())
     opened = ledger_pb2.OpenAccountRequest(command_id=str(uuid4()), user_id=user_id, home_epoch=1)
-    await insist(to.ledger.OpenAccount, opened, OPERATOR)
-    await insist(to.ledger.Deposit, deposit(user_id, FUNDS_MINOR), BANK)
+    await insist(to.send, opened, OPERATOR)
+    await insist(to.send, deposit(user_id, FUNDS_MINOR), BANK)
     return user_id
 
 
@@ -181,30 +165,24 @@ def usd(amount_minor: int) -> types_pb2.Money:
     return types_pb2.Money(currency="USD", amount_minor=amount_minor)
 
 
-async def open_auction(to: Stubs, seller: str) -> str:
-    asset = await insist(
-        to.auctions.RegisterAsset,
-        auction_pb2.RegisterAssetRequest(command_id=str(uuid4()), owner_user_id=seller, description="a lamp"),
+async def open_auction(to: Calls, seller: str) -> str:
+    lamp = auction_pb2.RegisterAssetRequest(command_id=str(uuid4()), owner_user_id=seller, description="a lamp")
+    terms = auction_pb2.CreateAuctionRequest(
+        command_id=str(uuid4()),
+        asset=(await insist(to.send, lamp)).asset,
+        seller_user_id=seller,
+        opening_price=usd(1),
+        increment_minor=1,
+        end_time_ms=END_TIME_MS,
     )
-    auction = await insist(
-        to.auctions.CreateAuction,
-        auction_pb2.CreateAuctionRequest(
-            command_id=str(uuid4()),
-            asset=asset.asset,
-            seller_user_id=seller,
-            opening_price=usd(1),
-            increment_minor=1,
-            end_time_ms=END_TIME_MS,
-        ),
-    )
-    return auction.auction
+    return str((await insist(to.send, terms)).auction)
 
 
 @dataclass(slots=True, kw_only=True)
 class Load:
     """Clients that deposit and bid, each its next command once the last one is accepted."""
 
-    to: Stubs
+    to: Calls
     sent: set[UUID] = field(default_factory=set)
     accepted: set[UUID] = field(default_factory=set)
     replayed: int = 0
@@ -221,20 +199,15 @@ class Load:
             if self._stopping:
                 return
             paid = deposit(users[number % 2])
-            self._accepted(paid.command_id, (await self._tell(self.to.ledger.Deposit, paid, BANK)).receipt)
+            self._accepted(paid.command_id, (await self._tell(paid, BANK)).receipt)
             bid = auction_pb2.PlaceBidRequest(
                 command_id=str(uuid4()), auction=auction, bidder_user_id=users[number % 2], amount=usd(number)
             )
-            self._accepted(bid.command_id, (await self._tell(self.to.auctions.PlaceBid, bid, SERVICE)).receipt)
+            self._accepted(bid.command_id, (await self._tell(bid, SERVICE)).receipt)
 
-    async def _tell(
-        self,
-        method: Callable[..., Awaitable[Reply]],
-        request: Any,  # noqa: ANN401 - a command
-        principal: Pairs,
-    ) -> Reply:
+    async def _tell(self, request: Any, principal: Pairs) -> Any:  # noqa: ANN401 - a command, and its answer
         self.sent.add(UUID(request.command_id))
-        return await insist(method, request, principal)
+        return await insist(self.to.send, request, principal)
 
     def _accepted(self, command_id: str, receipt: types_pb2.CommandReceipt) -> None:
         self.accepted.add(UUID(command_id))
@@ -268,14 +241,14 @@ class Load:
         states: dict[str, int] = {}
         for command_id in self.sent:
             asked = ledger_pb2.GetCommandRequest(command_id=str(command_id))
-            answer = await self.to.ledger.GetCommand(asked, timeout=10, metadata=AUDITOR)
+            answer = await self.to.send(asked, by=AUDITOR, timeout_s=10)
             name = ledger_pb2.CommandState.Name(answer.state)
             states[name] = states.get(name, 0) + 1
         return states
 
 
 @asynccontextmanager
-async def loaded(to: Stubs, *, clients: int = 8) -> AsyncIterator[Load]:
+async def loaded(to: Calls, *, clients: int = 8) -> AsyncIterator[Load]:
     """Runs the load within, and ends it at the exit where the test has not."""
     load = Load(to=to)
     load.start(clients)

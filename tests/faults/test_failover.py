@@ -25,7 +25,6 @@ from tests.faults.rig import (
     PATIENCE_S,
     UNKNOWN,
     Load,
-    Stubs,
     alone,
     check,
     database,
@@ -38,6 +37,7 @@ from tests.faults.rig import (
     stubs,
 )
 from tests.integration.database import ask
+from tests.integration.services_rig import Calls
 from tests.local_cells import until_async
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
@@ -138,7 +138,7 @@ async def test_a_deadline_in_a_commit_leaves_nothing_unknown(tmp_path: Path) -> 
         assert await load.told() == {ACCEPTED: len(load.sent)}
 
 
-async def impatient(to: Stubs, load: Load, seed: int, told: Counter[str]) -> None:
+async def impatient(to: Calls, load: Load, seed: int, told: Counter[str]) -> None:
     """Gives each call a part of the time that one takes just now, until enough were cut in the middle."""
     # Seeded: which part it is says nothing of when the commit is, so that all moments of it are hit.
     part = random.Random(seed)
@@ -147,26 +147,26 @@ async def impatient(to: Stubs, load: Load, seed: int, told: Counter[str]) -> Non
     while told[ACCEPTED] < WANTED:
         assert time.monotonic() < give_up_s, f"no deadline ended in a commit: {dict(told)}"
         begun_s = time.monotonic()
-        await insist(to.ledger.Deposit, deposit(user_id), BANK)
+        await insist(to.send, deposit(user_id), BANK)
         took_s = time.monotonic() - begun_s
         paid = deposit(user_id)
         load.sent.add(UUID(paid.command_id))
         try:
-            await to.ledger.Deposit(paid, timeout=took_s * part.uniform(0.2, 1.2), metadata=BANK)
+            await to.send(paid, by=BANK, timeout_s=took_s * part.uniform(0.2, 1.2))
         except grpc.aio.AioRpcError as error:
             if error.code() not in UNKNOWN:
                 raise
             told[await end_of(to, paid.command_id)] += 1
-            await insist(to.ledger.Deposit, paid, BANK)
+            await insist(to.send, paid, BANK)
         load.accepted.add(UUID(paid.command_id))
 
 
-async def end_of(to: Stubs, command_id: str) -> str:
+async def end_of(to: Calls, command_id: str) -> str:
     """What the cell says of it, once it is not under way any more."""
     asked = ledger_pb2.GetCommandRequest(command_id=command_id)
     while True:
         try:
-            answer = await to.ledger.GetCommand(asked, timeout=10, metadata=AUDITOR)
+            answer = await to.send(asked, by=AUDITOR, timeout_s=10)
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.NOT_FOUND:
                 raise

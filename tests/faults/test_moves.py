@@ -22,8 +22,9 @@ from lab.market import OpenAuction, Person
 from router.client import Client
 from tests.e2e.cluster import Town, town
 from tests.faults.matrix import Matrix
-from tests.faults.rig import BANK, OPERATOR, PATIENCE_S, SERVICE, UNKNOWN, deposit, insist, usd
+from tests.faults.rig import BANK, OPERATOR, PATIENCE_S, SERVICE, UNKNOWN, Pairs, deposit, insist, usd
 from tests.integration.database import ask
+from tests.integration.services_rig import Over
 from tests.local_cells import until, until_async
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -52,10 +53,11 @@ class Mover:
     task: "asyncio.Task[None] | None" = None
 
     async def live(self) -> None:
+        send = Over(self.client.channel).send
         while not self.stopping:
-            await insist_meanwhile(self.client.ledger.Deposit, deposit(self.person.user_id, 10), BANK)
+            await insist_meanwhile(send, deposit(self.person.user_id, 10), BANK)
             self.deposited += 1
-            await insist_meanwhile(self.client.auctions.PlaceBid, self.bid(), SERVICE)
+            await insist_meanwhile(send, self.bid(), SERVICE)
             self.bids += 1
             await asyncio.sleep(0.01)
 
@@ -75,8 +77,12 @@ insist_meanwhile = partial(insist, attempt_s=5.0, unknown=UNKNOWN_YET)
 async def move(client: Client, user_id: str, cell: str, command_id: str = "") -> router_pb2.Move:
     """Asked for until it is done."""
     request = router_pb2.MoveUserRequest(command_id=command_id or str(uuid4()), user_id=user_id, cell=cell, region="")
+
+    async def send(request: router_pb2.MoveUserRequest, *, by: Pairs, timeout_s: float) -> router_pb2.MoveUserResponse:
+        return await client.router.MoveUser(request, timeout=timeout_s, metadata=by)
+
     while True:
-        answer = await insist(client.router.MoveUser, request, OPERATOR, attempt_s=10.0, unknown=UNKNOWN_YET)
+        answer: router_pb2.MoveUserResponse = await insist(send, request, OPERATOR, attempt_s=10.0, unknown=UNKNOWN_YET)
         if answer.move.state == router_pb2.MOVE_STATE_DONE:
             return answer.move
         await asyncio.sleep(0.1)
@@ -138,7 +144,7 @@ async def test_a_user_moves_under_load_and_hardly_notices(tmp_path: Path) -> Non
         assert {event.cell for event in events} == {US, EU}
         async with Client(here.cluster.router, principal="service/test") as newcomer:
             newcomer._calls.homes.keep(mover.person.user_id, Home(US, 1))
-            await insist_meanwhile(newcomer.ledger.Deposit, deposit(mover.person.user_id, 10), BANK)
+            await insist_meanwhile(Over(newcomer.channel).send, deposit(mover.person.user_id, 10), BANK)
         proxied = ledger_pb2.GetBalanceRequest(user_id=mover.person.user_id)
         async with grpc.aio.insecure_channel(here.cluster.router) as channel:
             answer = await LedgerServiceStub(channel).GetBalance(proxied, timeout=10, metadata=SERVICE)

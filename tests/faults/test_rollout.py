@@ -63,11 +63,11 @@ async def test_the_standby_waits_for_no_call_that_waits(tmp_path: Path) -> None:
                 bidder_user_id=user_id,
                 amount=usd(1),
             )
-            bidding = asyncio.ensure_future(to.auctions.PlaceBid(bid, timeout=90, metadata=SERVICE))
+            bidding = asyncio.ensure_future(to.send(bid, by=SERVICE, timeout_s=90))
             await reserved(dsn)
             leader.signal(signal.SIGTERM)
             await standby.becomes("SERVING")
-            await other.ledger.Deposit(deposit(user_id), timeout=10, metadata=BANK)
+            await other.send(deposit(user_id), by=BANK, timeout_s=10)
             assert leader.ended() is None
             assert not bidding.done()
             # A second signal hurries the drain. The bid's end is unknown then: to be asked again, of the standby.

@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from cellbook.v1 import auction_pb2, ledger_pb2
+from cellbook.v1 import auction_pb2
 from cells.domain.time.hlc import Stamp
 from server.process.clock import STAMP_KEY, VECTOR_KEY
 from tests.faults.rig import (
@@ -20,7 +20,6 @@ from tests.faults.rig import (
     SERVICE,
     UNKNOWN,
     Node,
-    Stubs,
     check,
     database,
     deposit,
@@ -31,6 +30,7 @@ from tests.faults.rig import (
     stubs,
 )
 from tests.integration.database import ask
+from tests.integration.services_rig import Calls
 from tests.local_cells import until
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
@@ -49,7 +49,7 @@ async def first_accepted_s(node: Node, user_id: str, since_s: float) -> float:
     async with stubs(node.address) as to:
         while True:
             try:
-                await to.ledger.Deposit(deposit(user_id), timeout=1.0, metadata=BANK)
+                await to.send(deposit(user_id), by=BANK, timeout_s=1.0)
                 return time.monotonic() - since_s
             except grpc.aio.AioRpcError as error:
                 if error.code() not in UNKNOWN:
@@ -61,7 +61,7 @@ async def refused_by(node: Node, user_id: str) -> str:
     """Why the node does not take a command."""
     async with stubs(node.address) as to:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await to.ledger.Deposit(deposit(user_id), timeout=5.0, metadata=BANK)
+            await to.send(deposit(user_id), by=BANK, timeout_s=5.0)
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
         return refused.value.details() or ""
 
@@ -115,12 +115,12 @@ async def test_a_leader_that_wakes_takes_its_successors_log_for_no_loss(tmp_path
         stubs(leader.address) as one,
     ):
         user_id = await open_user(both)
-        await one.ledger.Deposit(deposit(user_id), timeout=10, metadata=BANK)
+        await one.send(deposit(user_id), by=BANK, timeout_s=10)
         leader.signal(signal.SIGSTOP)
         await first_accepted_s(standby, user_id, time.monotonic())
         async with stubs(standby.address) as to:
             for _ in range(5):
-                await insist(to.ledger.Deposit, deposit(user_id), BANK)
+                await insist(to.send, deposit(user_id), BANK)
         [(position,)] = await ask(dsn, "SELECT position FROM head")
         claims = [asyncio.create_task(claim(one, peer, position)) for peer in ("eu-west", "ap-tokyo") * 4]
         await asyncio.sleep(0)
@@ -134,13 +134,13 @@ async def test_a_leader_that_wakes_takes_its_successors_log_for_no_loss(tmp_path
     assert not any(leader.said(event) for event in ("data_lost", "position_disputed"))
 
 
-async def claim(to: Stubs, peer: str, position: int) -> grpc.StatusCode:
+async def claim(to: Calls, peer: str, position: int) -> grpc.StatusCode:
     """A call of another cell, which says that this cell's log has that position."""
     stamp = Stamp(time.time_ns() // 1_000_000, 0)
     said = ((STAMP_KEY, str(stamp.pack())), (VECTOR_KEY, f"{CELL}={position}"))
     request = auction_pb2.ListAuctionsRequest()
     try:
-        await to.auctions.ListAuctions(request, timeout=10, metadata=(("cellbook-principal", f"peer/{peer}"), *said))
+        await to.send(request, by=(("cellbook-principal", f"peer/{peer}"), *said), timeout_s=10)
     except grpc.aio.AioRpcError as error:
         return error.code()
     return grpc.StatusCode.OK
@@ -204,14 +204,14 @@ async def test_clients_with_a_plain_channel_carry_on(tmp_path: Path) -> None:
 class Payer:
     """Deposits 0.01 after 0.01; the first call that fails is the last."""
 
-    to: Stubs
+    to: Calls
     user_id: str
     paid: int = 0
     done: bool = False
 
     async def pay(self) -> None:
         while not self.done:
-            await self.to.ledger.Deposit(deposit(self.user_id), timeout=20, metadata=BANK)
+            await self.to.send(deposit(self.user_id), by=BANK, timeout_s=20)
             self.paid += 1
 
 
@@ -228,7 +228,5 @@ async def paid_by_each(payers: list[Payer], paying: list[asyncio.Task[None]], mo
     await until(enough, timeout_s=30)
 
 
-async def balance(to: Stubs, user_id: str) -> int:
-    request = ledger_pb2.GetBalanceRequest(user_id=user_id)
-    answer = await to.ledger.GetBalance(request, timeout=10, metadata=SERVICE)
-    return answer.balances[0].available_minor
+async def balance(to: Calls, user_id: str) -> int:
+    return int((await to.ask("GetBalance", user_id=user_id, by=SERVICE)).balances[0].available_minor)

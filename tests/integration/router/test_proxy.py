@@ -78,9 +78,7 @@ async def test_nothing_is_sent_to_a_cell_that_is_down(town: Way) -> None:
 async def test_what_is_not_for_a_client_to_say_does_not_arrive(town: Way) -> None:
     """No clock, which is for peers alone; and that the call was passed on, the router says itself, once."""
     user, cell = await town.user(US), town.cells[US]
-    await town.balance(
-        user, metadata=(*SHOP, ("cellbook-hlc", "1"), ("cellbook-vector", "{}"), ("cellbook-forwarded", "no"))
-    )
+    await town.balance(user, by=(*SHOP, ("cellbook-hlc", "1"), ("cellbook-vector", "{}"), ("cellbook-forwarded", "no")))
     assert cell.metadata["cellbook-forwarded"] == "1"
     assert not {"cellbook-hlc", "cellbook-vector"} & set(cell.metadata)
 

@@ -2,16 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypeAlias
 from uuid import UUID
 
 import grpc.aio
 import pytest
 
 from cellbook.v1 import auction_pb2
-from cellbook.v1.auction_pb2_grpc import AuctionServiceStub
 from cells.domain.audit.refusals import PositionNotReached
 from cells.domain.commands import CloseAuction
-from cells.domain.refusals import AuctionNotFound, FieldInvalid, WatcherTooSlow
+from cells.domain.refusals import AuctionNotFound, FieldInvalid, Refused, WatcherTooSlow
 from cells.watch import feed as feeds
 from cells.watch import watched as watched_auctions
 from cells.watch.feed import AuctionFeed
@@ -19,10 +20,9 @@ from server.process.metrics import watch_metrics
 from server.shell.calls import streams
 from server.shell.calls.denials import TooManyStreams
 from server.shell.calls.limits import STREAMS_PERSON, streams_budget
-from server.shell.calls.statuses import refusal_in
 from server.shell.postgres.embedded import EmbeddedPostgres
 from tests.integration.audit_rig import town
-from tests.integration.services_rig import HERE, SHOP, Pairs, Rig, refusal_of, usd
+from tests.integration.services_rig import HERE, SHOP, Over, Pairs, Rig, refusal_of, usd
 from tests.local_cells import open_auction, open_user, request, until
 
 # More than a connection takes ahead.
@@ -30,6 +30,7 @@ BIDS = 500
 BID = auction_pb2.AUCTION_CHANGE_KIND_BID
 ANN: Pairs = (("cellbook-principal", f"user/{UUID(int=1)}"),)
 Item = auction_pb2.WatchAuctionResponse
+Watch: TypeAlias = grpc.aio.UnaryStreamCall[auction_pb2.WatchAuctionRequest, Item]
 
 
 def watch(rig: Rig, auction: str, from_position: int = 0, *, by: Pairs = SHOP) -> AsyncIterator[Item]:
@@ -37,7 +38,7 @@ def watch(rig: Rig, auction: str, from_position: int = 0, *, by: Pairs = SHOP) -
     return aiter(rig.send(wanted, by=by, timeout_s=20))
 
 
-async def until_end(call: "grpc.aio.UnaryStreamCall[auction_pb2.WatchAuctionRequest, Item]") -> AsyncIterator[Item]:
+async def until_end(call: Watch) -> AsyncIterator[Item]:
     while isinstance(item := await call.read(), Item):
         yield item
 
@@ -128,45 +129,54 @@ async def test_a_watcher_that_goes_leaves_nothing_behind(rig: Rig) -> None:
     assert not feed.background.running
 
 
-async def test_a_watcher_that_has_not_read_is_told_where_to_resume(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After what its connection has taken, by its status: RESOURCE_EXHAUSTED. Meanwhile nothing waits for it."""
-    monkeypatch.setattr(feeds, "GATHER_S", 0.0)
-    monkeypatch.setattr(feeds, "SENT_PER_S", 1_000_000)
-    monkeypatch.setattr(watched_auctions, "UPDATES_MAX", 8)
-    auction = await rig.auction()
-    # A connection of its own that takes 64 KiB ahead, and no more the faster it is.
+@asynccontextmanager
+async def slow_watch(rig: Rig, auction: str) -> AsyncIterator[Watch]:
+    """Over a connection of its own that takes 64 KiB ahead, and no more the faster it is."""
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0)]
     async with grpc.aio.insecure_channel(rig.address, options=options) as channel:
         wanted = auction_pb2.WatchAuctionRequest(auction=auction)
-        call = AuctionServiceStub(channel).WatchAuction(wanted, metadata=SHOP, timeout=60)
+        yield Over(channel).send(wanted, by=SHOP, timeout_s=60)
+
+
+async def read_to_refusal(call: Watch) -> tuple[list[Item], Refused]:
+    items: list[Item] = []
+
+    async def read_all() -> None:
+        async for item in call:
+            items.append(item)  # noqa: PERF401 - those before the error, too
+
+    return items, await refusal_of(read_all())
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The feed gathers nothing, and sends as much as there is."""
+    monkeypatch.setattr(feeds, "GATHER_S", 0.0)
+    monkeypatch.setattr(feeds, "SENT_PER_S", 1_000_000)
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_a_watcher_that_has_not_read_is_told_where_to_resume(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After what its connection has taken, by its status: RESOURCE_EXHAUSTED. Meanwhile nothing waits for it."""
+    monkeypatch.setattr(watched_auctions, "UPDATES_MAX", 8)
+    auction = await rig.auction()
+    async with slow_watch(rig, auction) as call:
         await until(lambda: rig.guard.watchers_budget.taken)
         for amount_minor in range(100, 100 + BIDS):
             await rig.bid(auction, rig.ben, amount_minor)
-        items: list[Item] = []
-
-        async def read_all() -> None:
-            async for item in call:
-                items.append(item)  # noqa: PERF401 - those before the error, too
-
-        with pytest.raises(grpc.aio.AioRpcError) as failed:
-            await read_all()
-    refused = refusal_in(failed.value)
+        items, refused = await read_to_refusal(call)
+        assert await call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert isinstance(refused, WatcherTooSlow)
-    assert failed.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert str(refused.facts["next_position"]) == str(items[-1].next_position)
     assert len(items) < BIDS
 
 
+@pytest.mark.usefixtures("at_once")
 async def test_the_watch_of_one_that_never_reads_ends(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """If it reads after all, it gets what its connection has taken, and then where to resume. Those who read go on."""
-    monkeypatch.setattr(feeds, "GATHER_S", 0.0)
-    monkeypatch.setattr(feeds, "SENT_PER_S", 1_000_000)
     monkeypatch.setattr(streams, "UNREAD_MAX_S", 0.5)
     auction = await rig.auction()
-    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0)]
-    async with grpc.aio.insecure_channel(rig.address, options=options) as channel:
-        wanted = auction_pb2.WatchAuctionRequest(auction=auction)
-        call = AuctionServiceStub(channel).WatchAuction(wanted, metadata=SHOP, timeout=60)
+    async with slow_watch(rig, auction) as call:
         reading = watch(rig, auction)
         await anext(reading)
         await until(lambda: rig.guard.watchers_budget.taken == 2)
@@ -177,15 +187,7 @@ async def test_the_watch_of_one_that_never_reads_ends(rig: Rig, monkeypatch: pyt
             if item.auction.highest_bid.amount.amount_minor == 99 + BIDS:
                 break
         await until(lambda: feed_of(rig)._watchers == 1)
-        items: list[Item] = []
-
-        async def read_all() -> None:
-            async for item in call:
-                items.append(item)  # noqa: PERF401 - those before the error, too
-
-        with pytest.raises(grpc.aio.AioRpcError) as failed:
-            await read_all()
-    refused = refusal_in(failed.value)
+        items, refused = await read_to_refusal(call)
     assert isinstance(refused, WatcherTooSlow)
     assert str(refused.facts["next_position"]) == str(items[-1].next_position)
     assert 0 < len(items) < BIDS
@@ -199,11 +201,10 @@ async def test_an_auction_is_watched_on_postgres(cluster: EmbeddedPostgres, temp
         served = three.cells["eu-west"]
         auction_id = await open_auction(served.parts.cell, seller, seller_cell="ap-tokyo")
         name = f"cells/eu-west/auctions/{auction_id}"
-        stub = AuctionServiceStub(served.channel)
 
         async def watched(from_position: int) -> list[Item]:
             wanted = auction_pb2.WatchAuctionRequest(auction=name, from_position=from_position)
-            call = stub.WatchAuction(wanted, metadata=SHOP, timeout=60)
+            call = served.send(wanted, by=SHOP, timeout_s=60)
             first = await call.read()
             assert isinstance(first, Item)
             began.set()
