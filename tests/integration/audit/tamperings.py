@@ -11,6 +11,7 @@ from tests.integration.audit.proof_rig import KEYS
 from tests.integration.audit.superuser import Superuser, delete_and_close_the_gap, insert, swap_and_time
 from tests.integration.audit.tamper_rig import Evil, passed
 from tests.integration.books.test_reconcile import OF_ANOTHER, TENFOLD
+from tests.integration.books.test_seals import APPENDED
 from tests.integration.database import ask
 
 NOT_AT_1 = "state::jsonb ->> 'cursor' <> '1'"
@@ -70,16 +71,9 @@ insert_one = unguarded(lambda hand: insert(hand, 310))
 swap_two = unguarded(lambda hand: swap_and_time(hand, 310))
 
 
-APPENDED = """INSERT INTO event_store
-    SELECT position + 1, gen_random_uuid(), event_type, aggregate_id, stream_version + 1, causation_id, correlation_id,
-           hlc_physical + 1, 0, jsonb_set(vector_clock, '{us-east}', to_jsonb(position + 1)), payload, metadata,
-           user_id, recorded_at, leaf_hash
-    FROM event_store ORDER BY position DESC LIMIT 1"""
-
-
 async def append(evil: Evil) -> None:
     async with evil.unguarded() as hand:
-        await hand.sql(APPENDED)
+        await hand.sql(APPENDED[0])
         await hand.rehash()
         await hand.sql("UPDATE head SET position = position + 1")
 

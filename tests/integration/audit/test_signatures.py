@@ -18,10 +18,11 @@ import jwt
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from google.protobuf.message import Message
 
 from cellbook.v1 import ledger_pb2, settlement_pb2
-from cellbook.v1.ledger_pb2_grpc import LedgerServiceStub, add_LedgerServiceServicer_to_server
-from cellbook.v1.settlement_pb2_grpc import SettlementServiceStub, add_SettlementServiceServicer_to_server
+from cellbook.v1.ledger_pb2_grpc import add_LedgerServiceServicer_to_server
+from cellbook.v1.settlement_pb2_grpc import add_SettlementServiceServicer_to_server
 from cells.audit.export.exporter import Wanted
 from cells.audit.proofs.checkpoint_signer import CheckpointSigner
 from cells.audit.proofs.keys import SEED_BYTES, SigningKey
@@ -53,7 +54,7 @@ from server.wire.legs import leg_to_proto
 from tests import golden
 from tests.doubles.store import MemoryStore
 from tests.integration.audit.proof_rig import until_signed
-from tests.integration.services_rig import HERE, KEYS, THERE, audit_parts, refusal_of, usd
+from tests.integration.services_rig import HERE, KEYS, THERE, Over, audit_parts, deposit_of, refusal_of, usd
 from tests.integration.shell.shell_host import Pairs, settings_in
 from tests.local_cells import DirectPeers, LocalCell, build_cell, leading, memory_cell, open_user, request, until
 
@@ -71,28 +72,20 @@ class Bank:
     host: GrpcHost
     user: UUID
 
-    @asynccontextmanager
-    async def channel(self, name: str) -> AsyncIterator[grpc.aio.Channel]:
+    async def send(self, name: str, request: Message, *metadata: tuple[str, str]) -> Any:  # noqa: ANN401 - any answer
+        """The answer over a connection with the certificate `name`."""
         credentials = Certificates(self.authority.tls(name)).channel_credentials()
         async with grpc.aio.secure_channel(str(self.host.address), credentials) as channel:
-            yield channel
+            return await Over(channel).call(request, by=metadata or None)
 
     async def deposit(self, name: str, *metadata: tuple[str, str], batch: bool = False) -> list[Any]:
         """The authorities of what was deposited over a connection with the certificate `name`."""
-        before = len(self.store.log)
-        async with self.channel(name) as channel:
-            stub = LedgerServiceStub(channel)
-            if batch:
-                asked = ledger_pb2.BatchDepositRequest(items=[self.request(), self.request()])
-                await stub.BatchDeposit(asked, metadata=metadata, timeout=10)
-            else:
-                await stub.Deposit(self.request(), metadata=metadata, timeout=10)
+        before, items = len(self.store.log), [self.request(), self.request()]
+        await self.send(name, ledger_pb2.BatchDepositRequest(items=items) if batch else items[0], *metadata)
         return self.authorities(before)
 
     def request(self) -> ledger_pb2.DepositRequest:
-        return ledger_pb2.DepositRequest(
-            command_id=str(uuid4()), user_id=str(self.user), amount=usd(10), external_reference=str(uuid4())
-        )
+        return deposit_of(self.user, 10)
 
     def authorities(self, after: int) -> list[Any]:
         return [json.loads(row.metadata).get("authority") for row in self.store.log[after:]]
@@ -186,12 +179,10 @@ async def test_what_the_page_shows_is_taken_and_proves_the_deposit(bank: Bank, t
     taken.signature = SIGNATURE(BANK.text, "Withdraw", taken)
     odd = signed(bank)
     odd.command_id, odd.user_id = odd.command_id.upper(), odd.user_id.upper()
-    async with bank.channel("bank") as channel:
-        stub = LedgerServiceStub(channel)
-        await stub.Deposit(odd, timeout=10)
-        answer = await stub.BatchDeposit(ledger_pb2.BatchDepositRequest(items=[signed(bank), signed(bank)]), timeout=10)
-        assert [each.WhichOneof("result") for each in answer.results] == ["accepted"] * 2
-        await stub.Withdraw(taken, timeout=10)
+    await bank.send("bank", odd)
+    answer = await bank.send("bank", ledger_pb2.BatchDepositRequest(items=[signed(bank), signed(bank)]))
+    assert [each.WhichOneof("result") for each in answer.results] == ["accepted"] * 2
+    await bank.send("bank", taken)
     assert await problems(bank) == []
     [*_, said] = bank.authorities(0)
     assert b64decode(said.pop("signature")) == taken.signature
@@ -208,8 +199,7 @@ async def test_a_deposit_that_nobody_has_asked_for_is_named(bank: Bank) -> None:
     With no proof, with that of the bank's connection, and with the signature of another command: for another id, or for
     this id and another amount.
     """
-    async with bank.channel("bank") as channel:
-        await LedgerServiceStub(channel).Deposit(signed(bank), timeout=10)
+    await bank.send("bank", signed(bank))
     genuine = json.loads(bank.store.log[-1].metadata)
     for_id, proof = UUID(genuine["command_id"]), codec.canonical(genuine["authority"])
     for command_id, authority in (
@@ -230,8 +220,7 @@ async def test_a_deposit_that_nobody_has_asked_for_is_named(bank: Bank) -> None:
 
 async def test_a_signature_counts_once(bank: Bank) -> None:
     """An event that is there twice, in every byte that was signed, was asked for once: in this log, and in all."""
-    async with bank.channel("bank") as channel:
-        await LedgerServiceStub(channel).Deposit(signed(bank), timeout=10)
+    await bank.send("bank", signed(bank))
     [line] = [line for line in await bank.exported() if b'"DEPOSITED"' in line]
     event, check = json.loads(line)["event"], CallerCheck(callers=CALLERS, origin="cellbook/us-east")
     assert not check.problem(event)
@@ -267,12 +256,9 @@ async def test_a_wrong_signature_is_refused(bank: Bank) -> None:
     unknown.signature = b"abcd" + unknown.signature[4:]
     none.signature = b""
     reasons = {}
-    async with bank.channel("bank") as channel:
-        for asked in (amount, again, short, unknown, none):
-            refused = await refusal_of(LedgerServiceStub(channel).Deposit(asked, timeout=10))
-            reasons[asked.command_id] = refused.reason
-        batch = ledger_pb2.BatchDepositRequest(items=[signed(bank), amount, none])
-        answer = await LedgerServiceStub(channel).BatchDeposit(batch, timeout=10)
+    for asked in (amount, again, short, unknown, none):
+        reasons[asked.command_id] = (await refusal_of(bank.send("bank", asked))).reason
+    answer = await bank.send("bank", ledger_pb2.BatchDepositRequest(items=[signed(bank), amount, none]))
     wrong, odd, missing = "SIGNATURE_INVALID", "FIELD_INVALID", "SIGNATURE_MISSING"
     assert list(reasons.values()) == [wrong, wrong, odd, wrong, missing]
     refusals = [of_status(each.refused) for each in answer.results[1:]]
@@ -283,9 +269,7 @@ async def test_a_wrong_signature_is_refused(bank: Bank) -> None:
 async def test_a_key_signs_for_its_own_principal_alone(bank: Bank) -> None:
     """A treasury whose key is not known cannot use another's signature."""
     bank.authority.certify("giro", parse_principal("treasury/giro"))
-    async with bank.channel("giro") as channel:
-        refused = await refusal_of(LedgerServiceStub(channel).Deposit(signed(bank), timeout=10))
-    assert refused.reason == "SIGNATURE_INVALID"
+    assert (await refusal_of(bank.send("giro", signed(bank)))).reason == "SIGNATURE_INVALID"
 
 
 @pytest.mark.parametrize(
@@ -365,9 +349,7 @@ async def test_a_leg_names_the_peer_that_asks_for_it(plain_bank: Bank) -> None:
     leg_id = LegId(uuid4(), "credit-in", 1)
     leg = LegCall(leg_id=leg_id, action=action, orchestrator=THERE, causation_id=uuid4(), user_id=plain_bank.user)
     before = len(plain_bank.store.log)
-    async with plain_bank.channel(THERE) as channel:
-        asked = settlement_pb2.ApplyLegRequest(leg=leg_to_proto(leg))
-        await SettlementServiceStub(channel).ApplyLeg(asked, timeout=10)
+    await plain_bank.send(THERE, settlement_pb2.ApplyLegRequest(leg=leg_to_proto(leg)))
     assert plain_bank.authorities(before) == [plain_bank.certificate(THERE)]
 
 

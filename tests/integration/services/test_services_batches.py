@@ -9,6 +9,8 @@ import grpc.aio
 import pytest
 
 from cellbook.v1 import auction_pb2, ledger_pb2
+from cellbook.v1.auction_pb2 import PlaceBidResult
+from cellbook.v1.ledger_pb2 import DepositResult
 from cells.cell import Cell
 from cells.domain.moves.home import Home
 from cells.domain.refusals import CellUnknown, InProgress, QueueFull, Refused, Unavailable, WrongCell
@@ -31,22 +33,18 @@ from tests.integration.services_rig import (
 )
 from tests.local_cells import FixedDirectory, open_auction, until
 
-Result = TypeVar("Result", auction_pb2.PlaceBidResult, ledger_pb2.DepositResult)
+Result = TypeVar("Result", PlaceBidResult, DepositResult)
 
 
-async def deposit_all(
-    rig: Rig, *items: ledger_pb2.DepositRequest, timeout_s: float = 10.0
-) -> list[ledger_pb2.DepositResult]:
+async def deposit_all(rig: Rig, *items: ledger_pb2.DepositRequest, timeout_s: float = 10.0) -> list[DepositResult]:
     return list((await rig.ask("BatchDeposit", items=items, by=BANK, timeout_s=timeout_s)).results)
 
 
-async def bid_all(
-    rig: Rig, *items: auction_pb2.PlaceBidRequest, timeout_s: float = 10.0
-) -> list[auction_pb2.PlaceBidResult]:
+async def bid_all(rig: Rig, *items: auction_pb2.PlaceBidRequest, timeout_s: float = 10.0) -> list[PlaceBidResult]:
     return list((await rig.ask("BatchPlaceBids", items=items, by=SHOP, timeout_s=timeout_s)).results)
 
 
-def refusal(result: auction_pb2.PlaceBidResult | ledger_pb2.DepositResult) -> Refused:
+def refusal(result: PlaceBidResult | DepositResult) -> Refused:
     refused = of_status(result.refused)
     assert refused is not None, result
     return refused
@@ -312,7 +310,7 @@ async def test_without_a_common_fingerprint_an_item_would_be_another_command(
     assert (await refusal_of(rig.call(paid, by=BANK))).reason == "COMMAND_ID_REUSED"
 
 
-def positions(results: list[ledger_pb2.DepositResult]) -> list[int]:
+def positions(results: list[DepositResult]) -> list[int]:
     return [each.accepted.receipt.token.position for each in results]
 
 
