@@ -101,7 +101,10 @@ async def run_export(
     last: Annotated[int, typer.Option("--to", min=0, help="The last position; by default the log's head.")] = 0,
 ) -> None:
     """Write a cell's log to a file that `cellbook verify` checks and `cellbook audit import` restores."""
-    await pulled(reach.only, out, first, last)
+    try:
+        await pulled(reach.only, out, first, last)
+    except OSError as error:
+        raise ClientError(f"{error.filename or out}: {error.strerror}") from None
     _tell(out)
 
 
@@ -147,8 +150,6 @@ async def _pull(cell: CellStubs, request: audit_pb2.ExportRequest, path: Path, c
                 os.fsync(file.fileno())
     except TimeoutError:
         raise ClientError(f"{cell.name}: nothing has come for {SILENCE_S:.0f} s") from None
-    except OSError as error:
-        raise SystemExit(f"cellbook: {path}: {error.strerror}") from None
 
 
 def _tell(out: Path) -> None:

@@ -128,8 +128,10 @@ async def run_publish(reach: Reach, folder: Path, keys: Sequence[VerifierKey], w
                 if quorum.met([name for name, _ in found.cosigned]) and found.size >= (held[0].size if held else 0):
                     published.reach(content["checkpoint"], found.size)
         size = published.finish()
-    except (Malformed, OSError) as error:
+    except Malformed as error:
         raise ClientError(str(error)) from error
+    except OSError as error:
+        raise ClientError(f"{error.filename or folder}: {error.strerror}") from None
     content = {"folder": str(folder), "cell": cell.name, "size": size, "tiles_written": published.written}
     show_line(content, f"{folder}: the first {size:,} events of {cell.name}, {published.written} tiles")
 

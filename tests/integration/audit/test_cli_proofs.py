@@ -193,6 +193,17 @@ async def test_an_export_survives_broken_connections(
             await export.run_import(out, dsn, None, keys)
 
 
+async def test_a_folder_that_cannot_be_written_to_is_named(rig: Rig, tmp_path: Path) -> None:
+    """As any failure, so as JSON too: a program must not find out by another exception."""
+    out, a_file = tmp_path / "none" / "us-east.jsonl", tmp_path / "file"
+    a_file.touch()
+    async with rig.town.reach(HERE) as reach:
+        with pytest.raises(ClientError, match=r"none/us-east\.jsonl\.part: No such file or directory"):
+            await export.run_export(reach, out, 1, 0)
+        with pytest.raises(ClientError, match=f"^{a_file}/checkpoint: Not a directory"):
+            await publish.run_publish(reach, a_file, verifier_keys(Path(rig.keys)), 0)
+
+
 @pytest.mark.parametrize(
     ("users", "behind_head", "problem", "has_root"),
     [
