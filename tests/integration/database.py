@@ -50,13 +50,18 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostg
 @pytest.fixture(scope="session")
 def template(cluster: EmbeddedPostgres) -> str:
     """The name of a database that has every migration of a cell and no rows."""
+    return migrated(cluster, TEMPLATE, "cells.sql")
+
+
+def migrated(cluster: EmbeddedPostgres, name: str, package: str) -> str:
+    """Makes a database of that name with every migration of the package."""
 
     async def make() -> None:
-        await cluster.ensure_database(TEMPLATE)
-        await migrate(cluster.dsn(TEMPLATE), "cells.sql")
+        await cluster.ensure_database(name)
+        await migrate(cluster.dsn(name), package)
 
     asyncio.run(make())
-    return TEMPLATE
+    return name
 
 
 @pytest.fixture

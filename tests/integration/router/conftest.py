@@ -1,21 +1,24 @@
 """A router's database, its fake cells and a client. A module names other cells in CELLS, by name and region."""
 
 from collections.abc import AsyncIterator
-from uuid import uuid4
 
 import pytest
 
 from server.shell.postgres.embedded import EmbeddedPostgres
+from tests.integration.database import another, migrated
 from tests.integration.router.rig import Client, FakeCell, cells, router
 
 
+@pytest.fixture(scope="session")
+def router_template(cluster: EmbeddedPostgres) -> str:
+    """The name of a database that has every migration of a router and no rows."""
+    return migrated(cluster, "router_template", "router.sql")
+
+
 @pytest.fixture
-async def dsn(postgres: EmbeddedPostgres) -> str:
-    """A test before may have stopped the server."""
-    await postgres.start()
-    name = f"router_{uuid4().hex}"
-    await postgres.ensure_database(name)
-    return postgres.dsn(name)
+async def dsn(cluster: EmbeddedPostgres, router_template: str) -> AsyncIterator[str]:
+    async with another(cluster, router_template) as made:
+        yield made
 
 
 @pytest.fixture

@@ -31,6 +31,15 @@ NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 PATIENCE_S = 30.0
 
 
+@pytest.fixture
+async def dsn(postgres: EmbeddedPostgres) -> str:
+    """On a server of this module's own; a test before may have stopped it."""
+    await postgres.start()
+    name = f"router_{uuid4().hex}"
+    await postgres.ensure_database(name)
+    return postgres.dsn(name)
+
+
 async def copied(file: Path, *users: str) -> None:
     """Waits until the copy holds them all."""
 
