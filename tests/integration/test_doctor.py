@@ -58,6 +58,8 @@ async def test_a_cell_named_as_the_router_is_said_to_be_none(fakes: list[FakeCel
     with pytest.raises(ClientError, match=f"{fakes[0].address} is no router, .*--router HOST:PORT"):
         async with reached(fakes[0].address, Access()):
             pass
+    [finding] = await processes.examine(fakes[0].address, Access())
+    assert (finding.state, finding.detail) == (State.FAIL, "it is no router, perhaps a cell")
 
 
 async def told(client: Client) -> list[tuple[State, str]]:

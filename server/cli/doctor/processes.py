@@ -52,7 +52,9 @@ async def examine(router: str, access: Access, *, with_homes: bool = True) -> li
             request, metadata = router_pb2.ListCellsRequest(), access.metadata(OPERATOR)
             listed = await client.router.ListCells(request, timeout=ANSWER_S, metadata=metadata)
         except aio.AioRpcError as error:
-            return [at.fail("answers", status_text(error), "name another one by --router")]
+            is_no_router = error.code() is StatusCode.UNIMPLEMENTED
+            found = "it is no router, perhaps a cell" if is_no_router else status_text(error)
+            return [at.fail("answers", found, "name another one by --router")]
         of_users = await homes.examine(client, listed) if with_homes else []
     asked = [(cell.name, endpoint) for cell in listed.cells for endpoint in cell.endpoints]
     processes = await asyncio.gather(*(ask(cell, endpoint, access) for cell, endpoint in asked))
