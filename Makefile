@@ -50,7 +50,7 @@ setup: $(READY) ## Build .venv from requirements/dev.lock, if it is not there ye
 demo: $(READY) ## Run a router and three cells, play auctions across them, prove the books
 	@$(BIN)/cellbook demo $(ARGS)
 
-bench: $(READY) ## Measure, and compare with reference programs, at most 25 minutes (ARGS="--only batch_bids"); writes bench.json
+bench: $(READY) ## Measure, and compare with reference programs, half an hour (ARGS="--only batch_bids"); writes bench.json
 	$(BIN)/python -m tests.bench $(ARGS)
 
 bench-quick: $(READY) ## The same in two minutes, with a smaller store

@@ -53,7 +53,7 @@ QUICK = Scale(
     engine_settlements_each=5,
     stranded_max=47,
 )
-FULL = Scale(name="full", meaning="all of it, in at most 25 minutes", rounds=3, seconds=8.0, warm_up_s=2.0)
+FULL = Scale(name="full", meaning="all of it, in half an hour", rounds=3, seconds=8.0, warm_up_s=2.0)
 SOAK = Scale(
     name="soak",
     meaning="hours: long measurements, and a store of 20 million events",
