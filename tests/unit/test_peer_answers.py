@@ -10,6 +10,7 @@ from cells.domain.sagas.leg import LegResult
 from cells.domain.sagas.saga_events import LegTombstoned
 from cells.domain.sagas.settlement import SETTLEMENT
 from cells.domain.values import Direction, LegId
+from cells.sagas.steps import user_in_refusal
 from cells.store.ports import PeerUnknown
 from server.peers import FACTS_MAX, _result
 from server.shell.calls.statuses import DOMAIN, FACT_BYTES_MAX
@@ -41,6 +42,12 @@ def test_facts_of_a_refusal_are_short_and_visible() -> None:
 
 def test_a_home_that_a_cell_can_have_is_taken() -> None:
     assert isinstance(answered("WRONG_CELL", {**MOVED, "epoch": "2"}), WrongCell)
+
+
+def test_a_home_of_no_user_moves_nobody() -> None:
+    """It is no bug of this cell either, with a traceback for each attempt."""
+    assert user_in_refusal(WrongCell(**MOVED)) == uid("ann")
+    assert user_in_refusal(WrongCell(**{**MOVED, "resource": "user nobody"})) is None
 
 
 @pytest.mark.parametrize(
