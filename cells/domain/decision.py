@@ -46,15 +46,15 @@ class LedgerPolicy(Struct, frozen=True, kw_only=True):
     bid_valid_ms: int = 10_000
     # The same for a transfer to a user of another cell.
     transfer_valid_ms: int = 10_000
-    # The most bids and transfers to other cells that one user may have under way.
-    user_flows_max: int = 100
-    # The most releases of another cell's bids that may be under way before further bids of that cell have to wait.
-    cell_releases_max: int = 10_000
     # The same for a user's move, from the moment at which the user can begin no more flows up to the pivot. Before
     # that, copying may stall for at most this long: a cell that is away ends the move.
     move_valid_ms: int = 10_000
     # How long copying the history may take before that, while the user is served as usual.
     move_copy_ms: int = 86_400_000
+    # The most bids and transfers to other cells that one user may have under way.
+    user_flows_max: int = 100
+    # The most releases of another cell's bids that may be under way before further bids of that cell have to wait.
+    cell_releases_max: int = 10_000
     # The fee that the seller pays at settlement, in hundredths of a percent of the price.
     fee_bps: int = 250
 

@@ -159,7 +159,7 @@ class SagaLegCompleted(SagaEvent, frozen=True, kw_only=True):
 
 
 class SagaLegSkipped(SagaEvent, frozen=True, kw_only=True):
-    """A best-effort leg was given up."""
+    """A best-effort leg was given up, or the leg had nothing to do: the release of a bid whose bidder is unknown."""
 
     leg: str
     generation: int
